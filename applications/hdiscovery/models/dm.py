@@ -1,0 +1,160 @@
+"""A diffusion model in one file: weights, architecture and noise schedule together."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from chainograd.samplers.schedule import NoiseSchedule
+from hdiscovery.models.adm_unet import ADMUNet, UNetConfig
+
+FORMAT = "hdiscovery-dm-1"
+ScheduleName = Literal["linear", "cosine"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DiffusionModel:
+    """A noise-prediction network and the schedule it was trained with.
+
+    Attributes:
+        unet: The network, in eval mode, its weights frozen.
+        schedule: The noise schedule.
+        name: Where it came from, for records.
+    """
+
+    unet: ADMUNet
+    schedule: NoiseSchedule
+    name: str
+
+    @property
+    def config(self) -> UNetConfig:
+        """The network's architecture."""
+        return self.unet.config
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape ``(C, H, W)`` of one image."""
+        return (self.config.in_channels, self.config.image_size, self.config.image_size)
+
+
+def shipped_models() -> dict[str, Path]:
+    """Return the weight files that come with the package, by name."""
+    folder = resources.files("hdiscovery") / "weights"
+    return {Path(str(f)).stem: Path(str(f)) for f in folder.iterdir() if f.name.endswith("tensors")}
+
+
+def save_dm(
+    path: Path, unet: ADMUNet, *, schedule: ScheduleName = "linear", T: int = 1000, **about: Any
+) -> None:
+    """Write a diffusion model as half-precision safetensors, its whole config in the metadata.
+
+    Args:
+        path: File to write; replaced only when the new one is complete.
+        unet: The network.
+        schedule: Name of its noise schedule.
+        T: Number of training steps of the schedule.
+        about: Anything else worth keeping with the weights (data, training), JSON-able.
+    """
+    metadata = {
+        "format": FORMAT,
+        "unet": json.dumps(asdict(unet.config)),
+        "schedule": json.dumps({"name": schedule, "num_train_steps": T}),
+        "about": json.dumps(about),
+    }
+    state = {key: value.half().contiguous() for key, value in unet.state_dict().items()}
+    partial = path.with_name(path.name + ".partial")
+    save_file(state, partial, metadata=metadata)
+    partial.replace(path)
+
+
+def load_dm(source: str | Path, *, device: torch.device | str = "cpu") -> DiffusionModel:
+    """Load a diffusion model, frozen and in eval mode.
+
+    Args:
+        source: A file written by `save_dm`, or the name of a shipped model.
+        device: Where the weights go.
+
+    Raises:
+        FileNotFoundError: If there is neither such a file nor such a shipped model.
+        ValueError: If the file is damaged, is not a diffusion model's, or does not fit the
+            architecture that it names.
+    """
+    path = shipped_models().get(str(source), Path(source))
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"`dm` {str(source)!r} is neither a weight file nor a shipped model; shipped are: "
+            f"{', '.join(sorted(shipped_models())) or 'none'}."
+        )
+    metadata = read_metadata(path)
+    try:
+        state = load_file(path)
+        config = config_from(json.loads(metadata["unet"]))
+        noise = json.loads(metadata["schedule"])
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"`dm` {path} is damaged: {error}.") from error
+    unet = ADMUNet(config)
+    load_state(unet, {key: value.float() for key, value in state.items()}, path)
+    unet.requires_grad_(False).eval().to(device)
+    make = {"linear": NoiseSchedule.linear, "cosine": NoiseSchedule.cosine}[noise["name"]]
+    return DiffusionModel(unet, make(noise["num_train_steps"]), path.stem)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return a weight file's metadata, or say why it is none of ours."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"`dm` {path} cannot be read as safetensors ({error}): the file is truncated or of "
+            "another kind. Expected a file written by `hdiscovery pretrain`."
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"`dm` {path} does not say which architecture it holds (metadata 'format' is "
+            f"{metadata.get('format')!r}, expected {FORMAT!r}). Build the UNet yourself, load "
+            "the weights into it and write them with `hdiscovery.models.dm.save_dm`."
+        )
+    return metadata
+
+
+def config_from(entries: dict[str, Any]) -> UNetConfig:
+    """Return the config of a JSON object; unknown entries are refused."""
+    unknown = set(entries) - {field.name for field in fields(UNetConfig)}
+    if unknown:
+        raise ValueError(f"unknown architecture fields {sorted(unknown)}")
+    lists = {key: tuple(value) if isinstance(value, list) else value for key, value in entries.items()}
+    return UNetConfig(**lists)
+
+
+def load_state(unet: ADMUNet, state: dict[str, torch.Tensor], source: Path | str) -> None:
+    """Load a state dict strictly; a misfit says what was expected and what was found.
+
+    Raises:
+        ValueError: If keys or shapes differ.
+    """
+    expected = unet.state_dict()
+    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    wrong = [
+        f"{key}: expected {tuple(expected[key].shape)}, found {tuple(state[key].shape)}"
+        for key in sorted(expected.keys() & state.keys())
+        if expected[key].shape != state[key].shape
+    ]
+    problems = [
+        f"{len(found)} {what} ({', '.join(found[:3])}{', …' if len(found) > 3 else ''})"
+        for what, found in (("missing", missing), ("unexpected", extra), ("of another shape", wrong))
+        if found
+    ]
+    if problems:
+        raise ValueError(
+            f"The weights of {source} do not fit the architecture {unet.config}, which has "
+            f"{len(expected)} tensors: {'; '.join(problems)}."
+        )
+    unet.load_state_dict(state)

@@ -1,0 +1,150 @@
+"""What a step sees besides its arguments: captured in the first run, restored in each rerun."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+
+from chainograd.errors import ReplayError
+
+Verify = Literal["exact", "close", "off"]
+
+# Note [Surroundings]
+# 1. What a step sees besides its arguments is captured once, before the first run of that step.
+# 2. Every rerun happens inside those surroundings and leaves no trace outside.
+# 3. The streams that belong to the caller continue as if there had been no rerun.
+
+
+@dataclass(frozen=True, slots=True)
+class Autocast:
+    """The autocast state of one device type.
+
+    Steps always run with the cache of cast weights off: a weight that was cast without a graph
+    would be reused where the graph is wanted, and its gradient would be silently lost.
+    """
+
+    device_type: str
+    enabled: bool
+    dtype: torch.dtype
+
+    @classmethod
+    def current(cls, device_type: str) -> Autocast:
+        """Return the state that is in force."""
+        enabled = torch.is_autocast_enabled(device_type)
+        return cls(device_type, enabled, torch.get_autocast_dtype(device_type))
+
+
+@contextmanager
+def autocast_as(states: Sequence[Autocast]) -> Iterator[None]:
+    """Put the given autocast states in force, with the cache off."""
+    with ExitStack() as stack:
+        for state in states:
+            if state.enabled or torch.is_autocast_enabled(state.device_type):
+                stack.enter_context(
+                    torch.autocast(
+                        state.device_type, state.dtype, enabled=state.enabled, cache_enabled=False
+                    )
+                )
+        yield
+
+
+class RandomStreams:
+    """The random streams that steps may draw from: torch's global ones, and named generators.
+
+    Args:
+        devices: Devices in use; each CUDA device has a global stream of its own.
+        generators: Generators that the steps draw from.
+    """
+
+    def __init__(
+        self, devices: Iterable[torch.device], generators: Sequence[Generator] = ()
+    ) -> None:
+        self.cuda = sorted({d.index or 0 for d in devices if d.type == "cuda"})
+        self.generators = tuple(generators)
+
+    def state(self, since: tuple[Tensor, ...] | None = None) -> tuple[Tensor, ...]:
+        """Return where the streams stand; ``since`` itself if nothing was drawn since then."""
+        now = (
+            torch.get_rng_state(),
+            *(torch.cuda.get_rng_state(index) for index in self.cuda),
+            *(generator.get_state() for generator in self.generators),
+        )
+        if since is not None and all(map(torch.equal, now, since)):
+            return since
+        return now
+
+    def set(self, state: tuple[Tensor, ...]) -> None:
+        """Put the streams where they stood."""
+        cpu, *rest = state
+        torch.set_rng_state(cpu)
+        for index, device_state in zip(self.cuda, rest, strict=False):
+            torch.cuda.set_rng_state(device_state, index)
+        for generator, own in zip(self.generators, rest[len(self.cuda) :], strict=True):
+            generator.set_state(own)
+
+
+@contextmanager
+def undisturbed(streams: RandomStreams) -> Iterator[None]:
+    """Put the caller's streams back where they stood, however the block ends."""
+    before = streams.state()
+    try:
+        yield
+    finally:
+        streams.set(before)
+
+
+def compare(
+    index: int, first: Sequence[object], again: Sequence[object], verify: Verify
+) -> None:
+    """Check that step ``index`` gave the same state again.
+
+    Raises:
+        ReplayError: If it did not.
+    """
+    if verify == "off":
+        return
+    for a, b in zip(first, again, strict=False):
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and not _alike(a, b, verify):
+            raise ReplayError(f"Step {index} {_difference(a, b)}. {_ADVICE}")
+    if len(first) != len(again):
+        raise ReplayError(
+            f"Step {index} was recomputed with {len(again)} leaves in its state, but the forward "
+            f"pass saw {len(first)}. {_ADVICE}"
+        )
+
+
+_ADVICE = (
+    "A step must be a pure function of its index and its state: carry what it remembers in the "
+    "state, hand its generators in with `generators=[…]`, and leave train/eval modes and weights "
+    "alone until the backward pass is over. If the kernels in use do not repeat their results "
+    "exactly, pass `verify='close'`."
+)
+
+
+def _alike(a: Tensor, b: Tensor, verify: Verify) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if verify == "exact":
+        return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())
+    if not (a.is_floating_point() or a.is_complex()):
+        return torch.equal(a, b)
+    # Room for reordered sums, far from what other noise or other weights would do.
+    tolerance = 100 * torch.finfo(a.dtype).eps
+    return torch.allclose(a, b, rtol=tolerance, atol=tolerance * float(a.abs().max()), equal_nan=True)
+
+
+def _difference(a: Tensor, b: Tensor) -> str:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return (
+            f"was recomputed with shape {tuple(b.shape)} and {b.dtype}, but the forward pass saw "
+            f"{tuple(a.shape)} and {a.dtype}"
+        )
+    return (
+        "was recomputed with another result than in the forward pass: the largest difference is "
+        f"{(a.to(b.dtype) - b).abs().max().item():.3g}"
+    )
