@@ -1,0 +1,19 @@
+"""Gradients through long chains of steps, in the memory of a few."""
+
+from chainograd.chain import CheckpointedChain
+from chainograd.errors import CapturedTensorError, ChainError, ChangedTensorError, ReplayError
+from chainograd.meter import Reading, meter
+from chainograd.plan import Plan
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CapturedTensorError",
+    "ChainError",
+    "ChangedTensorError",
+    "CheckpointedChain",
+    "Plan",
+    "Reading",
+    "ReplayError",
+    "meter",
+]

@@ -1,0 +1,158 @@
+"""`CheckpointedChain`: the border between the user and the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, get_args
+
+import torch
+from torch import Generator, Tensor
+
+from chainograd.captured import Witness, find_captured
+from chainograd.engine import Call, State, attach
+from chainograd.errors import CapturedTensorError
+from chainograd.plan import Plan, PlanName, resolve
+from chainograd.replay import Autocast, RandomStreams, Verify, autocast_as
+
+
+class CheckpointedChain:
+    """A chain of steps whose gradient needs the memory of its nodes and of one step.
+
+    Called on a state, it returns what ``for i in range(num_steps): x = step(x, i)`` returns, an
+    ordinary differentiable value; its gradient is that of the loop, bit for bit on a CPU, for the
+    state, for every tensor argument and for every parameter the steps use. Where the gradient of
+    something cannot be had it is refused, never left out.
+
+    Under ``no_grad``, in forward-mode AD and inside ``torch.func`` transforms the plain loop runs.
+    Second derivatives are exact and cost the plain loop's memory; third ones are refused.
+
+    Args:
+        step: ``step(x, i, *args, **kwargs) -> x`` with ``i`` from 0 to ``num_steps - 1``; a
+            function or a module, pure in x, i and its arguments. x is any pytree of tensors.
+        num_steps: M, at least 1.
+        plan: ``"nodes"`` keeps every node and the last step's graph: 2M-1 step evaluations, the
+            memory of M nodes and one graph. ``"graph"`` keeps every graph: M evaluations, M
+            graphs. Or a `Plan`.
+        params: Tensors requiring a gradient that the steps use, besides those that are found by
+            themselves (parameters of modules, tensors in closures, globals and attributes).
+        generators: ``torch.Generator`` objects that the steps draw from. The global random
+            streams are replayed without being named.
+        verify: How each recomputed state is compared with the one kept: ``"exact"``, ``"close"``
+            (for kernels that do not repeat their results to the bit) or ``"off"``.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If an argument is of the wrong kind.
+
+    References:
+        Zhang et al. (2023), Unsupervised Discovery of Interpretable Directions in h-space of
+        Pre-trained Diffusion Models, section 4.4 and Algorithm 1.
+
+    Example:
+        >>> w = torch.tensor([0.5], requires_grad=True)
+        >>> chain = CheckpointedChain(lambda x, i: torch.sin(w * x + i), num_steps=50)
+        >>> chain(torch.ones(1)).sum().backward()
+        >>> w.grad.shape
+        torch.Size([1])
+    """
+
+    def __init__(
+        self,
+        step: Callable[..., Any],
+        num_steps: int,
+        *,
+        plan: PlanName | Plan = "nodes",
+        params: Iterable[Tensor] = (),
+        generators: Iterable[Generator] = (),
+        verify: Verify = "exact",
+    ) -> None:
+        if not callable(step):
+            raise TypeError(
+                f"`step` must be callable as step(x, i, …), got {type(step).__name__}."
+            )
+        if not isinstance(num_steps, int) or isinstance(num_steps, bool) or num_steps < 1:
+            raise ValueError(f"`num_steps` must be an integer of at least 1, got {num_steps!r}.")
+        if isinstance(params, Tensor):
+            raise TypeError("`params` is a list of tensors, got one tensor: pass `params=[tensor]`.")
+        if verify not in get_args(Verify):
+            raise ValueError(f"`verify` must be one of {get_args(Verify)}, got {verify!r}.")
+        self.step = step
+        self.num_steps = num_steps
+        self.plan = resolve(plan, num_steps)
+        self.params = list(params)
+        self.generators = list(generators)
+        self.verify: Verify = verify
+        for value in self.params:
+            if not isinstance(value, Tensor):
+                raise TypeError(f"`params` must hold tensors, got {type(value).__name__}.")
+
+    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run the chain.
+
+        Args:
+            x: The state that enters step 0: a tensor, or any pytree with tensors.
+            args: Handed to every step; tensors among them get gradients.
+            kwargs: Likewise.
+
+        Returns:
+            The state that leaves the last step, differentiable.
+
+        Raises:
+            CapturedTensorError: If a step uses a tensor that requires a gradient and that cannot
+                be found. (Some can only be seen to be missing in the backward pass.)
+            ChainError: If a step changes its input in place.
+        """
+        if not torch.is_grad_enabled() or _transformed():
+            return self._loop(x, args, kwargs)
+        named = [tensor for tensor in self.params if tensor.requires_grad]
+        seen = {id(tensor) for tensor in named}
+        found = [tensor for tensor in find_captured(self.step) if id(tensor) not in seen]
+        x_T, arguments = State.of(x), State.of((args, kwargs))
+        tensors = [t for t in (*x_T.leaves, *arguments.leaves) if isinstance(t, Tensor)]
+        devices = {t.device for t in (*tensors, *named, *found)}
+        call = Call(
+            step=self.step,
+            plan=self.plan,
+            x_T=x_T,
+            arguments=arguments,
+            captured=named + found,
+            streams=RandomStreams(devices, self.generators),
+            verify=self.verify,
+            autocast=tuple(map(Autocast.current, sorted({d.type for d in devices}))),
+        )
+        if not call.inputs:
+            return self._watched(call)
+        return attach(call, call.forward(), call.inputs).tree()
+
+    def _loop(self, x: Any, args: Any, kwargs: Any) -> Any:
+        for i in range(self.num_steps):
+            x = self.step(x, i, *args, **kwargs)
+        return x
+
+    def _watched(self, call: Call) -> Any:
+        """Run a chain in which nothing is known to need a gradient, and see that it is so."""
+        state = call.x_T
+        for i in range(self.num_steps):
+
+            def refuse(tensor: Tensor, i: int = i) -> None:
+                if tensor.is_leaf:
+                    raise CapturedTensorError(
+                        f"Step {i} uses a tensor of shape {tuple(tensor.shape)} that requires a "
+                        "gradient and that the chain cannot see. Name it, "
+                        "`CheckpointedChain(…, params=[tensor])`, or run the chain under "
+                        "`torch.no_grad()` if its gradient is not wanted."
+                    )
+
+            with autocast_as(call.autocast), Witness(refuse), torch.no_grad():
+                state = call.run(i, state)
+        return state.tree()
+
+
+def _transformed() -> bool:
+    """Return whether a torch.func transform or forward-mode AD is at work."""
+    return (
+        torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
