@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -135,10 +136,8 @@ class Witness(TorchFunctionMode):
         super().__init__()
         self.report = report
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:  # noqa: D102
-        for value in torch.utils._pytree.tree_leaves((args, kwargs)):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for value in pytree.tree_leaves((args, kwargs)):
             if isinstance(value, Tensor) and value.requires_grad:
                 self.report(value)
         return func(*args, **(kwargs or {}))
@@ -151,11 +150,9 @@ class StandIns(TorchFunctionMode):
         super().__init__()
         self.stand_ins = stand_ins
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:  # noqa: D102
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         def swap(value: Any) -> Any:
             return self.stand_ins.get(id(value), value) if isinstance(value, Tensor) else value
 
-        args, kwargs = torch.utils._pytree.tree_map(swap, (args, kwargs or {}))
+        args, kwargs = pytree.tree_map(swap, (args, kwargs or {}))
         return func(*args, **kwargs)

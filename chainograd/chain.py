@@ -67,13 +67,13 @@ class CheckpointedChain:
         verify: Verify = "exact",
     ) -> None:
         if not callable(step):
-            raise TypeError(
-                f"`step` must be callable as step(x, i, …), got {type(step).__name__}."
-            )
+            raise TypeError(f"`step` must be callable as step(x, i, …), got {type(step).__name__}.")
         if not isinstance(num_steps, int) or isinstance(num_steps, bool) or num_steps < 1:
             raise ValueError(f"`num_steps` must be an integer of at least 1, got {num_steps!r}.")
         if isinstance(params, Tensor):
-            raise TypeError("`params` is a list of tensors, got one tensor: pass `params=[tensor]`.")
+            raise TypeError(
+                "`params` is a list of tensors, got one tensor: pass `params=[tensor]`."
+            )
         if verify not in get_args(Verify):
             raise ValueError(f"`verify` must be one of {get_args(Verify)}, got {verify!r}.")
         self.step = step
@@ -151,8 +151,5 @@ class CheckpointedChain:
 def _transformed() -> bool:
     """Return whether a torch.func transform or forward-mode AD is at work."""
     return (
-        torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
+        torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
     )
-
-

@@ -241,7 +241,9 @@ class Call:
             if _wants_gradient(leaf) and cotangent is not None
         ]
         # Note [Sums in order].
-        roots += [(leaf, so_far) for leaf, so_far in zip(shared, sums, strict=True) if so_far is not None]
+        roots += [
+            (leaf, so_far) for leaf, so_far in zip(shared, sums, strict=True) if so_far is not None
+        ]
         if not roots or not (into or shared):
             return [None] * len(recorded.entering.leaves), sums
         grads = iter(
@@ -288,7 +290,9 @@ class ChainFunction(torch.autograd.Function):
         ]
         ctx.save_for_backward(*(call.nodes[i].leaves[p] for i, p in ctx.places))
         ctx.skeletons = {
-            i: node._replace(leaves=tuple(None if isinstance(l, Tensor) else l for l in node.leaves))
+            i: node._replace(
+                leaves=tuple(None if isinstance(l, Tensor) else l for l in node.leaves)
+            )
             for i, node in call.nodes.items()
         }
         call.nodes = {}

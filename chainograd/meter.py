@@ -67,9 +67,7 @@ class _Follow(TorchDispatchMode):
         super().__init__()
         self.reading = reading
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:  # noqa: D102
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = {
             leaf.untyped_storage()._cdata
             for leaf in pytree.tree_leaves((args, kwargs))

@@ -98,9 +98,7 @@ def undisturbed(streams: RandomStreams) -> Iterator[None]:
         streams.set(before)
 
 
-def compare(
-    index: int, first: Sequence[object], again: Sequence[object], verify: Verify
-) -> None:
+def compare(index: int, first: Sequence[object], again: Sequence[object], verify: Verify) -> None:
     """Check that step ``index`` gave the same state again.
 
     Raises:
@@ -135,7 +133,9 @@ def _alike(a: Tensor, b: Tensor, verify: Verify) -> bool:
         return torch.equal(a, b)
     # Room for reordered sums, far from what other noise or other weights would do.
     tolerance = 100 * torch.finfo(a.dtype).eps
-    return torch.allclose(a, b, rtol=tolerance, atol=tolerance * float(a.abs().max()), equal_nan=True)
+    return torch.allclose(
+        a, b, rtol=tolerance, atol=tolerance * float(a.abs().max()), equal_nan=True
+    )
 
 
 def _difference(a: Tensor, b: Tensor) -> str:

@@ -291,6 +291,8 @@ def test_backward_twice_gives_the_same_twice():
     assert torch.equal(first, second)
 
 
+# Torch's own forward-mode AD warns that one of its parts is deprecated.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:FutureWarning")
 def test_torch_func_sees_the_plain_loop():
     chain = CheckpointedChain(lambda x, i: torch.sin(x * 1.3), 4)
     x = torch.randn(3)

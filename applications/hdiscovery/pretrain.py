@@ -208,4 +208,6 @@ def _restore(run: RunFolder, unet: ADMUNet, average: ADMUNet, optimizer: torch.o
 
 
 def _jsonable(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+    return {
+        key: str(value) if isinstance(value, Path) else value for key, value in settings.items()
+    }

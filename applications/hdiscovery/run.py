@@ -55,7 +55,9 @@ class RunFolder:
 
     def write_json(self, name: str, content: Any) -> Path:
         """Write a JSON file of the run, complete or not at all."""
-        return self._replace(name, lambda partial: partial.write_text(json.dumps(content, indent=2)))
+        return self._replace(
+            name, lambda partial: partial.write_text(json.dumps(content, indent=2))
+        )
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> Path:
         """Write ``checkpoint.pt``; until it is complete the last one stays."""

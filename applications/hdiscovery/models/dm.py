@@ -130,7 +130,9 @@ def config_from(entries: dict[str, Any]) -> UNetConfig:
     unknown = set(entries) - {field.name for field in fields(UNetConfig)}
     if unknown:
         raise ValueError(f"unknown architecture fields {sorted(unknown)}")
-    lists = {key: tuple(value) if isinstance(value, list) else value for key, value in entries.items()}
+    lists = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in entries.items()
+    }
     return UNetConfig(**lists)
 
 
@@ -149,7 +151,11 @@ def load_state(unet: ADMUNet, state: dict[str, torch.Tensor], source: Path | str
     ]
     problems = [
         f"{len(found)} {what} ({', '.join(found[:3])}{', …' if len(found) > 3 else ''})"
-        for what, found in (("missing", missing), ("unexpected", extra), ("of another shape", wrong))
+        for what, found in (
+            ("missing", missing),
+            ("unexpected", extra),
+            ("of another shape", wrong),
+        )
         if found
     ]
     if problems:
