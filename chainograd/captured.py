@@ -76,7 +76,7 @@ def _parts(thing: Any) -> Iterator[Any]:
                 if isinstance(member, types.MemberDescriptorType) and hasattr(thing, name):
                     yield getattr(thing, name)
         # What a callable object's class names as globals.
-        call = getattr(type(thing), "__call__", None)
+        call = vars(type(thing)).get("__call__")
         if isinstance(call, types.FunctionType):
             yield call
         forward = getattr(type(thing), "forward", None)
@@ -115,7 +115,7 @@ def _names(code: types.CodeType) -> Iterator[str]:
 
 def unrouted(outputs: Iterable[Tensor], routed: set[int]) -> Iterator[Tensor]:
     """Yield the leaves in the graph of ``outputs`` whose ids are not in ``routed``."""
-    stack = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    stack: list[Any] = [output.grad_fn for output in outputs if output.grad_fn is not None]
     seen = set(stack)
     while stack:
         node = stack.pop()

@@ -254,7 +254,9 @@ class Call:
                 allow_unused=True,
             )
         )
-        before = [next(grads) if _wants_gradient(l) else None for l in recorded.entering.leaves]
+        before = [
+            next(grads) if _wants_gradient(leaf) else None for leaf in recorded.entering.leaves
+        ]
         return before, list(grads)
 
 
@@ -264,7 +266,7 @@ def _wants_gradient(leaf: Any) -> bool:
 
 def _detached(state: State) -> State:
     return state._replace(
-        leaves=tuple(l.detach() if isinstance(l, Tensor) else l for l in state.leaves)
+        leaves=tuple(leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in state.leaves)
     )
 
 
@@ -291,7 +293,7 @@ class ChainFunction(torch.autograd.Function):
         ctx.save_for_backward(*(call.nodes[i].leaves[p] for i, p in ctx.places))
         ctx.skeletons = {
             i: node._replace(
-                leaves=tuple(None if isinstance(l, Tensor) else l for l in node.leaves)
+                leaves=tuple(None if isinstance(leaf, Tensor) else leaf for leaf in node.leaves)
             )
             for i, node in call.nodes.items()
         }
@@ -344,13 +346,13 @@ class ChainVjp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *u: Tensor | None) -> tuple[Any, ...]:  # noqa: D102
+    def backward(ctx: Any, *u: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]  # noqa: D102
         call: Call = ctx.call
         count = len(call.inputs)
         cotangents = [stand_in(g) for g in ctx.saved_tensors[count:]]
         with torch.enable_grad(), undisturbed(call.streams), autocast_as(call.autocast):
             call.streams.set(call.random[0])
-            leaves = [stand_in(l) if _wants_gradient(l) else l for l in call.x_T.leaves]
+            leaves = [stand_in(leaf) if _wants_gradient(leaf) else leaf for leaf in call.x_T.leaves]
             state = call.x_T._replace(leaves=tuple(leaves))
             for index in range(call.plan.num_steps):
                 state = call.run(index, state)
@@ -384,5 +386,5 @@ class ChainVjp(torch.autograd.Function):
 def attach(call: Call, result: State, inputs: Sequence[Tensor]) -> State:
     """Return ``result`` as the differentiable outcome of ``inputs``."""
     outputs = iter(ChainFunction.apply(call, result, *inputs))  # type: ignore[arg-type]
-    leaves = tuple(next(outputs) if isinstance(l, Tensor) else l for l in result.leaves)
+    leaves = tuple(next(outputs) if isinstance(leaf, Tensor) else leaf for leaf in result.leaves)
     return result._replace(leaves=leaves)

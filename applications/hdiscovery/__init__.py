@@ -1,0 +1,1 @@
+"""Unsupervised discovery of interpretable directions in h-space, on top of chainograd."""

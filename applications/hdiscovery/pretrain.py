@@ -6,7 +6,6 @@ import copy
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -171,14 +170,15 @@ def _batch(images: Tensor, config: PretrainConfig, step: int) -> Tensor:
     return images[order[position * config.batch_size :][: config.batch_size]]
 
 
-def _autocast(config: PretrainConfig) -> AbstractContextManager[None]:
+def _autocast(config: PretrainConfig) -> torch.autocast:
     kind = torch.device(config.device).type
     return torch.autocast(kind, torch.bfloat16, enabled=config.autocast == "bf16")
 
 
 def _update_average(average: ADMUNet, unet: ADMUNet, decay: float) -> None:
     with torch.no_grad():
-        torch._foreach_lerp_(list(average.parameters()), list(unet.parameters()), 1 - decay)
+        for mean, new in zip(average.parameters(), unet.parameters(), strict=True):
+            mean.lerp_(new, 1 - decay)
 
 
 def _save(

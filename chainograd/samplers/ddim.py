@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -118,8 +119,8 @@ class DDIM(nn.Module):
         clamp: float | None = None,
     ) -> None:
         super().__init__()
-        falling = all(t > s for t, s in zip(grid, grid[1:], strict=False))
-        rising = all(t < s for t, s in zip(grid, grid[1:], strict=False))
+        falling = all(t > s for t, s in pairwise(grid))
+        rising = all(t < s for t, s in pairwise(grid))
         if len(grid) < 2 or not (falling or rising):
             raise ValueError(
                 f"`grid` must hold two times or more, falling (sampling) or rising (inversion), "

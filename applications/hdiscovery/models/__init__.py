@@ -1,0 +1,1 @@
+"""The networks: the diffusion model and what is trained around it."""

@@ -110,6 +110,7 @@ def timestep_embedding(t: Tensor, dim: int, *, max_period: float = 10_000.0) -> 
     Args:
         t: ``[N]``, floating point; the result has its dtype.
         dim: Even width of the result.
+        max_period: Period of the slowest feature, in times 2 pi.
 
     Returns:
         ``[N, dim]``.

@@ -130,10 +130,10 @@ def config_from(entries: dict[str, Any]) -> UNetConfig:
     unknown = set(entries) - {field.name for field in fields(UNetConfig)}
     if unknown:
         raise ValueError(f"unknown architecture fields {sorted(unknown)}")
-    lists = {
+    fixed: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in entries.items()
     }
-    return UNetConfig(**lists)
+    return UNetConfig(**fixed)
 
 
 def load_state(unet: ADMUNet, state: dict[str, torch.Tensor], source: Path | str) -> None:

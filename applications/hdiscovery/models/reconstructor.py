@@ -1,0 +1,83 @@
+"""The reconstructor R(x_0, shifted x_0) -> (logits over k, shift): always in this order."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+ReconstructorName = Literal["lenet", "difference"]
+
+
+class LeNet(nn.Module):
+    """GANLatentDiscovery's LeNet over both images, with a head for k and one for s.
+
+    Shapes:
+        two images ``[N, C, H, W]``, H and W at least 32 -> logits ``[N, K]``, shift ``[N]``.
+    """
+
+    def __init__(self, channels: int, num_directions: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *_conv5(2 * channels, 6), nn.MaxPool2d(2), *_conv5(6, 16), nn.MaxPool2d(2),
+            *_conv5(16, 120), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        )  # fmt: skip
+        self.logits = _head(num_directions)
+        self.shift = _head(1)
+
+    def forward(self, x_0: Tensor, shifted: Tensor) -> tuple[Tensor, Tensor]:
+        if min(x_0.shape[-2:]) < 32:
+            raise ValueError(
+                f"`reconstructor` 'lenet' needs images of 32 pixels or more, got "
+                f"{tuple(x_0.shape[-2:])}. Use 'difference' for smaller ones."
+            )
+        f = self.features(torch.cat([x_0, shifted], dim=1))
+        return self.logits(f), self.shift(f).squeeze(1)
+
+
+class Difference(nn.Module):
+    """A small network that also sees the difference image; it learns from few samples.
+
+    Shapes:
+        two images ``[N, C, E, E]`` -> logits ``[N, K]``, shift ``[N]``.
+    """
+
+    def __init__(self, channels: int, num_directions: int, image_size: int) -> None:
+        super().__init__()
+        widths = (3 * channels, 32, 64, 128)
+        layers: list[nn.Module] = []
+        for a, b in zip(widths, widths[1:], strict=False):
+            layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), nn.BatchNorm2d(b), nn.ReLU()]
+        edge = (image_size + 7) // 8
+        self.features = nn.Sequential(*layers, nn.Flatten())
+        self.head = nn.Linear(128 * edge * edge, num_directions + 1)
+
+    def forward(self, x_0: Tensor, shifted: Tensor) -> tuple[Tensor, Tensor]:
+        out = self.head(self.features(torch.cat([x_0, shifted, shifted - x_0], dim=1)))
+        return out[:, :-1], out[:, -1]
+
+
+def build_reconstructor(
+    name: ReconstructorName, *, channels: int, image_size: int, num_directions: int
+) -> nn.Module:
+    """Return the reconstructor of that name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name == "lenet":
+        return LeNet(channels, num_directions)
+    if name == "difference":
+        return Difference(channels, num_directions, image_size)
+    raise ValueError(
+        f"`reconstructor` must be one of {', '.join(get_args(ReconstructorName))}, got {name!r}."
+    )
+
+
+def _conv5(a: int, b: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(a, b, 5), nn.BatchNorm2d(b), nn.ReLU()
+
+
+def _head(outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(120, 84), nn.BatchNorm1d(84), nn.ReLU(), nn.Linear(84, outputs))
