@@ -351,7 +351,7 @@ class ADMUNet(nn.Module):
                 "`y` (class indices) must be given to a class-conditional model, and to no "
                 f"other: num_classes is {self.config.num_classes}, y is {y}."
             )
-        dtype = self.time_embed[0].weight.dtype
+        dtype = next(self.time_embed.parameters()).dtype
         emb = self.time_embed(timestep_embedding(t.to(dtype), self.config.num_channels))
         return emb if y is None else emb + self.label_emb(y)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -47,7 +48,7 @@ class Difference(nn.Module):
         super().__init__()
         widths = (3 * channels, 32, 64, 128)
         layers: list[nn.Module] = []
-        for a, b in zip(widths, widths[1:], strict=False):
+        for a, b in pairwise(widths):
             layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), nn.BatchNorm2d(b), nn.ReLU()]
         edge = (image_size + 7) // 8
         self.features = nn.Sequential(*layers, nn.Flatten())

@@ -1,0 +1,100 @@
+"""What a discovery run is made of, and the presets named as the paper names its models."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, fields, replace
+from importlib import resources
+from typing import Any, Literal
+
+from hdiscovery.models.reconstructor import ReconstructorName
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiscoveryConfig:
+    """How directions are discovered.
+
+    Attributes:
+        dm: A weight file, or the name of a shipped diffusion model.
+        K: Number of directions.
+        S: Largest shift; shifts are drawn from U[-S, S].
+        M: Sampling steps.
+        t_stop: Last time (0-based, inclusive) at which samples are shifted.
+        batch_size: Pairs a step.
+        steps: Training steps.
+        reconstructor: Which network tells k and s from a pair.
+        r_updates: Updates of the reconstructor a step; those beyond the first are on pairs drawn
+            from a buffer. 1 is the paper's recipe.
+        r_buffer: Batches in that buffer.
+        head_std: Standard deviation of the shift block's heads at the start; the paper's is 0.
+        learning_rate: Of Adam, for all three networks.
+        lambda_1: Weight of the cross entropy over k.
+        lambda_2: Weight of the l1 error of s.
+        grid: Convention of the time grid.
+        seed: Of the new networks and of all that is drawn.
+        save_every: Steps between checkpoints.
+
+    Raises:
+        ValueError: If a field is out of range.
+    """
+
+    dm: str = "MNIST32-small"
+    K: int = 32
+    S: float = 5.0
+    M: int = 20
+    t_stop: int = 400
+    batch_size: int = 128
+    steps: int = 3000
+    reconstructor: ReconstructorName = "lenet"
+    r_updates: int = 1
+    r_buffer: int = 8
+    head_std: float = 0.0
+    learning_rate: float = 1e-3
+    lambda_1: float = 0.1
+    lambda_2: float = 0.1
+    grid: Literal["asyrp", "author"] = "asyrp"
+    seed: int = 0
+    save_every: int = 10
+
+    def __post_init__(self) -> None:
+        for name, least in (("K", 2), ("M", 1), ("batch_size", 2), ("steps", 1), ("r_updates", 1),
+                            ("r_buffer", 1), ("save_every", 1)):  # fmt: skip
+            if getattr(self, name) < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
+        if self.S <= 0:
+            raise ValueError(f"`S` must be positive, got {self.S}.")
+        if not 0 <= self.t_stop <= 999:
+            raise ValueError(
+                f"`t_stop` is a 0-based training time and must lie in 0 … 999, got {self.t_stop}. "
+                "At 0 every step is shifted, at 999 the first alone."
+            )
+
+
+def presets() -> dict[str, Any]:
+    """Return the preset files by name."""
+    folder = resources.files("hdiscovery") / "presets"
+    return {f.name[: -len(".toml")]: f for f in folder.iterdir() if f.name.endswith(".toml")}
+
+
+def from_preset(name: str, **changes: Any) -> DiscoveryConfig:
+    """Return a preset's config, with some fields replaced.
+
+    Raises:
+        ValueError: If there is no such preset, or it has an unknown field.
+
+    Example:
+        >>> from_preset("MNIST32-400-20-32-5", K=8).K
+        8
+    """
+    if name not in presets():
+        raise ValueError(f"`preset` {name!r} is unknown; there are: {', '.join(presets())}.")
+    entries = tomllib.loads(presets()[name].read_text())
+    unknown = set(entries) - {field.name for field in fields(DiscoveryConfig)}
+    if unknown:
+        raise ValueError(f"Preset {name!r} has unknown fields {sorted(unknown)}.")
+    return replace(DiscoveryConfig(**entries), **changes)

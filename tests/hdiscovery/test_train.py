@@ -1,0 +1,194 @@
+"""Discovery training against Algorithm 1 written out by hand."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hdiscovery.config import DiscoveryConfig, from_preset
+from hdiscovery.models.adm_unet import ADMUNet, UNetConfig
+from hdiscovery.models.dm import DiffusionModel, load_dm
+from hdiscovery.run import RunFolder
+from hdiscovery.train import Discovery, open_run, settings, train
+
+from chainograd.samplers import NoiseSchedule
+
+TINY = UNetConfig(
+    image_size=8, in_channels=1, num_channels=32, channel_mult=(1, 1), num_res_blocks=1
+)
+CONFIG = DiscoveryConfig(
+    K=3, S=2.0, M=4, t_stop=400, batch_size=4, steps=2, head_std=0.1, reconstructor="difference"
+)
+
+
+def tiny(dtype=torch.float64, **changes):
+    torch.manual_seed(1)
+    unet = ADMUNet(TINY)
+    for p in unet.parameters():  # zero-initialised layers would hide everything behind them
+        torch.nn.init.normal_(p, std=0.05)
+    unet.requires_grad_(False).eval().to(dtype)
+    dm = DiffusionModel(unet, NoiseSchedule.linear(), "tiny")
+    d = Discovery.build(
+        CONFIG if not changes else DiscoveryConfig(**{**settings(CONFIG), **changes}), dm
+    )
+    for net in (d.shift_block, d.R, d.D):
+        net.to(dtype)
+    torch.nn.init.normal_(d.D.out[3].weight, std=0.1)
+    return d
+
+
+def draw(d, n=4):
+    x_T, k, s = d.draw(n)
+    return x_T.double(), k, s.double()
+
+
+def test_the_chain_gives_the_gradients_of_algorithm_1_by_hand_and_leaves_psi_alone():
+    d = tiny()
+    x_T, k, s = draw(d)
+    config, step = d.config, d.shifted.step
+    with torch.no_grad():
+        x_0 = d.real(x_T)
+    d.D.requires_grad_(False)
+
+    def objective(shifted):
+        terms = d.losses(x_0, shifted, k, s)
+        return (
+            terms["L_G"]
+            + config.lambda_1 * terms["cross_entropy"]
+            + config.lambda_2 * terms["shift_error"]
+        )
+
+    nodes, x = [], x_T.clone()
+    with torch.no_grad():
+        for i in range(config.M):
+            nodes.append(x)
+            x = step(x, i, k, s)
+    leaf = x.detach().requires_grad_()
+    objective(leaf).backward()
+    g = leaf.grad
+    for i in reversed(range(config.M)):
+        node = nodes.pop().detach().requires_grad_(i > 0)
+        y = step(node, i, k, s)
+        if y.requires_grad:
+            y.backward(g)
+        g = node.grad
+    assert not nodes
+    trained = [*d.shift_block.parameters(), *d.R.parameters()]
+    by_hand = [p.grad.clone() for p in trained]
+    d.optimizer.zero_grad()
+
+    objective(d.shifted(x_T, k, s)).backward()
+
+    for p, expected in zip(trained, by_hand, strict=True):
+        torch.testing.assert_close(p.grad, expected, rtol=1e-12, atol=1e-15)
+    assert max(g.abs().max() for g in by_hand) > 1e-6
+    assert all(p.grad is None for p in d.D.parameters())
+
+
+def test_step_2_leaves_the_discriminator_and_its_gradient_as_step_1_left_them():
+    d = tiny()
+    seen = []
+    d.optimizer_D.register_step_post_hook(
+        lambda *_: seen.extend((p.detach().clone(), p.grad.clone()) for p in d.D.parameters())
+    )
+
+    d.step(*draw(d))
+
+    assert seen
+    for p, (value, grad) in zip(d.D.parameters(), seen, strict=True):
+        assert torch.equal(p, value)
+        assert torch.equal(p.grad, grad)
+
+
+def test_training_begins_in_equilibrium_where_the_heads_are_zero():
+    d = tiny(head_std=0.0)
+    torch.nn.init.zeros_(d.D.out[3].weight)
+    x_T, k, s = draw(d)
+
+    record = d.step(x_T, k, s)
+
+    assert record["L_G"] == pytest.approx(0.6931, abs=1e-4)
+    assert record["L_D"] == pytest.approx(2 * 0.6931, abs=1e-4)
+
+
+def test_the_shift_enters_above_t_stop_and_only_in_the_predicted_x_0():
+    d = tiny()
+    x_T, k, s = draw(d)
+    step = d.shifted.step  # times 999, 666, 333, 0
+
+    for i, moved in ((0, True), (1, True), (2, False), (3, False)):
+        assert bool((step(x_T, i, k, s) != step(x_T, i, k, 0 * s)).any()) == moved
+    assert torch.allclose(step(x_T, 0, k, 0 * s), d.real.step(x_T, 0), rtol=1e-12, atol=1e-12)
+
+
+def test_the_frozen_model_stays_in_eval_mode():
+    d = tiny()
+    d.shifted.step.train()
+
+    assert not d.dm.unet.training
+    assert d.shift_block.training
+
+
+def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
+    config = DiscoveryConfig(K=3, M=2, batch_size=2, steps=3, save_every=1, r_updates=3,
+                             reconstructor="difference", head_std=0.1)  # fmt: skip
+    whole = RunFolder.create(tmp_path / "whole", settings(config))
+    parts = RunFolder.create(tmp_path / "parts", settings(config))
+    list(train(whole, config))
+
+    stopped = train(parts, config)
+    next(stopped)
+    stopped.close()
+    records = list(train(parts, config))
+
+    assert [r["step"] for r in records] == [1, 2]
+    assert [r["step"] for r in parts.records()] == [0, 1, 2]
+    a, b = open_run(whole).shift_block.state_dict(), open_run(parts).shift_block.state_dict()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(tmp_path, monkeypatch):
+    config = DiscoveryConfig(K=3, M=1, batch_size=2, steps=3, save_every=1,
+                             reconstructor="difference")  # fmt: skip
+    run = RunFolder.create(tmp_path / "run", settings(config))
+    running = train(run, config)
+    next(running)
+    monkeypatch.setattr(F, "l1_loss", lambda *_: torch.tensor(float("nan")))
+
+    with pytest.raises(FloatingPointError, match=r"shift_error is nan at step 1"):
+        next(running)
+    checkpoint = run.load_checkpoint()
+    assert checkpoint is not None
+    assert checkpoint["step"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"K": 1}, "K.*at least 2, got 1"), ({"t_stop": 1000}, "t_stop.*1000")]
+)
+def test_a_config_out_of_range_is_refused_by_name(changes, message):
+    with pytest.raises(ValueError, match=message):
+        DiscoveryConfig(**changes)
+
+
+def test_an_unknown_preset_says_which_exist():
+    with pytest.raises(ValueError, match="MNIST32-400-20-32-5"):
+        from_preset("MNIST64")
+
+
+def test_a_run_folder_in_use_is_refused(tmp_path):
+    RunFolder.create(tmp_path / "run", {})
+
+    with pytest.raises(FileExistsError, match="--resume"):
+        RunFolder.create(tmp_path / "run", {})
+
+
+def test_the_shipped_model_loads_and_a_truncated_or_unknown_one_says_so(tmp_path):
+    dm = load_dm("MNIST32-small")
+    assert dm.config.h_shape == (128, 4, 4)
+    from hdiscovery.models.dm import shipped_models
+
+    whole = shipped_models()["MNIST32-small"].read_bytes()
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(whole[:100_000])
+    with pytest.raises(ValueError, match="truncated"):
+        load_dm(cut)
+    with pytest.raises(FileNotFoundError, match="shipped are: MNIST32-small"):
+        load_dm("MNIST128")
