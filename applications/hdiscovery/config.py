@@ -12,7 +12,7 @@ from hdiscovery.models.reconstructor import ReconstructorName
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
