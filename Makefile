@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: test lint clean
+.PHONY: demo test lint clean
 .DEFAULT_GOAL := test
 
 # The stamp is remade when the dependencies change.
@@ -21,3 +21,6 @@ lint: $(VENV)/.installed
 
 clean:
 	rm -rf $(VENV)
+
+demo: $(VENV)/.installed
+	$(BIN)/hdiscovery demo --out runs/demo $(if $(wildcard runs/demo/config.json),--resume)

@@ -379,3 +379,29 @@ class ADMUNet(nn.Module):
         """Return the predicted noise (with ``learn_sigma``, the variance's C channels follow)."""
         encoded = self.encode(x, t, y)
         return self.decode(self.middle(encoded), encoded)
+
+
+def _table_3(image_size: int, in_channels: int, num_channels: int, mult: tuple[int, ...],
+             attention: tuple[int, ...], heads: int, dropout: float,
+             order: AttentionOrder) -> UNetConfig:  # fmt: skip
+    return UNetConfig(
+        image_size=image_size,
+        in_channels=in_channels,
+        num_channels=num_channels,
+        channel_mult=mult,
+        num_res_blocks=2,
+        attention_resolutions=attention,
+        num_heads=heads,
+        dropout=dropout,
+        attention_order=order,
+    )
+
+
+# The paper's Table 3. The attention order is not in it; PDAE, by the same author, has the new one
+# for MNIST only.
+TABLE_3 = {
+    "MNIST32": _table_3(32, 1, 64, (1, 2, 2, 4), (), 1, 0.0, "new"),
+    "Anime64": _table_3(64, 3, 64, (1, 2, 4, 8), (16,), 4, 0.0, "legacy"),
+    "CelebAHQ128": _table_3(128, 3, 128, (1, 1, 2, 3, 4), (16,), 4, 0.1, "legacy"),
+    "AFHQ128": _table_3(128, 3, 128, (1, 1, 2, 3, 4), (16,), 4, 0.1, "legacy"),
+}
