@@ -1,6 +1,7 @@
 """Schedules, grids and DDIM against closed forms."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def test_both_grids_shift_24_of_40_steps_at_400_and_20_at_500(convention, end):
     assert (len(grid), grid[0], grid[-1]) == (41, 999, end)
     assert sum(t >= 400 for t in grid[:-1]) == 24
     assert sum(t >= 500 for t in grid[:-1]) == 20
-    assert all(t > s for t, s in zip(grid, grid[1:], strict=False))
+    assert all(t > s for t, s in pairwise(grid))
 
 
 @pytest.mark.parametrize(("M", "convention"), [(0, "asyrp"), (1001, "asyrp"), (1000, "author")])
