@@ -1,0 +1,146 @@
+"""Figure 4: peak memory of training through the sampler against M, plain loop and chain.
+
+Run it as it stands: ``python benchmarks/vram_vs_M.py``. One process per reading; peaks come from
+the allocator on CUDA and from ``chainograd.meter()`` elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from hdiscovery.config import from_preset
+from hdiscovery.models.dm import load_dm
+from hdiscovery.train import Discovery
+from torch import Tensor
+
+from chainograd import CheckpointedChain, meter
+
+METHODS = ("plain", "chain")
+
+
+def workload(M: int, batch: int, device: str) -> tuple[Callable[[str], Tensor], int]:
+    """Return ``objective(method) -> loss`` of a discovery step, and the bytes of a node."""
+    config = from_preset("MNIST32-400-20-32-5", M=M, batch_size=batch, head_std=0.1)
+    discovery = Discovery.build(config, load_dm(config.dm, device=device))
+    for network in (discovery.shift_block, discovery.R, discovery.D):
+        network.to(device)
+    discovery.D.requires_grad_(False)
+    x_T, k, s = (t.to(device) for t in discovery.draw(batch))
+    with torch.no_grad():
+        x_0 = discovery.real(x_T)
+    step = discovery.shifted.step
+
+    def objective(method: str) -> Tensor:
+        if method == "chain":
+            shifted = CheckpointedChain(step, M)(x_T, k, s)
+        else:
+            shifted = x_T
+            for i in range(M):
+                shifted = step(shifted, i, k, s)
+        terms = discovery.losses(x_0, shifted, k, s)
+        return terms["L_G"] + 0.1 * terms["cross_entropy"] + 0.1 * terms["shift_error"]
+
+    return objective, x_T.numel() * x_T.element_size()
+
+
+def measure(method: str, M: int, batch: int, device: str) -> dict[str, Any]:
+    """Return one reading: peak bytes, then seconds of a run that is not metered."""
+    objective, node = workload(M, batch, device)
+    with meter(device) as reading:
+        objective(method).backward()
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        objective(method).backward()
+        if torch.device(device).type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return {"method": method, "M": M, "batch": batch, "node_bytes": node,
+            "peak_bytes": reading.peak_bytes, "seconds": min(seconds)}  # fmt: skip
+
+
+def environment(device: str) -> dict[str, Any]:
+    cuda = torch.device(device).type == "cuda"
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name(device) if cuda else "cpu",
+        "threads": torch.get_num_threads(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": " ".join(["python", "benchmarks/vram_vs_M.py", *sys.argv[1:]]),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the readings as a Markdown table."""
+    lines = ["| M | plain MiB | chain MiB | of it nodes | memory | time |", "|" + "---:|" * 6]
+    by = {(row["method"], row["M"]): row for row in rows}
+    for M in sorted({row["M"] for row in rows}):
+        plain, chain = by["plain", M], by["chain", M]
+        lines.append(
+            f"| {M} | {plain['peak_bytes'] / 2**20:.1f} | {chain['peak_bytes'] / 2**20:.1f} "
+            f"| {M * chain['node_bytes'] / 2**20:.2f} "
+            f"| {chain['peak_bytes'] / plain['peak_bytes']:.3f} "
+            f"| {chain['seconds'] / plain['seconds']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for method, label in (("plain", "plain loop"), ("chain", "CheckpointedChain")):
+        mine = [row for row in rows if row["method"] == method]
+        axes.plot(
+            [r["M"] for r in mine], [r["peak_bytes"] / 2**20 for r in mine], "o-", label=label
+        )
+    axes.set(xlabel="M, sampling steps", ylabel="peak live MiB of a training step", ylim=(0, None))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--M", type=int, nargs="+", default=[5, 10, 20, 40])
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--device", default=device)
+    parser.add_argument("--out", type=Path, help="JSON file; the figure goes beside it")
+    parser.add_argument("--one", choices=METHODS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(options.one, options.M[0], options.batch, options.device)))
+        return
+    rows = []
+    for M in options.M:
+        for method in METHODS:
+            command = [sys.executable, __file__, "--one", method, "--M", str(M),
+                       "--batch", str(options.batch), "--device", options.device]  # fmt: skip
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            rows.append(json.loads(done.stdout))
+    kind = torch.device(options.device).type
+    out = options.out or Path(__file__).parent / "results" / kind / "vram_vs_M.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    content = {"environment": environment(options.device), "rows": rows}
+    out.write_text(json.dumps(content, indent=2) + "\n")
+    draw(rows, out.with_suffix(".png"))
+    print(table(rows))
+    print(f"\nwrote {out} and {out.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()
