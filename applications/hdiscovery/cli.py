@@ -31,6 +31,8 @@ def main(argv: list[str] | None = None) -> int:
             return _pretrain(arguments[1:])
         options, rest = _parser().parse_known_args(arguments)
         return options.run(options, rest)
+    except SystemExit as stop:  # argparse and tyro: help was shown, or the error was
+        return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
         print("\nStopped. Continue with --resume.", file=sys.stderr)
         return 130
