@@ -19,7 +19,14 @@ from hdiscovery.run import RunFolder
 # What a few minutes on two CPU cores can show. It differs from the paper's recipe in its size, in
 # the reconstructor, which is trained six times a step on recent pairs, and in the drawn heads.
 DEMO = DiscoveryConfig(
-    K=4, M=6, batch_size=16, steps=60, reconstructor="difference", r_updates=6, head_std=0.1
+    K=4,
+    M=5,
+    batch_size=16,
+    steps=48,
+    reconstructor="difference",
+    r_updates=6,
+    r_buffer=48,
+    head_std=0.1,
 )
 
 
