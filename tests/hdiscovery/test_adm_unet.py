@@ -60,7 +60,7 @@ def test_the_state_dict_has_adms_names():
     assert names == expected
 
 
-def test_decoding_both_branches_in_one_batch_is_decoding_them_one_by_one():
+def test_the_forward_pass_is_its_three_parts_and_a_shifted_h_changes_it():
     unet = small()
     x, t = torch.randn(2, 1, 8, 8, dtype=torch.float64), torch.tensor([3, 700])
     encoded = unet.encode(x, t)

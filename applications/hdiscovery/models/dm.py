@@ -97,13 +97,14 @@ def load_dm(source: str | Path, *, device: torch.device | str = "cpu") -> Diffus
         state = load_file(path)
         config = config_from(json.loads(metadata["unet"]))
         noise = json.loads(metadata["schedule"])
+        make = {"linear": NoiseSchedule.linear, "cosine": NoiseSchedule.cosine}[noise["name"]]
+        schedule = make(noise["num_train_steps"])
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise ValueError(f"`dm` {path} is damaged: {error}.") from error
     unet = ADMUNet(config)
     load_state(unet, {key: value.float() for key, value in state.items()}, path)
     unet.requires_grad_(False).eval().to(device)
-    make = {"linear": NoiseSchedule.linear, "cosine": NoiseSchedule.cosine}[noise["name"]]
-    return DiffusionModel(unet, make(noise["num_train_steps"]), path.stem)
+    return DiffusionModel(unet, schedule, path.stem)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
