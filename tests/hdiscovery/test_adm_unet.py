@@ -146,5 +146,5 @@ def test_lenet_refuses_images_that_are_too_small_with_the_way_out():
 
 
 def test_an_unknown_reconstructor_says_which_exist():
-    with pytest.raises(ValueError, match="lenet, difference"):
+    with pytest.raises(ValueError, match="lenet, resnet18, difference"):
         build_reconstructor("vgg", channels=1, image_size=32, num_directions=2)

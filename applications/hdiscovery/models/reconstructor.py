@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-ReconstructorName = Literal["lenet", "difference"]
+ReconstructorName = Literal["lenet", "resnet18", "difference"]
 
 
 class LeNet(nn.Module):
@@ -33,6 +33,30 @@ class LeNet(nn.Module):
                 f"`reconstructor` 'lenet' needs images of 32 pixels or more, got "
                 f"{tuple(x_0.shape[-2:])}. Use 'difference' for smaller ones."
             )
+        f = self.features(torch.cat([x_0, shifted], dim=1))
+        return self.logits(f), self.shift(f).squeeze(1)
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 over both images, from scratch, with a head for k and one for s.
+
+    Shapes:
+        two images ``[N, C, H, W]`` -> logits ``[N, K]``, shift ``[N]``.
+    """
+
+    def __init__(self, channels: int, num_directions: int) -> None:
+        super().__init__()
+        from torchvision.models import resnet18
+
+        self.features = resnet18(weights=None)
+        self.features.conv1 = nn.Conv2d(2 * channels, 64, 7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(self.features.conv1.weight, mode="fan_out", nonlinearity="relu")
+        # Its classifier would have parameters without a gradient, which stops distributed training.
+        self.features.fc = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+        self.logits = nn.Linear(512, num_directions)
+        self.shift = nn.Linear(512, 1)
+
+    def forward(self, x_0: Tensor, shifted: Tensor) -> tuple[Tensor, Tensor]:
         f = self.features(torch.cat([x_0, shifted], dim=1))
         return self.logits(f), self.shift(f).squeeze(1)
 
@@ -69,6 +93,8 @@ def build_reconstructor(
     """
     if name == "lenet":
         return LeNet(channels, num_directions)
+    if name == "resnet18":
+        return ResNet18(channels, num_directions)
     if name == "difference":
         return Difference(channels, num_directions, image_size)
     raise ValueError(

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hdiscovery.models.reconstructor import LeNet, build_reconstructor
+from hdiscovery.models.reconstructor import LeNet, ResNet18, build_reconstructor
 
 
 def build(name, **changes):
@@ -16,7 +16,7 @@ def pair(n=4, channels=1, edge=32):
     return torch.randn(2, n, channels, edge, edge).unbind()
 
 
-ALL = pytest.mark.parametrize("name", ["lenet", "difference"])
+ALL = pytest.mark.parametrize("name", ["lenet", "resnet18", "difference"])
 
 
 @ALL
@@ -101,6 +101,14 @@ def test_lenet_looks_at_32_pixels_and_averages_over_the_places_they_fit():
 def test_lenet_refuses_fewer_than_32_pixels(edge):
     with pytest.raises(ValueError, match=f"32 pixels or more, got \\({edge}, {edge}\\)"):
         LeNet(1, 6)(*pair(edge=edge))
+
+
+def test_resnet_has_two_heads_and_no_classifier():
+    R = ResNet18(3, 10)
+
+    # Torchvision's 11,689,512 without its first convolution and classifier, with ours instead.
+    body = 11_689_512 - 64 * 3 * 49 - (512 * 1000 + 1000)
+    assert sum(p.numel() for p in R.parameters()) == body + 64 * 6 * 49 + 11 * (512 + 1)
 
 
 @pytest.mark.parametrize("edge", [8, 16, 28, 32])

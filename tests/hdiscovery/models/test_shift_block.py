@@ -81,6 +81,24 @@ def test_the_shift_is_the_drawn_head_applied_to_the_trunk_pixel_by_pixel():
         torch.testing.assert_close(dh[n], expected, rtol=1e-10, atol=1e-10)
 
 
+def test_the_ddpm_form_is_the_adm_form_without_the_norm_and_activation_in_front():
+    ddpm, adm = block(form="ddpm", head_std=1.0).double(), block(head_std=1.0).double()
+    missing = adm.load_state_dict(ddpm.state_dict(), strict=False).missing_keys
+    h, emb = inputs()
+
+    in_front = F.silu(adm.norm_in(h))
+
+    assert missing == ["norm_in.weight", "norm_in.bias"]
+    assert (ddpm.norm_out.eps, adm.norm_out.eps) == (1e-6, 1e-5)
+    ddpm.norm_out.eps = 1e-5
+    torch.testing.assert_close(ddpm(in_front, emb, K_OF_N), adm(h, emb, K_OF_N))
+
+
+def test_an_unknown_form_says_which_exist():
+    with pytest.raises(ValueError, match="adm, ddpm, got 'asyrp'"):
+        block(form="asyrp")
+
+
 def test_the_shift_depends_on_the_time():
     shift, (h, emb) = block(head_std=1.0).double(), inputs()
 
