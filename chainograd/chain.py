@@ -135,13 +135,13 @@ class CheckpointedChain:
         for i in range(self.num_steps):
 
             def refuse(tensor: Tensor, i: int = i) -> None:
-                if tensor.is_leaf:
-                    raise CapturedTensorError(
-                        f"Step {i} uses a tensor of shape {tuple(tensor.shape)} that requires a "
-                        "gradient and that the chain cannot see. Name it, "
-                        "`CheckpointedChain(…, params=[tensor])`, or run the chain under "
-                        "`torch.no_grad()` if its gradient is not wanted."
-                    )
+                # Nothing made under no_grad requires a gradient: leaf or not, it is captured.
+                raise CapturedTensorError(
+                    f"Step {i} uses a tensor of shape {tuple(tensor.shape)} that requires a "
+                    "gradient and that the chain cannot see. Name it, "
+                    "`CheckpointedChain(…, params=[tensor])`, or run the chain under "
+                    "`torch.no_grad()` if its gradient is not wanted."
+                )
 
             with autocast_as(call.autocast), Witness(refuse), torch.no_grad():
                 state = call.run(i, state)

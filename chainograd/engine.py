@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from chainograd.captured import StandIns, unrouted
 from chainograd.errors import CapturedTensorError, ChainError, ChangedTensorError
@@ -345,8 +344,14 @@ class ChainVjp(torch.autograd.Function):
         return tuple(call.backward(nodes, cotangents))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *u: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]  # noqa: D102
+        if torch.is_grad_enabled():
+            # Its result would be a constant to autograd, and the next derivative silently wrong.
+            raise ChainError(
+                "A chain can be differentiated twice, but `create_graph=True` asks its second "
+                "derivative to be differentiable. Leave it out, or run the plain loop over the "
+                "steps for third derivatives."
+            )
         call: Call = ctx.call
         count = len(call.inputs)
         cotangents = [stand_in(g) for g in ctx.saved_tensors[count:]]

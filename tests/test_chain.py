@@ -281,6 +281,26 @@ def test_first_and_second_derivatives_pass_gradcheck():
     assert torch.autograd.gradgradcheck(lambda x, w, b: chain(x), (x, w, b))
 
 
+def test_a_third_derivative_is_refused_and_not_left_out():
+    w = torch.tensor(0.5, requires_grad=True)
+    y = CheckpointedChain(lambda x, i: torch.sin(w * x), 3)(torch.ones(()))
+    first = torch.autograd.grad(y, w, create_graph=True)[0]
+
+    with pytest.raises(ChainError, match=r"twice.*create_graph"):
+        torch.autograd.grad(first + w**3, w, create_graph=True)
+
+
+def test_a_hidden_tensor_with_a_graph_is_refused_where_nothing_else_needs_a_gradient():
+    class Secret:
+        vault = (torch.sin(torch.ones(5, requires_grad=True)),)
+
+        def __call__(self, x, i):
+            return x * getattr(Secret, "va" + "ult")[0]
+
+    with pytest.raises(CapturedTensorError, match=r"Step 0 .*\(5,\)"):
+        CheckpointedChain(Secret(), 3)(torch.ones(5))
+
+
 def test_backward_twice_gives_the_same_twice():
     w = torch.randn(3, requires_grad=True)
     loss = CheckpointedChain(lambda x, i: torch.sin(w * x), 5)(torch.ones(3)).sum()

@@ -107,8 +107,8 @@ def test_gradients_pass_through_a_frozen_network_in_float64():
 
 
 def test_a_zero_shift_block_shifts_nothing_and_only_its_heads_learn():
-    block = ShiftBlock(32, 16, 5)
-    h, emb, k = torch.randn(4, 32, 2, 2), torch.randn(4, 16), torch.tensor([0, 4, 4, 2])
+    block = ShiftBlock(64, 16, 5)
+    h, emb, k = torch.randn(4, 64, 2, 2), torch.randn(4, 16), torch.tensor([0, 4, 4, 2])
     dh = block(h, emb, k)
     (dh * torch.randn_like(dh)).sum().backward()
 
@@ -119,8 +119,8 @@ def test_a_zero_shift_block_shifts_nothing_and_only_its_heads_learn():
 
 
 def test_each_sample_gets_the_head_of_its_own_direction():
-    block = ShiftBlock(32, 16, 5, head_std=1.0).double()
-    h, emb = torch.randn(3, 32, 2, 2).double(), torch.randn(3, 16).double()
+    block = ShiftBlock(64, 16, 5, head_std=1.0).double()
+    h, emb = torch.randn(3, 64, 2, 2).double(), torch.randn(3, 16).double()
     k = torch.tensor([4, 1, 4])
 
     one_by_one = torch.cat([block(h[n : n + 1], emb[n : n + 1], k[n : n + 1]) for n in range(3)])
