@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -53,18 +54,28 @@ def workload(M: int, batch: int, device: str) -> tuple[Callable[[str], Tensor], 
     return objective, x_T.numel() * x_T.element_size()
 
 
-def measure(method: str, M: int, batch: int, device: str) -> dict[str, Any]:
-    """Return one reading: peak bytes, then seconds of a run that is not metered."""
+def memory(method: str, M: int, batch: int, device: str) -> dict[str, Any]:
+    """Return the peak of a training step after a first one: gradients and caches are there."""
     objective, node = workload(M, batch, device)
+    objective(method).backward()
     with meter(device) as reading:
         objective(method).backward()
-    started = time.perf_counter()
-    objective(method).backward()
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - started
     return {"method": method, "M": M, "batch": batch, "node_bytes": node,
-            "peak_bytes": reading.peak_bytes, "seconds": seconds}  # fmt: skip
+            "peak_bytes": reading.peak_bytes}  # fmt: skip
+
+
+def timing(M: int, batch: int, device: str, pairs: int = 3) -> dict[str, Any]:
+    """Return seconds of training steps, plain loop and chain in turn, after one of each."""
+    objective, _ = workload(M, batch, device)
+    seconds: dict[str, list[float]] = {method: [] for method in METHODS}
+    for _ in range(1 + pairs):
+        for method in METHODS:
+            started = time.perf_counter()
+            objective(method).backward()
+            if torch.device(device).type == "cuda":
+                torch.cuda.synchronize()
+            seconds[method].append(time.perf_counter() - started)
+    return {"M": M, "batch": batch, **{f"{name}_seconds": s[1:] for name, s in seconds.items()}}
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -80,17 +91,18 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Return the readings as a Markdown table."""
+def table(memories: list[dict[str, Any]], timings: list[dict[str, Any]]) -> str:
+    """Return the readings as a Markdown table; the time ratio is the median over pairs."""
     lines = ["| M | plain MiB | chain MiB | of it nodes | memory | time |", "|" + "---:|" * 6]
-    by = {(row["method"], row["M"]): row for row in rows}
-    for M in sorted({row["M"] for row in rows}):
-        plain, chain = by["plain", M], by["chain", M]
+    by = {(row["method"], row["M"]): row for row in memories}
+    for row in timings:
+        M, chain = row["M"], by["chain", row["M"]]
+        plain_bytes, chain_bytes = by["plain", M]["peak_bytes"], chain["peak_bytes"]
+        pairs = zip(row["chain_seconds"], row["plain_seconds"], strict=True)
         lines.append(
-            f"| {M} | {plain['peak_bytes'] / 2**20:.1f} | {chain['peak_bytes'] / 2**20:.1f} "
-            f"| {M * chain['node_bytes'] / 2**20:.2f} "
-            f"| {chain['peak_bytes'] / plain['peak_bytes']:.3f} "
-            f"| {chain['seconds'] / plain['seconds']:.2f} |"
+            f"| {M} | {plain_bytes / 2**20:.1f} | {chain_bytes / 2**20:.1f} "
+            f"| {M * chain['node_bytes'] / 2**20:.2f} | {chain_bytes / plain_bytes:.3f} "
+            f"| {median(mine / other for mine, other in pairs):.2f} |"
         )
     return "\n".join(lines)
 
@@ -118,25 +130,32 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--device", default=device)
     parser.add_argument("--out", type=Path, help="JSON file; the figure goes beside it")
-    parser.add_argument("--one", choices=METHODS, help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=(*METHODS, "timing"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(options.one, options.M[0], options.batch, options.device)))
+        job = options.M[0], options.batch, options.device
+        print(json.dumps(timing(*job) if options.one == "timing" else memory(options.one, *job)))
         return
-    rows = []
+    readings: dict[str, list[dict[str, Any]]] = {what: [] for what in (*METHODS, "timing")}
     for M in options.M:
-        for method in METHODS:
-            command = [sys.executable, __file__, "--one", method, "--M", str(M),
+        for what, rows in readings.items():
+            command = [sys.executable, __file__, "--one", what, "--M", str(M),
                        "--batch", str(options.batch), "--device", options.device]  # fmt: skip
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             rows.append(json.loads(done.stdout))
-    kind = torch.device(options.device).type
-    out = options.out or Path(__file__).parent / "results" / kind / "vram_vs_M.json"
+            print(f"measured M = {M}, {what}", file=sys.stderr)
+    timings = readings.pop("timing")
+    memories = [row for rows in readings.values() for row in rows]
+    out = options.out or (
+        Path(__file__).parent / "results" / torch.device(options.device).type / "vram_vs_M.json"
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
-    content = {"environment": environment(options.device), "rows": rows}
+    content = {
+        "environment": environment(options.device), "memory": memories, "timing": timings
+    }  # fmt: skip
     out.write_text(json.dumps(content, indent=2) + "\n")
-    draw(rows, out.with_suffix(".png"))
-    print(table(rows))
+    draw(memories, out.with_suffix(".png"))
+    print(table(memories, timings))
     print(f"\nwrote {out} and {out.with_suffix('.png')}")
 
 

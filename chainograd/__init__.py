@@ -2,7 +2,7 @@
 
 from chainograd.chain import CheckpointedChain
 from chainograd.errors import CapturedTensorError, ChainError, ChangedTensorError, ReplayError
-from chainograd.meter import Reading, meter
+from chainograd.metering import Reading, meter
 from chainograd.plan import Plan
 
 __version__ = "0.1.0"

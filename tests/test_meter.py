@@ -1,5 +1,6 @@
 """The meter counts storages from their making to their death."""
 
+import pytest
 import torch
 
 from chainograd import meter
@@ -49,3 +50,54 @@ def test_meters_nest():
         del a, b
 
     assert (outer.peak_bytes, inner.peak_bytes) == (80, 40)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+def test_literal_and_sparse_tensors_count():
+    with meter() as reading:
+        a = torch.tensor([1.0, 2.0, 3.0])
+        assert reading.live_bytes == 12
+        b = torch.eye(4).to_sparse()  # 4 values of 4 bytes, 2 x 4 indices of 8 bytes
+        assert reading.live_bytes == 12 + 16 + 64
+        c = torch.eye(4).to_sparse_csr()  # 5 row pointers, 4 values, columns: half of a 2 x 4
+    del a, b
+    assert reading.live_bytes == 40 + 16 + 64
+    del c
+    assert reading.live_bytes == 0
+
+
+def test_a_resized_storage_counts_at_its_new_size():
+    with meter() as reading:
+        a = torch.ones(100)
+        a.resize_(300)
+        assert reading.live_bytes == 1200
+        a.untyped_storage().resize_(0)
+        a.set_()
+    assert reading.peak_bytes == 1200
+
+
+def test_nested_meters_of_the_allocator_keep_their_own_peaks(monkeypatch):
+    allocated, peak = 100, 100
+
+    def allocate(by):
+        nonlocal allocated, peak
+        allocated += by
+        peak = max(peak, allocated)
+
+    def reset(device):
+        nonlocal peak
+        peak = allocated
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: allocated)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peak)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    with meter("cuda:0") as outer:
+        allocate(70)
+        allocate(-50)
+        with meter("cuda:0") as inner:
+            allocate(30)
+            allocate(-10)
+
+    assert (outer.peak_bytes, outer.live_bytes) == (70, 40)
+    assert (inner.peak_bytes, inner.live_bytes) == (30, 20)

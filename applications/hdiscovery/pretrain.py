@@ -17,7 +17,7 @@ from torch import Tensor
 from chainograd.samplers import DDIM, NoiseSchedule, time_grid
 from hdiscovery.data import load_mnist
 from hdiscovery.models.adm_unet import ADMUNet, UNetConfig
-from hdiscovery.models.dm import save_dm
+from hdiscovery.models.dm import load_dm, load_state, save_dm
 from hdiscovery.run import RunFolder
 
 # The shipped DM: as small as GroupNorm's 32 groups allow, with the paper's 4x4 bottleneck.
@@ -40,6 +40,8 @@ class PretrainConfig:
         out: Run folder; the weights end up in ``OUT/dm.safetensors``.
         data: Folder that holds torchvision's ``MNIST/raw``; downloaded if it is not there.
         unet: Architecture; the default is that of the shipped DM.
+        init: Weights to start from, a file or the name of a shipped DM, of the same architecture;
+            without it they are drawn from ``seed``.
         steps: Optimiser steps.
         batch_size: Images a step.
         learning_rate: Peak rate of Adam, after ``warmup_steps``.
@@ -57,6 +59,7 @@ class PretrainConfig:
     out: Path
     data: Path = Path("data")
     unet: UNetConfig = field(default_factory=lambda: SMALL_MNIST)
+    init: str | None = None
     steps: int = 10_000
     batch_size: int = 64
     learning_rate: float = 1e-3
@@ -91,6 +94,8 @@ def pretrain(config: PretrainConfig) -> Iterator[dict[str, Any]]:
     images, _ = load_mnist(config.data, image_size=config.unet.image_size)
     torch.manual_seed(config.seed)
     unet = ADMUNet(config.unet).to(device)
+    if config.init is not None:
+        load_state(unet, load_dm(config.init, device=device).unet.state_dict(), config.init)
     average = copy.deepcopy(unet).requires_grad_(False)
     optimizer = torch.optim.Adam(unet.parameters(), lr=config.learning_rate)
     schedule = NoiseSchedule.linear()

@@ -1,0 +1,141 @@
+"""Peak bytes of live tensors, as a value: exact and repeatable, on a CPU too."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Reading:
+    """What a `meter` has seen: bytes of tensors made inside it.
+
+    Attributes:
+        peak_bytes: The most that were alive at once.
+        live_bytes: Bytes alive now; it goes on falling after the block as tensors die.
+    """
+
+    def __init__(self) -> None:
+        self.peak_bytes = 0
+        self.live_bytes = 0
+        self._alive: dict[int, tuple[weakref.ref[torch.UntypedStorage], int]] = {}
+
+    def _saw(self, storage: torch.UntypedStorage, given: set[int]) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        known = self._alive.get(key)
+        if known is not None:
+            reference, before = known
+        elif key in given:  # a view of, or a change to, something made before the meter
+            return
+        else:  # torch keeps one Python object a storage, which dies when the storage does
+            reference, before = weakref.ref(storage, lambda _: self._lost(key)), 0
+        self._alive[key] = (reference, size)
+        self.live_bytes += size - before
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+
+    def _lost(self, key: int) -> None:
+        self.live_bytes -= self._alive.pop(key)[1]
+
+
+class _Follow(TorchDispatchMode):
+    """Reports the storages of every operation's result to a reading."""
+
+    def __init__(self, reading: Reading) -> None:
+        super().__init__()
+        self.reading = reading
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {s._cdata for s in _storages((args, kwargs))}
+        if func is torch.ops.aten.lift_fresh.default:  # torch.tensor(…): its data is new
+            given = set()
+        out = func(*args, **(kwargs or {}))
+        for storage in _storages(out):
+            self.reading._saw(storage, given)
+        return out
+
+
+def _storages(tree: Any) -> Iterator[torch.UntypedStorage]:
+    for leaf in pytree.tree_leaves(tree):
+        if not isinstance(leaf, Tensor):
+            continue
+        for part in _dense_parts(leaf):
+            yield part.untyped_storage()
+
+
+def _dense_parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    match tensor.layout:
+        case torch.strided:
+            return (tensor,)
+        case torch.sparse_coo:
+            return tensor._indices(), tensor._values()
+        case torch.sparse_csr | torch.sparse_bsr:
+            return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+        case torch.sparse_csc | torch.sparse_bsc:
+            return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+        case _:  # opaque layouts (oneDNN) have no storage to follow
+            return ()
+
+
+@contextmanager
+def meter(device: torch.device | str | None = None) -> Iterator[Reading]:
+    """Count the bytes of tensors made in a block: storages, so that views cost nothing.
+
+    On a CUDA device the allocator's own peak is read. Elsewhere every operation's result is
+    followed until its storage dies, whether Python or autograd's graph held it; memory that a
+    kernel uses inside one operation is not seen, and an operation costs some 10 µs more.
+
+    Args:
+        device: Where the tensors are; by default torch's default device.
+
+    Yields:
+        The reading; ``peak_bytes`` and ``live_bytes`` may be read at any time, on CUDA after the
+        block.
+
+    Example:
+        >>> with meter() as reading:
+        ...     x = torch.zeros(256)
+        ...     y = x[:10] + 1
+        >>> reading.peak_bytes
+        1064
+    """
+    place = torch.get_default_device() if device is None else torch.device(device)
+    reading = Reading()
+    if place.type == "cuda":
+        with _allocator_peak(reading, place):
+            yield reading
+    else:
+        with _Follow(reading):
+            yield reading
+
+
+# The allocator has one peak a device, and a nested meter resets it: each meter that is open keeps
+# its own maximum. Entries: reading, device, bytes allocated at entry.
+_open: list[tuple[Reading, torch.device, int]] = []
+
+
+@contextmanager
+def _allocator_peak(reading: Reading, device: torch.device) -> Iterator[None]:
+    _note_peaks(device)
+    entry = (reading, device, torch.cuda.memory_allocated(device))
+    _open.append(entry)
+    try:
+        yield
+    finally:
+        _note_peaks(device)
+        _open.remove(entry)
+        reading.live_bytes = torch.cuda.memory_allocated(device) - entry[2]
+
+
+def _note_peaks(device: torch.device) -> None:
+    torch.cuda.synchronize(device)
+    peak = torch.cuda.max_memory_allocated(device)
+    for reading, place, at_entry in _open:
+        if place == device:
+            reading.peak_bytes = max(reading.peak_bytes, peak - at_entry)
+    torch.cuda.reset_peak_memory_stats(device)
