@@ -1,4 +1,4 @@
-"""The command line: ``hdiscovery train | evaluate | gallery | demo | pretrain``."""
+"""The command line: ``hdiscovery train | evaluate | gallery | demo | pretrain | convert``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import tyro
 from tqdm import tqdm
 
 from hdiscovery.config import DiscoveryConfig, from_preset, presets
+from hdiscovery.models.adm_unet import TABLE_3
 from hdiscovery.run import RunFolder
 
 # What a few minutes on two CPU cores can show. It differs from the paper's recipe in its size, in
@@ -64,6 +65,14 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("folder", type=Path, metavar="RUN")
         command.add_argument("--pairs", type=int, default=512, help="pairs to measure RCA on")
         command.set_defaults(run=_evaluate if name == "evaluate" else _gallery)
+    convert = commands.add_parser("convert", help="turn published ADM or PDAE weights into a DM")
+    convert.add_argument("weights", type=Path, help="ADM's ema_*.pt, or PDAE's .pt")
+    convert.add_argument(
+        "--architecture", required=True, metavar="NAME|JSON",
+        help=f"one of {', '.join(TABLE_3)}, or a JSON file of UNetConfig's fields",
+    )  # fmt: skip
+    convert.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
+    convert.set_defaults(run=_convert)
     demo = commands.add_parser("demo", help="train, evaluate and show, in minutes")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"))
     demo.add_argument("--resume", action="store_true", help="continue the demo's run")
@@ -162,6 +171,15 @@ def _demo(options: argparse.Namespace, rest: list[str]) -> int:
     print(f"RCA on {accuracy['pairs']} pairs           {accuracy['rca']:.2f}"
           f"   (chance = {1 / DEMO.K:g})")  # fmt: skip
     print(f"open {page.resolve()}")
+    return 0
+
+
+def _convert(options: argparse.Namespace, rest: list[str]) -> int:
+    from hdiscovery.models.published import convert
+
+    _no_more(rest)
+    convert(options.weights, options.architecture, options.out)
+    print(f"wrote {options.out}")
     return 0
 
 

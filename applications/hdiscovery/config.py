@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass, fields, replace
 from importlib import resources
 from typing import Any, Literal
 
+from hdiscovery.autocast import Autocast
 from hdiscovery.models.reconstructor import ReconstructorName
+from hdiscovery.models.shift_block import ShiftForm
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,7 +23,8 @@ class DiscoveryConfig:
     """How directions are discovered.
 
     Attributes:
-        dm: A weight file, or the name of a shipped diffusion model.
+        dm: A weight file, or the name of a shipped diffusion model; empty in presets whose model
+            is not shipped.
         K: Number of directions.
         S: Largest shift; shifts are drawn from U[-S, S].
         M: Sampling steps.
@@ -31,10 +35,12 @@ class DiscoveryConfig:
         r_updates: Updates of the reconstructor a step; those beyond the first are on pairs drawn
             from a buffer. 1 is the paper's recipe.
         r_buffer: Batches in that buffer.
+        shift_form: The shift block's trunk: that of ADM's networks or of DDPM's.
         head_std: Standard deviation of the shift block's heads at the start; the paper's is 0.
         learning_rate: Of Adam, for all three networks.
         lambda_1: Weight of the cross entropy over k.
         lambda_2: Weight of the l1 error of s.
+        autocast: ``"bf16"`` runs the UNet and the shift block under bfloat16 autocast.
         grid: Convention of the time grid.
         seed: Of the new networks and of all that is drawn.
         save_every: Steps between checkpoints.
@@ -53,10 +59,12 @@ class DiscoveryConfig:
     reconstructor: ReconstructorName = "lenet"
     r_updates: int = 1
     r_buffer: int = 8
+    shift_form: ShiftForm = "adm"
     head_std: float = 0.0
     learning_rate: float = 1e-3
     lambda_1: float = 0.1
     lambda_2: float = 0.1
+    autocast: Autocast = "off"
     grid: Literal["asyrp", "author"] = "asyrp"
     seed: int = 0
     save_every: int = 10
@@ -66,8 +74,16 @@ class DiscoveryConfig:
                             ("r_buffer", 1), ("save_every", 1)):  # fmt: skip
             if getattr(self, name) < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
-        if self.S <= 0:
-            raise ValueError(f"`S` must be positive, got {self.S}.")
+        for name in ("S", "learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"`{name}` must be positive and finite, got {getattr(self, name)}."
+                )
+        for name in ("lambda_1", "lambda_2", "head_std"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"`{name}` must be at least 0 and finite, got {getattr(self, name)}."
+                )
         if not 0 <= self.t_stop <= 999:
             raise ValueError(
                 f"`t_stop` is a 0-based training time and must lie in 0 … 999, got {self.t_stop}. "
@@ -85,7 +101,7 @@ def from_preset(name: str, **changes: Any) -> DiscoveryConfig:
     """Return a preset's config, with some fields replaced.
 
     Raises:
-        ValueError: If there is no such preset, or it has an unknown field.
+        ValueError: If there is no such preset, it has an unknown field, or it needs a ``dm``.
 
     Example:
         >>> from_preset("MNIST32-400-20-32-5", K=8).K
@@ -97,4 +113,10 @@ def from_preset(name: str, **changes: Any) -> DiscoveryConfig:
     unknown = set(entries) - {field.name for field in fields(DiscoveryConfig)}
     if unknown:
         raise ValueError(f"Preset {name!r} has unknown fields {sorted(unknown)}.")
-    return replace(DiscoveryConfig(**entries), **changes)
+    config = replace(DiscoveryConfig(**entries), **changes)
+    if not config.dm:
+        raise ValueError(
+            f"Preset {name!r} needs its diffusion model, which is not shipped: pass `--dm FILE`. "
+            "Published ADM and PDAE weights become such a file by `hdiscovery convert`."
+        )
+    return config

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from chainograd.samplers import DDIM, NoiseSchedule, time_grid
+from hdiscovery.autocast import Autocast, autocast
 from hdiscovery.data import load_mnist
 from hdiscovery.models.adm_unet import ADMUNet, UNetConfig
 from hdiscovery.models.dm import load_dm, load_state, save_dm
@@ -66,7 +67,7 @@ class PretrainConfig:
     warmup_steps: int = 200
     rate: Literal["cosine", "constant"] = "cosine"
     ema_decay: float = 0.999
-    autocast: Literal["off", "bf16"] = "off"
+    autocast: Autocast = "off"
     sample_every: int = 1000
     save_every: int = 250
     seed: int = 0
@@ -107,7 +108,7 @@ def pretrain(config: PretrainConfig) -> Iterator[dict[str, Any]]:
             group["lr"] = learning_rate(config, step)
         x_0 = _batch(images, config, step).to(device)
         optimizer.zero_grad()
-        with _autocast(config):
+        with autocast(config.autocast, config.device):
             loss = noise_prediction_loss(unet, schedule, x_0)
         if not math.isfinite(loss.item()):
             raise FloatingPointError(
@@ -173,11 +174,6 @@ def _batch(images: Tensor, config: PretrainConfig, step: int) -> Tensor:
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
     order = torch.randperm(len(images), generator=generator)
     return images[order[position * config.batch_size :][: config.batch_size]]
-
-
-def _autocast(config: PretrainConfig) -> torch.autocast:
-    kind = torch.device(config.device).type
-    return torch.autocast(kind, torch.bfloat16, enabled=config.autocast == "bf16")
 
 
 def _update_average(average: ADMUNet, unet: ADMUNet, decay: float) -> None:

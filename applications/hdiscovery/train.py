@@ -17,6 +17,7 @@ from torch.optim import Adam
 from chainograd import CheckpointedChain
 from chainograd.samplers import DDIM, time_grid
 from hdiscovery.asymmetric import AsymmetricDDIM
+from hdiscovery.autocast import autocast
 from hdiscovery.config import DiscoveryConfig
 from hdiscovery.models.discriminator import Discriminator
 from hdiscovery.models.dm import DiffusionModel, load_dm
@@ -49,18 +50,28 @@ class Discovery:
         torch.manual_seed(config.seed)
         channels, size, _ = dm.image_shape
         shift_block = ShiftBlock(
-            dm.config.widths[-1], dm.config.embedding_channels, config.K, head_std=config.head_std
+            dm.config.widths[-1],
+            dm.config.embedding_channels,
+            config.K,
+            form=config.shift_form,
+            head_std=config.head_std,
         )
         R = build_reconstructor(
             config.reconstructor, channels=channels, image_size=size, num_directions=config.K
         )
         D = Discriminator(dm.config)
         grid = time_grid(config.M, dm.schedule.num_train_steps, convention=config.grid)
-        plain = DDIM(lambda x, t: dm.unet(x, t)[:, :channels], dm.schedule, grid)
-        step = AsymmetricDDIM(dm, shift_block, grid, t_stop=config.t_stop)
+
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            with autocast(config.autocast, x.device):
+                return dm.unet(x, t)[:, :channels].to(x.dtype)
+
+        step = AsymmetricDDIM(
+            dm, shift_block, grid, t_stop=config.t_stop, precision=config.autocast
+        )
         return cls(
             config, dm, shift_block, R, D,
-            real=CheckpointedChain(plain, config.M),
+            real=CheckpointedChain(DDIM(predict, dm.schedule, grid), config.M),
             shifted=CheckpointedChain(step, config.M),
             optimizer=Adam([*shift_block.parameters(), *R.parameters()], config.learning_rate),
             optimizer_D=Adam(D.parameters(), config.learning_rate),

@@ -51,15 +51,22 @@ def shipped_models() -> dict[str, Path]:
 
 
 def save_dm(
-    path: Path, unet: ADMUNet, *, schedule: ScheduleName = "linear", T: int = 1000, **about: Any
+    path: Path,
+    unet: ADMUNet,
+    *,
+    schedule: ScheduleName = "linear",
+    T: int = 1000,
+    dtype: torch.dtype = torch.float16,
+    **about: Any,
 ) -> None:
-    """Write a diffusion model as half-precision safetensors, its whole config in the metadata.
+    """Write a diffusion model as safetensors, its whole config in the metadata.
 
     Args:
         path: File to write; replaced only when the new one is complete.
         unet: The network.
         schedule: Name of its noise schedule.
         T: Number of training steps of the schedule.
+        dtype: Precision of the file.
         about: Anything else worth keeping with the weights (data, training), JSON-able.
     """
     metadata = {
@@ -68,7 +75,7 @@ def save_dm(
         "schedule": json.dumps({"name": schedule, "num_train_steps": T}),
         "about": json.dumps(about),
     }
-    state = {key: value.half().contiguous() for key, value in unet.state_dict().items()}
+    state = {key: value.to(dtype).contiguous() for key, value in unet.state_dict().items()}
     partial = path.with_name(path.name + ".partial")
     save_file(state, partial, metadata=metadata)
     partial.replace(path)
@@ -115,13 +122,13 @@ def read_metadata(path: Path) -> dict[str, str]:
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"`dm` {path} cannot be read as safetensors ({error}): the file is truncated or of "
-            "another kind. Expected a file written by `hdiscovery pretrain`."
+            "another kind. Expected a file that `hdiscovery pretrain` or `convert` wrote."
         ) from error
     if metadata.get("format") != FORMAT:
         raise ValueError(
             f"`dm` {path} does not say which architecture it holds (metadata 'format' is "
-            f"{metadata.get('format')!r}, expected {FORMAT!r}). Build the UNet yourself, load "
-            "the weights into it and write them with `hdiscovery.models.dm.save_dm`."
+            f"{metadata.get('format')!r}, expected {FORMAT!r}). Published ADM "
+            "and PDAE weights become such a file by `hdiscovery convert`."
         )
     return metadata
 
