@@ -1,4 +1,4 @@
-"""The command line: ``hdiscovery train | evaluate | gallery | demo | pretrain | convert``."""
+"""The command line; ``hdiscovery --help`` lists its commands."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hdiscovery", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="hdiscovery", description="Find, measure and show directions in h-space."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train = commands.add_parser(
         "train", help="discover directions",
@@ -73,6 +75,15 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     convert.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
     convert.set_defaults(run=_convert)
+    judge = commands.add_parser(
+        "judge", help="ask a classifier of real digits about a DM's samples"
+    )
+    judge.add_argument("dm", help="weight file or shipped diffusion model of MNIST")
+    judge.add_argument("--data", type=Path, default=Path("data"), help="folder of MNIST/raw")
+    judge.add_argument("--out", type=Path, default=Path("runs/judge"))
+    judge.add_argument("--samples", type=int, default=500)
+    judge.add_argument("--num-steps", type=int, default=20, help="DDIM steps")
+    judge.set_defaults(run=_judge)
     demo = commands.add_parser("demo", help="train, evaluate and show, in minutes")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"))
     demo.add_argument("--resume", action="store_true", help="continue the demo's run")
@@ -180,6 +191,35 @@ def _convert(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
     convert(options.weights, options.architecture, options.out)
     print(f"wrote {options.out}")
+    return 0
+
+
+def _judge(options: argparse.Namespace, rest: list[str]) -> int:
+    from torchvision.utils import save_image
+
+    from hdiscovery.data import load_mnist
+    from hdiscovery.evaluate.judge import digit_classifier, judge, train_classifier
+    from hdiscovery.models.dm import load_dm
+
+    _no_more(rest)
+    dm = load_dm(options.dm)
+    edge = dm.config.image_size
+    images, labels = load_mnist(options.data, image_size=edge)
+    classifier = digit_classifier(edge)
+    training = train_classifier(classifier, images, labels)
+    for _ in tqdm(training, "classifier", total=3 * (len(images) // 128)):
+        pass
+    test = load_mnist(options.data, train=False, image_size=edge)
+    verdict, drawn = judge(
+        dm, classifier, *test, samples=options.samples, num_steps=options.num_steps
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    run = RunFolder(options.out)
+    run.write_json("verdict.json", {"dm": options.dm, **asdict(verdict)})
+    sheet = options.out / "samples.png"
+    save_image(drawn.clamp(-1, 1), sheet, nrow=25, normalize=True, value_range=(-1, 1))
+    print(json.dumps(asdict(verdict), indent=2))
+    print(sheet)
     return 0
 
 

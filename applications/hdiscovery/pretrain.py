@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chainograd.samplers import DDIM, NoiseSchedule, time_grid
+from chainograd.samplers import NoiseSchedule
 from hdiscovery.autocast import Autocast, autocast
 from hdiscovery.data import load_mnist
 from hdiscovery.models.adm_unet import ADMUNet, UNetConfig
 from hdiscovery.models.dm import load_dm, load_state, save_dm
 from hdiscovery.run import RunFolder
+from hdiscovery.sample import sample
 
 # The shipped DM: as small as GroupNorm's 32 groups allow, with the paper's 4x4 bottleneck.
 SMALL_MNIST = UNetConfig(
@@ -156,14 +157,7 @@ def draw_samples(unet: ADMUNet, schedule: NoiseSchedule, path: Path, *, count: i
     """Write a sheet of samples from 20 DDIM steps, always from the same noise."""
     from torchvision.utils import save_image
 
-    generator = torch.Generator().manual_seed(0)
-    config, device = unet.config, next(unet.parameters()).device
-    edge = config.image_size
-    x = torch.randn(count, config.in_channels, edge, edge, generator=generator).to(device)
-    step = DDIM(lambda x, t: unet(x, t)[:, : config.in_channels], schedule, time_grid(20))
-    with torch.no_grad():
-        for i in range(step.num_steps):
-            x = step(x, i)
+    x = sample(unet, schedule, count)
     save_image(x.clamp(-1, 1), path, nrow=8, normalize=True, value_range=(-1, 1))
 
 
