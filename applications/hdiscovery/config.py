@@ -11,6 +11,7 @@ from typing import Any, Literal
 from hdiscovery.autocast import Autocast
 from hdiscovery.models.reconstructor import ReconstructorName
 from hdiscovery.models.shift_block import ShiftForm
+from hdiscovery.run import RunFolder
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -90,6 +91,29 @@ class DiscoveryConfig:
                 "At 0 every step is shifted, at 999 the first alone."
             )
 
+    def changed(self, **changes: Any) -> DiscoveryConfig:
+        """Return the config of a run that goes on with other settings.
+
+        Raises:
+            ValueError: If a setting is changed that the networks or what was recorded depend on.
+        """
+        refused = [
+            name
+            for name, value in changes.items()
+            if name not in CHANGEABLE and value != getattr(self, name)
+        ]
+        if refused:
+            raise ValueError(
+                f"`{refused[0]}` of a run cannot change on its way (it is "
+                f"{getattr(self, refused[0])!r}). Those that can: {', '.join(CHANGEABLE)}. Start a "
+                "new run for the others."
+            )
+        return replace(self, **changes)
+
+
+CHANGEABLE = ("steps", "learning_rate", "lambda_1", "lambda_2", "batch_size", "r_updates",
+              "r_buffer", "autocast", "save_every")  # fmt: skip
+
 
 def presets() -> dict[str, Any]:
     """Return the preset files by name."""
@@ -109,14 +133,27 @@ def from_preset(name: str, **changes: Any) -> DiscoveryConfig:
     """
     if name not in presets():
         raise ValueError(f"`preset` {name!r} is unknown; there are: {', '.join(presets())}.")
-    entries = tomllib.loads(presets()[name].read_text())
-    unknown = set(entries) - {field.name for field in fields(DiscoveryConfig)}
-    if unknown:
-        raise ValueError(f"Preset {name!r} has unknown fields {sorted(unknown)}.")
-    config = replace(DiscoveryConfig(**entries), **changes)
+    config = _config(tomllib.loads(presets()[name].read_text()), f"Preset {name!r}")
+    config = replace(config, **changes)
     if not config.dm:
         raise ValueError(
             f"Preset {name!r} needs its diffusion model, which is not shipped: pass `--dm FILE`. "
             "Published ADM and PDAE weights become such a file by `hdiscovery convert`."
         )
     return config
+
+
+def run_config(run: RunFolder) -> DiscoveryConfig:
+    """Return the config that a run was started with.
+
+    Raises:
+        ValueError: If it is not one of this version's.
+    """
+    return _config(run.read_json("config.json"), f"{run.path / 'config.json'}")
+
+
+def _config(entries: dict[str, Any], source: str) -> DiscoveryConfig:
+    unknown = set(entries) - {field.name for field in fields(DiscoveryConfig)}
+    if unknown:
+        raise ValueError(f"{source} has unknown fields {sorted(unknown)}.")
+    return DiscoveryConfig(**entries)

@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from chainograd import CheckpointedChain
 from chainograd.samplers import DDIM, time_grid
 from hdiscovery.asymmetric import AsymmetricDDIM
 from hdiscovery.autocast import autocast
-from hdiscovery.config import DiscoveryConfig
+from hdiscovery.config import DiscoveryConfig, run_config
 from hdiscovery.models.discriminator import Discriminator
 from hdiscovery.models.dm import DiffusionModel, load_dm
 from hdiscovery.models.reconstructor import build_reconstructor
@@ -163,6 +163,9 @@ class Discovery:
         self.D.load_state_dict(state["D"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.optimizer_D.load_state_dict(state["optimizer_D"])
+        for optimizer in (self.optimizer, self.optimizer_D):
+            for group in optimizer.param_groups:  # a resumed run may have another rate
+                group["lr"] = self.config.learning_rate
         self.buffer = [(x, y, k, s) for x, y, k, s in state["buffer"]]
         torch.set_rng_state(state["rng"])
         return state["step"]
@@ -201,17 +204,12 @@ def open_run(path: RunFolder) -> Discovery:
     Raises:
         ValueError: If the run has no checkpoint yet.
     """
-    discovery = Discovery.build(DiscoveryConfig(**path.read_json("config.json")))
+    discovery = Discovery.build(run_config(path))
     checkpoint = path.load_checkpoint()
     if checkpoint is None:
         raise ValueError(f"The run {path.path} has no checkpoint yet.")
     discovery.restore(checkpoint)
     return discovery
-
-
-def settings(config: DiscoveryConfig) -> dict[str, Any]:
-    """Return the config as what ``config.json`` holds."""
-    return asdict(config)
 
 
 def _refuse_nan(terms: dict[str, Tensor]) -> None:

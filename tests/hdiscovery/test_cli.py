@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 from hdiscovery.cli import main
 
 
@@ -30,6 +31,11 @@ def test_a_run_can_be_trained_evaluated_and_shown(tmp_path, capsys):
         (("train", "MNIST64"), "MNIST32-400-20-32-5"),
         (("train", "MNIST32-400-20-32-5", "--t-stop", "1000"), "t_stop"),
         (("train", "MNIST32-400-20-32-5", "--Q", "1"), "unknown options"),
+        (("train", "AFHQ128-400-40-256-2"), "--dm FILE"),
+        (("train", "MNIST32-400-20-32-5", "--K", "1"), "`K` must be at least 2"),
+        (("train", "MNIST32-400-20-32-5", "--lambda-1", "nan"), "`lambda_1`"),
+        (("gallery", "nowhere", "--strips", "3"), "unknown options"),
+        (("judge", "nothing"), "shipped are: MNIST32-small"),
         (("evaluate", "nowhere"), "not a run folder"),
         (("train", "MNIST32-400-20-32-5", "--dm", "no.safetensors"), "shipped are"),
     ],
@@ -41,3 +47,29 @@ def test_bad_input_is_one_line_that_says_what_to_do(tmp_path, capsys, monkeypatc
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_a_resumed_run_takes_the_changes_that_leave_its_networks_alone(tmp_path, capsys):
+    out = tmp_path / "run"
+    words = ("train", "MNIST32-400-20-32-5", "--out", out)
+    assert run(*words, "--K", 3, "--M", 2, "--batch-size", 4, "--steps", 1,
+               "--reconstructor", "difference") == 0  # fmt: skip
+
+    assert run(*words, "--resume", "--K", 4) == 2
+    assert "`K` of a run cannot change" in capsys.readouterr().err
+    assert run(*words) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert run(*words, "--resume", "--steps", 2, "--learning-rate", 1e-5) == 0
+
+    assert len((out / "records.jsonl").read_text().splitlines()) == 2
+    rates = {
+        group["lr"] for group in torch.load(out / "checkpoint.pt")["optimizer"]["param_groups"]
+    }
+    assert rates == {1e-5}
+
+
+def test_a_run_of_another_version_is_refused_by_its_fields(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"K": 3, "depth": 2}')
+
+    assert run("evaluate", tmp_path) == 2
+    assert "unknown fields ['depth']" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """Discovery training against Algorithm 1 written out by hand."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,7 @@ from hdiscovery.config import DiscoveryConfig, from_preset
 from hdiscovery.models.adm_unet import ADMUNet, UNetConfig
 from hdiscovery.models.dm import DiffusionModel, load_dm
 from hdiscovery.run import RunFolder
-from hdiscovery.train import Discovery, open_run, settings, train
+from hdiscovery.train import Discovery, open_run, train
 
 from chainograd.samplers import NoiseSchedule
 
@@ -27,7 +29,7 @@ def tiny(dtype=torch.float64, **changes):
     unet.requires_grad_(False).eval().to(dtype)
     dm = DiffusionModel(unet, NoiseSchedule.linear(), "tiny")
     d = Discovery.build(
-        CONFIG if not changes else DiscoveryConfig(**{**settings(CONFIG), **changes}), dm
+        CONFIG if not changes else DiscoveryConfig(**{**asdict(CONFIG), **changes}), dm
     )
     for net in (d.shift_block, d.R, d.D):
         net.to(dtype)
@@ -130,8 +132,8 @@ def test_the_frozen_model_stays_in_eval_mode():
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
     config = DiscoveryConfig(K=3, M=2, batch_size=2, steps=3, save_every=1, r_updates=3,
                              reconstructor="difference", head_std=0.1)  # fmt: skip
-    whole = RunFolder.create(tmp_path / "whole", settings(config))
-    parts = RunFolder.create(tmp_path / "parts", settings(config))
+    whole = RunFolder.create(tmp_path / "whole", asdict(config))
+    parts = RunFolder.create(tmp_path / "parts", asdict(config))
     list(train(whole, config))
 
     stopped = train(parts, config)
@@ -148,7 +150,7 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_pa
 def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(tmp_path, monkeypatch):
     config = DiscoveryConfig(K=3, M=1, batch_size=2, steps=3, save_every=1,
                              reconstructor="difference")  # fmt: skip
-    run = RunFolder.create(tmp_path / "run", settings(config))
+    run = RunFolder.create(tmp_path / "run", asdict(config))
     running = train(run, config)
     next(running)
     monkeypatch.setattr(F, "l1_loss", lambda *_: torch.tensor(float("nan")))
