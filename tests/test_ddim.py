@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import diffusers
 import pytest
 import torch
 from hypothesis import given
@@ -88,7 +89,6 @@ def test_eta_one_is_the_posterior_of_ddpm():
 
 @pytest.mark.parametrize("eta", [0.0, 0.6])
 def test_ddim_is_that_of_diffusers_on_a_grid_they_share(eta):
-    diffusers = pytest.importorskip("diffusers")
     scheduler = diffusers.DDIMScheduler(
         timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True
     )

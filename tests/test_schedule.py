@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import diffusers
 import pytest
 import torch
 from hypothesis import given
@@ -12,8 +13,6 @@ from chainograd.samplers import NoiseSchedule, time_grid
 
 
 def test_the_linear_schedule_is_that_of_diffusers():
-    diffusers = pytest.importorskip("diffusers")
-
     theirs = diffusers.DDIMScheduler(beta_start=1e-4, beta_end=2e-2).alphas_cumprod
 
     # Theirs is a product of 1000 float32 numbers.

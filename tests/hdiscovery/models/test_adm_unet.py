@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers.models.embeddings import Timesteps
 from hdiscovery.models.adm_unet import (
     TABLE_3,
     ADMUNet,
@@ -11,6 +12,7 @@ from hdiscovery.models.adm_unet import (
     UNetConfig,
     timestep_embedding,
 )
+from hdiscovery.models.discriminator import Discriminator
 
 
 def randomised(config):
@@ -214,10 +216,9 @@ def test_a_new_network_predicts_no_noise():
 
 
 def test_the_time_embedding_is_that_of_diffusers():
-    embeddings = pytest.importorskip("diffusers.models.embeddings")
     t = torch.tensor([0, 1, 500, 999])
 
-    theirs = embeddings.Timesteps(32, flip_sin_to_cos=True, downscale_freq_shift=0)(t)
+    theirs = Timesteps(32, flip_sin_to_cos=True, downscale_freq_shift=0)(t)
 
     torch.testing.assert_close(timestep_embedding(t.float(), 32), theirs, rtol=0, atol=1e-6)
 
@@ -280,3 +281,55 @@ def test_classes_are_given_to_class_conditional_models_and_to_no_other(num_class
 def test_a_config_that_contradicts_itself_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         tiny(**changes)
+
+
+def millions(*modules):
+    return sum(p.numel() for m in modules for p in m.parameters()) / 1e6
+
+
+@pytest.mark.parametrize(
+    ("row", "whole", "encoder", "decoder", "h"),
+    [
+        ("MNIST32", 19.40, 7.76, 11.64, (256, 4, 4)),
+        ("Anime64", 63.96, 25.57, 38.39, (512, 8, 8)),
+        ("CelebAHQ128", 98.62, 38.60, 60.02, (512, 8, 8)),
+        ("AFHQ128", 98.62, 38.60, 60.02, (512, 8, 8)),
+    ],
+)
+def test_the_rows_of_table_3_have_adms_sizes(row, whole, encoder, decoder, h):
+    with torch.device("meta"):
+        unet, D = ADMUNet(TABLE_3[row]), Discriminator(TABLE_3[row])
+
+    assert millions(unet) == pytest.approx(whole, abs=0.006)
+    parts = (unet.time_embed, unet.input_blocks, unet.middle_block)
+    assert millions(*parts) == pytest.approx(encoder, abs=0.006)
+    assert millions(unet.output_blocks, unet.out) == pytest.approx(decoder, abs=0.006)
+    assert millions(D) == pytest.approx(encoder, abs=0.006)
+    assert unet.config.h_shape == h
+    if row == "MNIST32":
+        assert len(unet.state_dict()) == 324
+
+
+@pytest.mark.parametrize("order", ["legacy", "new"])
+def test_attention_is_softmax_attention_in_the_channel_order_of_its_name(order):
+    torch.manual_seed(0)
+    C, heads = 64, 4
+    config = UNetConfig(image_size=8, num_channels=64, num_heads=heads, attention_order=order)
+    block = AttentionBlock(C, config).double()
+    torch.nn.init.normal_(block.proj_out.weight)
+    x = torch.randn(2, C, 3, 3, dtype=torch.float64)
+
+    flat = x.flatten(2)
+    qkv = block.qkv(block.norm(flat))
+    ch = C // heads
+    rows = []
+    for head in range(heads):
+        if order == "legacy":
+            q, k, v = qkv[:, 3 * ch * head : 3 * ch * (head + 1)].split(ch, dim=1)
+        else:
+            q, k, v = (qkv[:, C * j + ch * head : C * j + ch * (head + 1)] for j in range(3))
+        w = torch.softmax(torch.einsum("nct,ncs->nts", q, k) / ch**0.5, dim=-1)
+        rows.append(torch.einsum("nts,ncs->nct", w, v))
+    expected = flat + block.proj_out(torch.cat(rows, dim=1))
+
+    torch.testing.assert_close(block(x), expected.view_as(x), rtol=1e-10, atol=1e-10)

@@ -116,3 +116,8 @@ def test_difference_works_where_lenet_is_too_large(edge):
     logits, shift = build("difference", image_size=edge)(*pair(edge=edge))
 
     assert (logits.shape, shift.shape) == ((4, 6), (4,))
+
+
+def test_an_unknown_reconstructor_says_which_exist():
+    with pytest.raises(ValueError, match="lenet, resnet18, difference"):
+        build_reconstructor("vgg", channels=1, image_size=32, num_directions=2)
