@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs mutants bench clean
 .DEFAULT_GOAL := test
 
 # The stamp is remade when the dependencies change.
@@ -18,6 +18,16 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+docs: $(VENV)/.installed
+	$(BIN)/sphinx-build --fail-on-warning --quiet docs docs/_build
+
+# Minutes: every known mistake is made in a copy, and its tests must fail.
+mutants: $(VENV)/.installed
+	$(BIN)/python tests/mutate.py
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/vram_vs_M.py
 
 clean:
 	rm -rf $(VENV)
