@@ -9,6 +9,7 @@ import json
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,6 @@ def demo(options: Namespace) -> None:
         config = from_preset(DEMO, autocast=fast_mode("cpu"))
         run = RunFolder.create(options.out, asdict(config))
     _train(run, config)
-    print("measuring and drawing …")
     page = _show(run, pairs=512)
     rca, last = run.read_json("rca.json"), list(run.records())[-10:]
     L_G = sum(record["L_G"] for record in last) / len(last)
@@ -136,7 +136,7 @@ def _evaluate(run: RunFolder, pairs: int) -> dict[str, Any]:
     from hdiscovery.evaluate.rca import measure_rca
     from hdiscovery.train import open_run
 
-    accuracy = asdict(measure_rca(open_run(run), pairs=pairs))
+    accuracy = asdict(measure_rca(open_run(run), pairs=pairs, progress=partial(tqdm, desc="RCA")))
     run.write_json("rca.json", accuracy)
     return accuracy
 
@@ -147,13 +147,15 @@ def _show(run: RunFolder, pairs: int) -> Path:
     from hdiscovery.train import open_run
 
     accuracy = Accuracy(**_evaluate(run, pairs))
-    return write_gallery(open_run(run), run.path, list(run.records()), accuracy)
+    return write_gallery(
+        open_run(run), run.path, list(run.records()), accuracy, progress=partial(tqdm, desc="page")
+    )
 
 
 def _bar(
     records: Iterable[dict[str, Any]], total: int, shown: tuple[str, ...]
 ) -> Iterator[dict[str, Any]]:
-    with tqdm(total=total) as bar:
+    with tqdm(desc="training", total=total) as bar:
         for record in records:
             bar.update(record["step"] + 1 - bar.n)
             bar.set_postfix({name: f"{record[name]:.3f}" for name in shown})

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 
 from hdiscovery.train import Discovery
+
+Progress = Callable[[range], Iterable[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +32,32 @@ class Accuracy:
 
 
 def measure_rca(
-    discovery: Discovery, *, pairs: int, batch_size: int = 64, seed: int = 1
+    discovery: Discovery,
+    *,
+    pairs: int,
+    batch_size: int = 64,
+    seed: int = 1,
+    progress: Progress = iter,
 ) -> Accuracy:
-    """Return the RCA over ``pairs`` pairs; the reconstructor uses its running statistics."""
+    """Return the RCA over ``pairs`` pairs; the reconstructor uses its running statistics.
+
+    Args:
+        discovery: The trained networks.
+        pairs: How many to draw, at least 1.
+        batch_size: Pairs at once.
+        seed: Of the pairs.
+        progress: Wraps the loop over batches, as ``tqdm`` does.
+
+    Raises:
+        ValueError: If ``pairs`` is out of range.
+    """
+    if pairs < 1:
+        raise ValueError(f"`pairs` must be at least 1, got {pairs}.")
     torch.manual_seed(seed)
     discovery.R.eval()
     found = []
     with torch.no_grad():
-        for start in range(0, pairs, batch_size):
+        for start in progress(range(0, pairs, batch_size)):
             x_T, k, s = discovery.draw(min(batch_size, pairs - start))
             x_0, shifted = discovery.real(x_T), discovery.shifted(x_T, k, s)
             logits, s_hat = discovery.R(x_0, shifted)

@@ -15,7 +15,7 @@ import jinja2
 import torch
 from torch import Tensor
 
-from hdiscovery.evaluate.rca import Accuracy
+from hdiscovery.evaluate.rca import Accuracy, Progress
 from hdiscovery.gallery.curves import training_curves
 from hdiscovery.train import Discovery
 
@@ -141,7 +141,8 @@ def draw_strips(
 
 
 def write_gallery(discovery: Discovery, folder: Path, records: list[dict[str, Any]],
-                  accuracy: Accuracy, *, samples: int = 4, columns: int = 7) -> Path:  # fmt: skip
+                  accuracy: Accuracy, *, samples: int = 4, columns: int = 7,
+                  progress: Progress = iter) -> Path:  # fmt: skip
     """Write ``index.html`` with a strip per direction, best recognised first.
 
     Args:
@@ -151,6 +152,7 @@ def write_gallery(discovery: Discovery, folder: Path, records: list[dict[str, An
         accuracy: The run's measured accuracy.
         samples: Samples per direction.
         columns: Shifts per strip, odd, so that the middle one is the sample itself.
+        progress: Wraps the loop over directions, as ``tqdm`` does.
 
     Returns:
         The page's path.
@@ -181,10 +183,10 @@ def write_gallery(discovery: Discovery, folder: Path, records: list[dict[str, An
             DirectionStrips(
                 k=k,
                 strips=draw_strips(discovery, k, samples=samples, shifts=shifts),
-                accuracy=recall,
+                accuracy=accuracy.of_direction[k],
                 shift_error=None,
             )
-            for k, recall in enumerate(accuracy.of_direction)
+            for k in progress(range(config.K))
         ],
         records=records,
         facts=facts,
