@@ -75,6 +75,8 @@ class DiscoveryConfig:
                             ("r_buffer", 1), ("save_every", 1)):  # fmt: skip
             if getattr(self, name) < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
+        if self.M > 999:
+            raise ValueError(f"`M` can be 999 at most, one step a training time, got {self.M}.")
         for name in ("S", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(
