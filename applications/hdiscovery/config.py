@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from importlib import resources
 from typing import Any, Literal
 
+from chainograd.plan import PlanName
 from hdiscovery.autocast import Autocast
 from hdiscovery.models.reconstructor import ReconstructorName
 from hdiscovery.models.shift_block import ShiftForm
@@ -41,6 +42,8 @@ class DiscoveryConfig:
         learning_rate: Of Adam, for all three networks.
         lambda_1: Weight of the cross entropy over k.
         lambda_2: Weight of the l1 error of s.
+        plan: ``"nodes"`` goes back in the memory of one step, ``"graph"`` keeps the graphs of all M
+            and takes a third less time; the gradients are the same.
         autocast: ``"bf16"`` runs the UNet and the shift block under bfloat16 autocast.
         grid: Convention of the time grid.
         seed: Of the new networks and of all that is drawn.
@@ -65,6 +68,7 @@ class DiscoveryConfig:
     learning_rate: float = 1e-3
     lambda_1: float = 0.1
     lambda_2: float = 0.1
+    plan: PlanName = "nodes"
     autocast: Autocast = "off"
     grid: Literal["asyrp", "author"] = "asyrp"
     seed: int = 0
@@ -114,7 +118,7 @@ class DiscoveryConfig:
 
 
 CHANGEABLE = ("steps", "learning_rate", "lambda_1", "lambda_2", "batch_size", "r_updates",
-              "r_buffer", "autocast", "save_every")  # fmt: skip
+              "r_buffer", "plan", "autocast", "save_every")  # fmt: skip
 
 
 def presets() -> dict[str, Any]:

@@ -72,7 +72,7 @@ class Discovery:
         return cls(
             config, dm, shift_block, R, D,
             real=CheckpointedChain(DDIM(predict, dm.schedule, grid), config.M),
-            shifted=CheckpointedChain(step, config.M),
+            shifted=CheckpointedChain(step, config.M, plan=config.plan),
             optimizer=Adam([*shift_block.parameters(), *R.parameters()], config.learning_rate),
             optimizer_D=Adam(D.parameters(), config.learning_rate),
         )  # fmt: skip

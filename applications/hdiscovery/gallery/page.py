@@ -171,7 +171,7 @@ def write_gallery(discovery: Discovery, folder: Path, records: list[dict[str, An
     facts = {
         "RCA": f"{accuracy.rca:.2f} (chance {1 / config.K:.2f})",
         "shift error": f"{accuracy.shift_error:.2f} (S/2 = {config.S / 2:g})",
-        "L_G": f"{sum(r['L_G'] for r in last) / max(len(last), 1):.3f} (ln 2 = 0.693)",
+        "L_G": f"{sum(r['L_G'] for r in last) / len(last):.3f} (ln 2 = 0.693)" if last else "—",
         "steps": len(records),
         **{name: asdict(config)[name] for name in ("K", "S", "M", "t_stop", "batch_size", "dm")},
     }
