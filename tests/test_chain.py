@@ -281,6 +281,23 @@ def test_first_and_second_derivatives_pass_gradcheck():
     assert torch.autograd.gradgradcheck(lambda x, w, b: chain(x), (x, w, b))
 
 
+def test_the_second_derivative_sees_the_noise_of_the_first_run():
+    def step(x, i):
+        return torch.sin(x * (1 + torch.rand_like(x)))
+
+    def twice(run):
+        torch.manual_seed(3)
+        x = torch.linspace(-1, 1, 5, dtype=torch.float64).requires_grad_()
+        y = run(x)
+        torch.rand(7)  # the stream goes on before the backward passes
+        (first,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), x)[0]
+
+    torch.testing.assert_close(
+        twice(CheckpointedChain(step, 4)), twice(lambda x: plain(step, 4, x)), rtol=1e-12, atol=0
+    )
+
+
 def test_a_third_derivative_is_refused_and_not_left_out():
     w = torch.tensor(0.5, requires_grad=True)
     y = CheckpointedChain(lambda x, i: torch.sin(w * x), 3)(torch.ones(()))

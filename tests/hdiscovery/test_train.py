@@ -1,5 +1,7 @@
 """Discovery training against Algorithm 1 written out by hand."""
 
+import math
+import random
 from dataclasses import asdict
 
 import pytest
@@ -111,14 +113,44 @@ def test_training_begins_in_equilibrium_where_the_heads_are_zero():
     assert record["L_D"] == pytest.approx(2 * 0.6931, abs=1e-4)
 
 
-def test_the_shift_enters_above_t_stop_and_only_in_the_predicted_x_0():
-    d = tiny()
+def test_the_shift_enters_from_t_stop_on():
+    d = tiny(t_stop=666)
     x_T, k, s = draw(d)
     step = d.shifted.step  # times 999, 666, 333, 0
 
     for i, moved in ((0, True), (1, True), (2, False), (3, False)):
         assert bool((step(x_T, i, k, s) != step(x_T, i, k, 0 * s)).any()) == moved
     assert torch.allclose(step(x_T, 0, k, 0 * s), d.real.step(x_T, 0), rtol=1e-12, atol=1e-12)
+
+
+def test_the_shifted_noise_is_that_of_the_predicted_x_0_alone():
+    d = tiny()
+    x, k, s = draw(d)
+    unet, t, t_next = d.dm.unet, 999, 666
+    a, a_next = (d.dm.schedule.alpha_bar(time) for time in (t, t_next))
+    encoded = unet.encode(x, torch.full((len(x),), t))
+    h = unet.middle(encoded)
+    h_hat = h + s[:, None, None, None] * d.shift_block(h, encoded.embedding, k)
+    epsilon, epsilon_hat = unet.decode(h, encoded), unet.decode(h_hat, encoded)
+
+    P = (x - math.sqrt(1 - a) * epsilon_hat) / math.sqrt(a)
+    expected = math.sqrt(a_next) * P + math.sqrt(1 - a_next) * epsilon
+
+    torch.testing.assert_close(d.shifted.step(x, 0, k, s), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_updates_from_the_buffer_move_the_reconstructor_and_nothing_else():
+    d = tiny(r_updates=3)
+    random.seed(0)
+    batch = draw(d)
+    d.step(*batch)
+    phi, psi, omega = ([p.clone() for p in net.parameters()] for net in (d.shift_block, d.D, d.R))
+
+    d.train_reconstructor_again()
+
+    assert all(map(torch.equal, phi, d.shift_block.parameters()))
+    assert all(map(torch.equal, psi, d.D.parameters()))
+    assert not any(map(torch.equal, omega, d.R.parameters()))
 
 
 def test_the_frozen_model_stays_in_eval_mode():
