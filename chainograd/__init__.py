@@ -4,6 +4,7 @@ from chainograd.chain import CheckpointedChain
 from chainograd.errors import CapturedTensorError, ChainError, ChangedTensorError, ReplayError
 from chainograd.metering import Reading, meter
 from chainograd.plan import Plan
+from chainograd.planners import binomial, keep_last
 
 __version__ = "0.1.0"
 
@@ -15,5 +16,7 @@ __all__ = [
     "Plan",
     "Reading",
     "ReplayError",
+    "binomial",
+    "keep_last",
     "meter",
 ]

@@ -9,10 +9,13 @@ import torch
 from torch import Generator, Tensor
 
 from chainograd.captured import Witness, find_captured
-from chainograd.engine import Call, State, attach
+from chainograd.engine import Tape, Transform
 from chainograd.errors import CapturedTensorError
-from chainograd.plan import Plan, PlanName, resolve
+from chainograd.functions import attach
+from chainograd.plan import Plan
+from chainograd.planners import PlanName, resolve
 from chainograd.replay import Autocast, RandomStreams, Verify, autocast_as
+from chainograd.steps import State, Steps
 
 
 class CheckpointedChain:
@@ -39,6 +42,9 @@ class CheckpointedChain:
             streams are replayed without being named.
         verify: How each recomputed state is compared with the one kept: ``"exact"``, ``"close"``
             (for kernels that do not repeat their results to the bit) or ``"off"``.
+        grad_transform: ``f(i, g) -> g``, applied to the cotangent g of the state that enters step
+            i, on its way back: to look at it, clip it, rescale it. g is shaped like the state,
+            with None where a leaf has no cotangent.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -65,6 +71,7 @@ class CheckpointedChain:
         params: Iterable[Tensor] = (),
         generators: Iterable[Generator] = (),
         verify: Verify = "exact",
+        grad_transform: Transform | None = None,
     ) -> None:
         if not callable(step):
             raise TypeError(f"`step` must be callable as step(x, i, …), got {type(step).__name__}.")
@@ -82,6 +89,7 @@ class CheckpointedChain:
         self.params = list(params)
         self.generators = list(generators)
         self.verify: Verify = verify
+        self.grad_transform = grad_transform
         for value in self.params:
             if not isinstance(value, Tensor):
                 raise TypeError(f"`params` must hold tensors, got {type(value).__name__}.")
@@ -104,34 +112,78 @@ class CheckpointedChain:
         """
         if not torch.is_grad_enabled() or _transformed():
             return self._loop(x, args, kwargs)
+        tape = self._tape(x, args, kwargs)
+        if not tape.inputs:
+            return self._watched(tape)
+        M, last = self.num_steps, {}
+
+        def visit(i: int, state: State) -> None:
+            if i == M:
+                last[i] = state
+
+        tape.forward(visit)
+        return attach(tape, last)[M].tree()
+
+    def trajectory(self, x: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        """Run the chain and return every state, all of them differentiable.
+
+        Losses on several states cost one sweep back. The states share their memory with the nodes.
+
+        Args:
+            x: The state that enters step 0.
+            args: Handed to every step; tensors among them get gradients.
+            kwargs: Likewise.
+
+        Returns:
+            M + 1 states; the first is ``x`` itself, the last what calling the chain returns.
+
+        Raises:
+            CapturedTensorError: As from a call.
+            ChainError: As from a call.
+
+        Example:
+            >>> chain = CheckpointedChain(lambda x, i: 2 * x, num_steps=3)
+            >>> [int(x) for x in chain.trajectory(torch.ones(1, requires_grad=True))]
+            [1, 2, 4, 8]
+        """
+        if not torch.is_grad_enabled() or _transformed():
+            loop = [x]
+            for i in range(self.num_steps):
+                loop.append(self.step(loop[-1], i, *args, **kwargs))
+            return loop
+        tape = self._tape(x, args, kwargs)
+        states: dict[int, State] = {}
+        if tape.inputs:
+            tape.forward(states.__setitem__)
+            states = attach(tape, states)
+        else:
+            self._watched(tape, states)
+        return [x, *(states[i].tree() for i in range(1, self.num_steps + 1))]
+
+    def _tape(self, x: Any, args: Any, kwargs: Any) -> Tape:
         named = [tensor for tensor in self.params if tensor.requires_grad]
         seen = {id(tensor) for tensor in named}
         found = [tensor for tensor in find_captured(self.step) if id(tensor) not in seen]
         x_T, arguments = State.of(x), State.of((args, kwargs))
-        tensors = [t for t in (*x_T.leaves, *arguments.leaves) if isinstance(t, Tensor)]
-        devices = {t.device for t in (*tensors, *named, *found)}
-        call = Call(
-            step=self.step,
+        devices = {t.device for t in (*x_T.tensors, *arguments.tensors, *named, *found)}
+        return Tape(
+            steps=Steps(self.step, self.num_steps, arguments, named + found),
             plan=self.plan,
             x_T=x_T,
-            arguments=arguments,
-            captured=named + found,
             streams=RandomStreams(devices, self.generators),
             verify=self.verify,
             autocast=tuple(map(Autocast.current, sorted({d.type for d in devices}))),
+            transform=self.grad_transform,
         )
-        if not call.inputs:
-            return self._watched(call)
-        return attach(call, call.forward(), call.inputs).tree()
 
     def _loop(self, x: Any, args: Any, kwargs: Any) -> Any:
         for i in range(self.num_steps):
             x = self.step(x, i, *args, **kwargs)
         return x
 
-    def _watched(self, call: Call) -> Any:
+    def _watched(self, tape: Tape, states: dict[int, State] | None = None) -> Any:
         """Run a chain in which nothing is known to need a gradient, and see that it is so."""
-        state = call.x_T
+        state = tape.x_T
         for i in range(self.num_steps):
 
             def refuse(tensor: Tensor, i: int = i) -> None:
@@ -143,8 +195,10 @@ class CheckpointedChain:
                     "`torch.no_grad()` if its gradient is not wanted."
                 )
 
-            with autocast_as(call.autocast), Witness(refuse), torch.no_grad():
-                state = call.run(i, state)
+            with autocast_as(tape.autocast), Witness(refuse), torch.no_grad():
+                state = tape.steps.run(i, state)
+            if states is not None:
+                states[i + 1] = state
         return state.tree()
 
 

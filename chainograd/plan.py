@@ -1,15 +1,14 @@
 """Plans: which states a chain keeps and which steps it runs again. No tensors here.
 
 A plan is a value: two tuples of actions, the first carried out by the forward pass and the second
-by the backward pass. It can be printed, compared and carried out on integers.
+by the backward pass. It can be printed, compared, drawn and carried out on integers.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
-
-PlanName = Literal["nodes", "graph"]
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +57,29 @@ Action = Advance | Keep | Load | Drop | Record | Backprop
 
 
 @dataclass(frozen=True, slots=True)
+class StepCost:
+    """What one step costs; bytes are those alive besides kept nodes and graphs.
+
+    Attributes:
+        node_bytes: The state that enters the step.
+        graph_bytes: What is kept of a recorded step until its backward pass.
+        advance_bytes: The most that is alive while the step runs without a graph.
+        record_bytes: The most that is alive while it runs with one.
+        backprop_bytes: The most that is alive while the cotangent passes, the graph included.
+        forward_seconds: Time to run it.
+        backward_seconds: Time of its backward pass.
+    """
+
+    node_bytes: int
+    graph_bytes: int
+    advance_bytes: int
+    record_bytes: int
+    backprop_bytes: int
+    forward_seconds: float = 1.0
+    backward_seconds: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What a chain does, action by action.
 
@@ -65,73 +87,133 @@ class Plan:
         num_steps: Length of the chain.
         forward: Actions of the forward pass; they end with the chain's result as current state.
         backward: Actions of the backward pass; they send the cotangent back through every step.
+        costs: What each step costs, if that was measured; bytes and seconds follow from it.
     """
 
     num_steps: int
     forward: tuple[Action, ...]
     backward: tuple[Action, ...]
+    costs: tuple[StepCost, ...] | None = None
 
     @property
     def evaluations(self) -> int:
-        """Step evaluations, forward and backward pass together.
-
-        Example:
-            >>> nodes(10).evaluations, graph(10).evaluations
-            (19, 10)
-        """
+        """Step evaluations, forward and backward pass together."""
         actions = (*self.forward, *self.backward)
         return sum(isinstance(action, (Advance, Record)) for action in actions)
 
+    @property
+    def nodes(self) -> int:
+        """The most nodes that are kept at once."""
+        return max(held.nodes for held in self.moments())
 
-def nodes(num_steps: int) -> Plan:
-    """Return the paper's plan: keep every node, and the graph of the last step.
+    @property
+    def graphs(self) -> int:
+        """The most graphs that are kept at once."""
+        return max(held.graphs for held in self.moments())
 
-    Costs 2M-1 evaluations (the last step's graph is still there when the backward pass begins)
-    and the memory of M nodes and one step's graph.
+    @property
+    def peak_bytes(self) -> int:
+        """The most bytes that are alive at once.
 
-    References:
-        Zhang et al. (2023), section 4.4 and Algorithm 1, which replay the last step too: 2M.
-    """
-    last = num_steps - 1
-    forward: list[Action] = [Keep(0)]
-    for i in range(last):
-        forward += [Advance(i), Keep(i + 1)]
-    backward: list[Action] = [Backprop(last), Drop(last)]
-    for i in range(last - 1, -1, -1):
-        backward += [Load(i), Record(i), Backprop(i), Drop(i)]
-    return Plan(num_steps, (*forward, Record(last)), tuple(backward))
+        Raises:
+            ValueError: If the plan has no costs.
+        """
+        return max(held.bytes for held in self._with_costs().moments())
 
+    @property
+    def seconds(self) -> float:
+        """Predicted time, forward and backward pass together.
 
-def graph(num_steps: int) -> Plan:
-    """Return the plan of the plain loop: keep every graph, run nothing again.
+        Raises:
+            ValueError: If the plan has no costs.
+        """
+        costs = self._with_costs().costs
+        assert costs is not None
+        total = sum(cost.backward_seconds for cost in costs)
+        for action in (*self.forward, *self.backward):
+            if isinstance(action, (Advance, Record)):
+                total += costs[action.index].forward_seconds
+        return total
 
-    Costs M evaluations and the memory of M graphs.
-    """
-    forward: list[Action] = []
-    backward: list[Action] = []
-    for i in range(num_steps):
-        forward += [Keep(i), Record(i)]
-    for i in range(num_steps - 1, -1, -1):
-        backward += [Backprop(i), Drop(i)]
-    return Plan(num_steps, tuple(forward), tuple(backward))
+    def with_costs(self, costs: tuple[StepCost, ...]) -> Plan:
+        """Return the same plan with costs.
 
+        Raises:
+            ValueError: If there is not one cost for every step.
+        """
+        if len(costs) != self.num_steps:
+            raise ValueError(f"`costs` has {len(costs)} entries for {self.num_steps} steps.")
+        return replace(self, costs=tuple(costs))
 
-def resolve(plan: PlanName | Plan, num_steps: int) -> Plan:
-    """Return the plan that a user's ``plan=`` means.
+    def moments(self) -> Iterator[Held]:
+        """Yield what is held during each action."""
+        costs = self.costs or (_FREE,) * self.num_steps
+        kept: set[int] = set()
+        state = node_bytes = graphs = graph_bytes = 0
+        for action in (*self.forward, *self.backward):
+            i = action.index
+            # The state between two actions is alive too, unless it is a node or inside a graph.
+            loose = 0 if state in kept or state == self.num_steps else costs[state].node_bytes
+            extra = 0
+            match action:
+                case Keep():
+                    kept.add(i)
+                    node_bytes += costs[i].node_bytes
+                    loose = 0
+                case Drop():
+                    kept.remove(i)
+                    node_bytes -= costs[i].node_bytes
+                    loose = 0
+                case Load():
+                    state, loose = i, 0
+                case Advance():
+                    extra, state = costs[i].advance_bytes, i + 1
+                case Record():
+                    extra, state = costs[i].record_bytes, i + 1
+                case Backprop():
+                    extra, loose = costs[i].backprop_bytes - costs[i].graph_bytes, 0
+            yield Held(action, len(kept), graphs + isinstance(action, Record),
+                       node_bytes + graph_bytes + loose + extra)  # fmt: skip
+            if isinstance(action, Record):
+                graphs, graph_bytes = graphs + 1, graph_bytes + costs[i].graph_bytes
+            elif isinstance(action, Backprop):
+                graphs, graph_bytes = graphs - 1, graph_bytes - costs[i].graph_bytes
 
-    Raises:
-        ValueError: If the name is unknown or the plan is for another number of steps.
-    """
-    if isinstance(plan, Plan):
-        if plan.num_steps != num_steps:
+    def __str__(self) -> str:
+        """Return a table: what is kept, what runs, what it costs."""
+        M = self.num_steps
+        rows = [
+            ("steps", f"{M}"),
+            ("step evaluations", f"{self.evaluations}   (plain loop: {M})"),
+            ("nodes kept", f"{self.nodes}"),
+            ("graphs kept", f"{self.graphs}   (plain loop: {M})"),
+        ]
+        if self.costs is not None:
+            plain_bytes = sum(cost.graph_bytes for cost in self.costs)
+            plain = sum(cost.forward_seconds + cost.backward_seconds for cost in self.costs)
+            rows += [
+                ("peak", f"{self.peak_bytes / 2**20:.1f} MiB   "
+                         f"({self.peak_bytes / plain_bytes:.3f} of the plain loop's graphs)"),
+                ("time", f"{self.seconds:.3g} s   ({self.seconds / plain:.2f} of the plain loop)"),
+            ]  # fmt: skip
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+    def _with_costs(self) -> Plan:
+        if self.costs is None:
             raise ValueError(
-                f"`plan` is for {plan.num_steps} steps, but the chain has {num_steps}. Make the "
-                "plan with the chain's `num_steps`."
+                "The plan has no costs: `plan.with_costs(chain.measure(x_T))` gives it some."
             )
-        return plan
-    if plan not in get_args(PlanName):
-        raise ValueError(
-            f"`plan` must be one of {', '.join(map(repr, get_args(PlanName)))} or a Plan, "
-            f"got {plan!r}."
-        )
-    return {"nodes": nodes, "graph": graph}[plan](num_steps)
+        return self
+
+
+class Held(NamedTuple):
+    """What is held during an action: how many nodes and graphs, and how many bytes in all."""
+
+    action: Action
+    nodes: int
+    graphs: int
+    bytes: int
+
+
+_FREE = StepCost(0, 0, 0, 0, 0, 0.0, 0.0)

@@ -13,27 +13,9 @@ from chainograd import (
     ReplayError,
     meter,
 )
+from tests.problems import Net, plain
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
-
-
-def plain(step, M, x, *args, **kwargs):
-    for i in range(M):
-        x = step(x, i, *args, **kwargs)
-    return x
-
-
-class Net(torch.nn.Module):
-    """Uses its weight twice a step, so that the order of sums shows in the last bit."""
-
-    def __init__(self, dim, dtype):
-        super().__init__()
-        self.w = torch.nn.Parameter(torch.randn(dim, dim, dtype=dtype) / dim**0.5)
-        self.b = torch.nn.Parameter(torch.randn(dim, dtype=dtype))
-
-    def forward(self, x, i, c=None):
-        y = torch.tanh(x @ self.w + self.b + (0 if c is None else c))
-        return x + 0.3 * torch.tanh(y @ self.w.T + i / 10) * (1 if c is None else 1 + c)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

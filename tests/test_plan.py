@@ -3,6 +3,7 @@
 import pytest
 
 from chainograd import plan as plans
+from chainograd import planners
 
 
 def run_on_paper(plan):
@@ -35,7 +36,7 @@ def run_on_paper(plan):
     ("name", "count"), [("nodes", lambda M: 2 * M - 1), ("graph", lambda M: M)]
 )
 def test_every_step_is_reversed_once_from_the_last_to_the_first(M, name, count):
-    plan = plans.resolve(name, M)
+    plan = planners.resolve(name, M)
 
     reversed_, evaluations = run_on_paper(plan)
 
@@ -45,4 +46,4 @@ def test_every_step_is_reversed_once_from_the_last_to_the_first(M, name, count):
 
 def test_a_plan_for_another_length_is_refused():
     with pytest.raises(ValueError, match=r"3 steps.*has 4"):
-        plans.resolve(plans.nodes(3), 4)
+        planners.resolve(planners.nodes(3), 4)

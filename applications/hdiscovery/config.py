@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from importlib import resources
 from typing import Any, Literal
 
-from chainograd.plan import PlanName
+from chainograd.planners import PlanName
 from hdiscovery.autocast import Autocast
 from hdiscovery.models.reconstructor import ReconstructorName
 from hdiscovery.models.shift_block import ShiftForm

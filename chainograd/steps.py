@@ -1,0 +1,251 @@
+"""One step at a time: run it without a graph, record it, send cotangents back through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from chainograd.captured import StandIns, unrouted
+from chainograd.errors import CapturedTensorError, ChainError, ChangedTensorError
+
+# Note [Sums in order]
+# The plain loop adds up a gradient use by use, from the last step to the first: that of a
+# parameter, and that of a node which a loss looks at too. To give the same bits, each step's
+# backward starts from the sum so far: the tensor itself is among the outputs that are
+# differentiated, with that sum as its cotangent.
+
+Cotangents = list[Tensor | None]  # one a leaf of a state
+
+
+class State(NamedTuple):
+    """A state, flattened: its leaves (tensors and whatever else) and how they belong together."""
+
+    leaves: tuple[Any, ...]
+    spec: pytree.TreeSpec
+
+    @classmethod
+    def of(cls, tree: Any) -> State:
+        """Flatten a pytree; containers are thereby copied, tensors are not."""
+        leaves, spec = pytree.tree_flatten(tree)
+        return cls(tuple(leaves), spec)
+
+    def tree(self) -> Any:
+        """Return the state as the user's pytree."""
+        return pytree.tree_unflatten(list(self.leaves), self.spec)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors among the leaves."""
+        return [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
+
+    def detached(self) -> State:
+        """Return the state outside its graph; the memory is shared."""
+        return self._replace(
+            leaves=tuple(
+                leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in self.leaves
+            )
+        )
+
+    def entering(self, wanted: list[bool]) -> State:
+        """Return the state as leaves of a new graph, requiring a gradient where it is wanted."""
+        # Detached, so that the graph of this step is freed as soon as its cotangent is known:
+        # holding two steps' graphs at once is the memory that the chain exists to save.
+        return self._replace(
+            leaves=tuple(
+                leaf.detach().requires_grad_(want) if differentiable(leaf) else leaf
+                for leaf, want in zip(self.leaves, wanted, strict=True)
+            )
+        )
+
+
+class Recorded(NamedTuple):
+    """A step's graph: between detached leaves that enter it and the state that leaves it."""
+
+    entering: State
+    leaving: State
+
+
+def differentiable(leaf: Any) -> bool:
+    """Return whether a leaf of a state can carry a gradient."""
+    return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
+
+
+def wants_gradient(leaf: Any) -> bool:
+    """Return whether a leaf is a tensor that requires a gradient."""
+    return isinstance(leaf, Tensor) and leaf.requires_grad
+
+
+def stand_in(tensor: Tensor) -> Tensor:
+    """Return a leaf with the tensor's values, outside its graph and without its hooks."""
+    return tensor.detach().requires_grad_()
+
+
+@dataclass(slots=True, eq=False)
+class Steps:
+    """The steps of one call of a chain, with all that they see besides the state.
+
+    Attributes:
+        step: The user's step.
+        num_steps: M.
+        arguments: Extra arguments and keyword arguments, flattened.
+        captured: Tensors requiring a gradient that the step reaches by itself.
+    """
+
+    step: Callable[..., Any]
+    num_steps: int
+    arguments: State
+    captured: list[Tensor]
+    inner_arguments: State = field(init=False)
+    inner_captured: list[Tensor] = field(init=False)
+    versions: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.inner_arguments = self.arguments._replace(
+            leaves=tuple(
+                stand_in(leaf) if wants_gradient(leaf) else leaf for leaf in self.arguments.leaves
+            )
+        )
+        # A plain parameter is used as it is: note [Captured tensors], 3.
+        self.inner_captured = [
+            tensor if tensor.is_leaf and not tensor._backward_hooks else stand_in(tensor)
+            for tensor in self.captured
+        ]
+        self.versions = [tensor._version for tensor in self._watched]
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        """Tensors that gradients are returned for: of the arguments, and the captured ones."""
+        return [leaf for leaf in self.arguments.leaves if wants_gradient(leaf)] + self.captured
+
+    @property
+    def shared(self) -> list[Tensor]:
+        """The same tensors as the steps see them."""
+        arguments = [leaf for leaf in self.inner_arguments.leaves if wants_gradient(leaf)]
+        return arguments + self.inner_captured
+
+    @property
+    def _watched(self) -> list[Tensor]:
+        return [*self.arguments.tensors, *self.captured]
+
+    def run(self, index: int, state: State) -> State:
+        """Run one step, in the grad mode that is in force."""
+        args, kwargs = self.inner_arguments.tree()
+        with self._named(index), self._stand_ins():
+            return State.of(self.step(state.tree(), index, *args, **kwargs))
+
+    def advance(self, index: int, state: State) -> State:
+        """Run a step without a graph; its input must survive it."""
+        with torch.no_grad():
+            return self._surviving(index, state)
+
+    def tried(self, index: int, state: State) -> tuple[State, bool]:
+        """Run a step whose state needs no gradient, and see whether its result does.
+
+        Until something trainable is met there is no graph, so this costs nothing.
+        """
+        with torch.enable_grad():
+            after = self._surviving(index, state)
+        return after.detached(), any(map(wants_gradient, after.leaves))
+
+    def record(self, index: int, state: State, wanted: list[bool]) -> Recorded:
+        """Run a step with its graph, between leaves of its own."""
+        entering = state.entering(wanted)
+        with torch.enable_grad():
+            leaving = self.run(index, entering)
+        inside = {id(t) for t in (*entering.leaves, *self.shared)}
+        for stranger in unrouted(filter(wants_gradient, leaving.leaves), inside):
+            raise CapturedTensorError(
+                f"Step {index} uses a tensor of shape {tuple(stranger.shape)} that requires a "
+                "gradient and that the chain cannot see. Name it, "
+                "`CheckpointedChain(…, params=[tensor])`, pass it as an argument of the chain, "
+                "or detach it if its gradient is not wanted."
+            )
+        return Recorded(entering, leaving)
+
+    def backprop(
+        self, recorded: Recorded, after: Cotangents, at_node: Cotangents, sums: Cotangents
+    ) -> tuple[Cotangents, Cotangents]:
+        """Send cotangents back through a recorded step.
+
+        Args:
+            recorded: Its graph.
+            after: Cotangents of the state that left it.
+            at_node: Cotangents that the state which entered it has from elsewhere.
+            sums: Gradients of `shared` so far.
+
+        Returns:
+            The cotangents of the state that entered it, and the sums with this step's share.
+        """
+        shared = self.shared
+        into = [leaf for leaf in recorded.entering.leaves if wants_gradient(leaf)]
+        # Note [Sums in order].
+        pairs = [
+            *zip(recorded.leaving.leaves, after, strict=True),
+            *zip(recorded.entering.leaves, at_node, strict=True),
+            *zip(shared, sums, strict=True),
+        ]
+        roots = [(leaf, g) for leaf, g in pairs if g is not None and wants_gradient(leaf)]
+        if not roots or not (into or shared):
+            return [None] * len(recorded.entering.leaves), sums
+        grads = iter(
+            torch.autograd.grad(
+                [leaf for leaf, _ in roots],
+                [*into, *shared],
+                [g for _, g in roots],
+                allow_unused=True,
+            )
+        )
+        before = [
+            next(grads) if wants_gradient(leaf) else None for leaf in recorded.entering.leaves
+        ]
+        return before, list(grads)
+
+    def refuse_changes(self, index: int) -> None:
+        """Check that no tensor the steps use has changed since the forward pass.
+
+        Raises:
+            ChangedTensorError: If one has.
+        """
+        for tensor, version in zip(self._watched, self.versions, strict=True):
+            if tensor._version != version:
+                raise ChangedTensorError(
+                    f"A tensor of shape {tuple(tensor.shape)} that step {index} uses was changed "
+                    "in place after the forward pass, so its gradient would be that of another "
+                    "chain. Call `backward()` before `optimizer.step()` and other in-place "
+                    "changes."
+                )
+
+    def _surviving(self, index: int, state: State) -> State:
+        before = [leaf._version for leaf in state.tensors]
+        after = self.run(index, state)
+        if before != [leaf._version for leaf in state.tensors]:
+            raise ChainError(
+                f"Step {index} changed its input state in place, but the gradient needs that "
+                "state again. Return new tensors (`x = x + …` instead of `x += …`)."
+            )
+        return after
+
+    def _stand_ins(self) -> AbstractContextManager[object]:
+        swapped = {
+            id(outer): inner
+            for outer, inner in zip(self.captured, self.inner_captured, strict=True)
+            if outer is not inner
+        }
+        return StandIns(swapped) if swapped else nullcontext()
+
+    @contextmanager
+    def _named(self, index: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            note = f"This happened in step {index} of 0 … {self.num_steps - 1} of a chain."
+            if note not in getattr(error, "__notes__", ()):
+                # What `add_note` does, which Python 3.10 has not.
+                error.__dict__.setdefault("__notes__", []).append(note)
+            raise

@@ -1,0 +1,54 @@
+"""Toy chains whose gradients do not die along the way."""
+
+import torch
+
+
+def plain(step, M, x, *args, **kwargs):
+    """Run the plain loop: the oracle."""
+    for i in range(M):
+        x = step(x, i, *args, **kwargs)
+    return x
+
+
+def states_of(step, M, x, *args, **kwargs):
+    """Run the plain loop and return all its states."""
+    states = [x]
+    for i in range(M):
+        states.append(step(states[-1], i, *args, **kwargs))
+    return states
+
+
+class Net(torch.nn.Module):
+    """Uses its weight twice a step, so that the order of sums shows in the last bit."""
+
+    def __init__(self, dim, dtype):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.randn(dim, dim, dtype=dtype) / dim**0.5)
+        self.b = torch.nn.Parameter(torch.randn(dim, dtype=dtype))
+
+    def forward(self, x, i, c=None):
+        """Return the next state."""
+        y = torch.tanh(x @ self.w + self.b + (0 if c is None else c))
+        return x + 0.3 * torch.tanh(y @ self.w.T + i / 10) * (1 if c is None else 1 + c)
+
+
+class Noisy(Net):
+    """Adds noise, multiplies by noise and drops out, all from the global stream."""
+
+    def forward(self, x, i, c=None):
+        """Return the next state."""
+        x = super().forward(x, i, c)
+        x = x + 0.1 * torch.randn_like(x) + x * 0.1 * torch.rand_like(x)
+        return torch.nn.functional.dropout(x, 0.2)
+
+
+class Counted:
+    """Counts how often each step is run."""
+
+    def __init__(self, step):
+        self.step, self.runs = step, []
+
+    def __call__(self, x, i, *args, **kwargs):
+        """Run the step."""
+        self.runs.append(i)
+        return self.step(x, i, *args, **kwargs)

@@ -1,0 +1,304 @@
+"""Every plan, with every kind of noise, against the plain loop; and what happens when it fails."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chainograd import (
+    ChangedTensorError,
+    CheckpointedChain,
+    ReplayError,
+    binomial,
+    keep_last,
+    meter,
+)
+from tests.problems import Counted, Net, Noisy, plain, states_of
+
+M = 7
+PLANS = {
+    "nodes": "nodes",
+    "graph": "graph",
+    "last 3": keep_last(M, 3),
+    "1 slot": binomial(M, slots=1),
+    "2 slots": binomial(M, slots=2),
+    "3 slots": binomial(M, slots=3),
+}
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+@pytest.mark.parametrize("kind", [Net, Noisy])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_every_plan_gives_the_gradients_of_the_plain_loop_to_the_bit(plan, kind, dtype):
+    torch.manual_seed(0)
+    net = kind(8, dtype)
+    x = torch.randn(3, 8, dtype=dtype, requires_grad=True)
+    c = torch.randn(8, dtype=dtype, requires_grad=True)
+    wanted = (x, c, *net.parameters())
+
+    def gradients(run):
+        torch.manual_seed(5)
+        out = run(x, c=c)
+        grads = torch.autograd.grad(out, wanted, torch.ones_like(out))
+        return [out, *grads, torch.rand(3)]  # the stream goes on as if nothing had run again
+
+    expected = gradients(lambda x, c: plain(net, M, x, c=c))
+    assert all(map(torch.equal, gradients(CheckpointedChain(net, M, plan=plan)), expected))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    M=st.integers(1, 9),
+    data=st.data(),
+    shape=st.lists(st.integers(1, 3), max_size=2),
+    noise=st.booleans(),
+    losses=st.sets(st.integers(1, 9), min_size=1),
+)
+def test_losses_on_any_states_under_any_plan(M, data, shape, noise, losses):
+    plan = data.draw(
+        st.one_of(
+            st.integers(1, M).map(lambda k: keep_last(M, k)),
+            st.integers(1, M).map(lambda s: binomial(M, slots=s)),
+        )
+    )
+    losses = {min(i, M) for i in losses}
+    w = torch.full((), 0.7, requires_grad=True)
+
+    def step(state, i):
+        a, b, count = state["a"], state["b"], state["count"]
+        drift = torch.sin(w * a + b) + (torch.rand_like(a) * a if noise else 0)
+        return {"a": drift, "b": b + a.sum() * w, "count": count + 1}
+
+    def gradients(run):
+        torch.manual_seed(1)
+        x = {"a": torch.ones([*shape, 2]).requires_grad_(), "b": torch.zeros(()), "count": 0}
+        states = run(x)
+        loss = sum((states[i]["a"] * states[i]["b"]).square().sum() for i in losses)
+        assert states[-1]["count"] == M
+        return torch.autograd.grad(loss, (x["a"], w))
+
+    expected = gradients(lambda x: states_of(step, M, x))
+    got = gradients(CheckpointedChain(step, M, plan=plan).trajectory)
+    assert all(map(torch.equal, got, expected))
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_real_runs_evaluate_as_often_as_the_plan_says(plan):
+    step = Counted(Net(4, torch.float32))
+    chain = CheckpointedChain(step, M, plan=plan)
+    chain(torch.randn(2, 4)).sum().backward()
+
+    assert len(step.runs) == chain.plan.evaluations
+
+
+def test_a_trajectory_costs_one_sweep_and_only_from_the_last_state_that_a_loss_sees():
+    step = Counted(Net(4, torch.float32))
+    states = CheckpointedChain(step, M).trajectory(torch.randn(2, 4))
+    step.runs.clear()
+
+    (states[2].sum() + states[4].sum()).backward()
+
+    assert step.runs == [3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_steps_before_the_first_trainable_one_are_not_run_again(plan):
+    w = torch.ones(3, requires_grad=True)
+    step = Counted(lambda x, i: torch.sin(x * w) if i >= 4 else torch.cos(x))
+    x = torch.linspace(0, 1, 3)
+    expected = torch.autograd.grad(plain(step, M, x).sum(), w)[0]
+    step.runs.clear()
+
+    CheckpointedChain(step, M, plan=plan)(x).sum().backward()
+
+    assert torch.equal(w.grad, expected)
+    assert step.runs[:M] == list(range(M))
+    if plan in ("nodes", "graph") or plan == PLANS["last 3"]:
+        assert all(i >= 4 for i in step.runs[M:])
+    assert len(step.runs) <= CheckpointedChain(step, M, plan=plan).plan.evaluations
+
+
+def test_a_chain_in_which_nothing_trainable_is_met_gives_an_ordinary_constant():
+    w = torch.ones(3, requires_grad=True)
+
+    y = CheckpointedChain(lambda x, i: x + 1 if i < 9 else x * w, 3)(torch.zeros(3))
+
+    assert not y.requires_grad
+    assert torch.equal(y, torch.full((3,), 3.0))
+
+
+def test_cotangents_can_be_seen_and_changed_at_every_node():
+    w = torch.tensor(1.5, requires_grad=True)
+    x = torch.tensor(2.0, requires_grad=True)
+    seen = {}
+
+    def halve(i, g):
+        seen[i] = g.clone()
+        return g / 2
+
+    CheckpointedChain(lambda x, i: w * x, 3, grad_transform=halve)(x).backward()
+
+    # dx: 1 -> w/2 at node 2 -> w^2/4 at node 1 -> w^3/8 at node 0
+    assert [seen[i].item() for i in (2, 1, 0)] == [1.5, 1.5**2 / 2, 1.5**3 / 4]
+    assert x.grad.item() == 1.5**3 / 8
+    # dw: the state that enters each step, times the cotangent that leaves it.
+    assert w.grad.item() == 2 * 1.5**2 + 2 * 1.5 * (1.5 / 2) + 2 * (1.5**2 / 4)
+
+
+@pytest.mark.parametrize("plan", [PLANS["1 slot"], PLANS["2 slots"], "nodes"], ids=str)
+def test_a_step_that_is_not_repeatable_is_refused_by_its_index_in_every_plan(plan):
+    w = torch.ones((), requires_grad=True)
+    calls = {}
+
+    def step(x, i):
+        calls[i] = calls.get(i, 0) + 1
+        return torch.sin(w * x) + (1e-6 * calls[i] if i == 4 else 0)
+
+    with pytest.raises(ReplayError, match="Step 4"):
+        CheckpointedChain(step, M, plan=plan)(torch.ones(2)).sum().backward()
+
+
+def test_a_node_changed_in_place_is_refused_with_its_step():
+    w = torch.ones((), requires_grad=True)
+    states = CheckpointedChain(lambda x, i: w * x, M).trajectory(torch.ones(2))
+    loss = states[-1].sum()
+    with torch.no_grad():
+        states[3].mul_(2)
+
+    with pytest.raises(ChangedTensorError, match="enters step 3"):
+        loss.backward()
+
+
+def test_a_second_backward_pass_needs_retain_graph_and_says_so():
+    w = torch.ones((), requires_grad=True)
+    loss = CheckpointedChain(lambda x, i: w * x, 3)(torch.ones(2)).sum()
+    loss.backward()
+
+    with pytest.raises(RuntimeError, match="retain_graph=True"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_backward_twice_gives_the_same_twice_under_every_plan(plan):
+    net = Noisy(4, torch.float64)
+    loss = CheckpointedChain(net, M, plan=plan)(torch.randn(2, 4, dtype=torch.float64)).sum()
+
+    first = torch.autograd.grad(loss, net.w, retain_graph=True)[0]
+    second = torch.autograd.grad(loss, net.w)[0]
+
+    assert torch.equal(first, second)
+
+
+def test_an_error_in_a_step_says_which_and_the_chain_works_again():
+    w = torch.ones((), requires_grad=True)
+    broken = {"step": None}
+
+    def step(x, i):
+        if i == broken["step"]:
+            raise KeyError("mine")
+        return torch.sin(w * x)
+
+    chain = CheckpointedChain(step, 5)
+    broken["step"] = 3
+    with pytest.raises(KeyError, match="mine") as first:
+        chain(torch.ones(2))
+    broken["step"] = None
+    loss = chain(torch.ones(2)).sum()
+    broken["step"] = 1
+    with pytest.raises(KeyError, match="mine") as again:
+        loss.backward()
+    broken["step"] = None
+
+    assert "step 3 of 0 … 4" in first.value.__notes__[0]
+    assert "step 1 of 0 … 4" in again.value.__notes__[0]
+    chain(torch.ones(2)).sum().backward()
+    assert w.grad is not None
+
+
+def test_when_memory_runs_out_kept_graphs_are_dropped_and_the_run_goes_on():
+    w = torch.full((), 0.9, requires_grad=True)
+    x = torch.linspace(0, 1, 3)
+    expected = torch.autograd.grad(plain(lambda x, i: torch.sin(w * x), M, x).sum(), w)[0]
+    state = {"full": True}
+
+    def step(x, i):
+        if i == 5 and torch.is_grad_enabled() and state["full"]:
+            state["full"] = False
+            raise torch.OutOfMemoryError("injected")
+        return torch.sin(w * x)
+
+    with pytest.warns(UserWarning, match="Memory ran out at step 5 with 5 graphs"):
+        loss = CheckpointedChain(step, M, plan="graph")(x).sum()
+    loss.backward()
+
+    assert torch.equal(w.grad, expected)
+
+
+def test_memory_that_runs_out_with_nothing_to_drop_is_the_callers_to_know():
+    w = torch.ones((), requires_grad=True)
+
+    def step(x, i):
+        if i == 2:
+            raise torch.OutOfMemoryError("injected")
+        return w * x
+
+    with pytest.raises(torch.OutOfMemoryError, match="injected"):
+        CheckpointedChain(step, 5)(torch.ones(2))
+
+
+def test_binomial_memory_is_that_of_its_slots():
+    w = torch.randn(64, 64, requires_grad=True)
+    node = 32 * 64 * 4
+
+    def peak(M, plan):
+        x = torch.randn(32, 64)
+        with meter() as reading:
+            CheckpointedChain(lambda x, i: torch.tanh(x @ w / 8), M, plan=plan)(x).sum().backward()
+        w.grad = None
+        return reading.peak_bytes
+
+    three = peak(40, binomial(40, slots=3))
+    digests = 8 * 40  # of states that are not kept
+    assert peak(80, binomial(80, slots=3)) - three == digests
+    assert 0 <= 6 * node - (peak(40, binomial(40, slots=9)) - three) <= digests
+    assert peak(40, "nodes") - three >= 34 * node
+
+
+def test_ten_thousand_steps_need_no_recursion():
+    w = torch.tensor(0.9999, requires_grad=True)
+
+    for plan in ("nodes", binomial(10_000, slots=20)):
+        w.grad = None
+        CheckpointedChain(lambda x, i: w * x, 10_000, plan=plan)(torch.ones(())).backward()
+        assert w.grad.item() == pytest.approx(10_000 * 0.9999**9999, rel=1e-3)
+
+
+@pytest.mark.parametrize("end", ["backward", "forgotten", "failed"])
+def test_everything_is_freed_without_the_collector_however_a_run_ends(end):
+    net = Net(4, torch.float32)
+    failing = {"now": False}
+
+    def step(x, i):
+        if failing["now"]:
+            raise ValueError("stop")
+        return net(x, i)
+
+    def run():
+        states = CheckpointedChain(step, 4).trajectory(torch.ones(2, 4))
+        reference = weakref.ref(states[2])
+        if end == "backward":
+            states[-1].sum().backward()
+        if end == "failed":
+            failing["now"] = True
+            with pytest.raises(ValueError, match="stop"):
+                states[-1].sum().backward()
+        return reference
+
+    gc.disable()
+    try:
+        assert run()() is None
+    finally:
+        gc.enable()
