@@ -125,6 +125,7 @@ class Tape:
                 raise
         count = len(self.graphs)
         self.graphs.clear()
+        self.streams.set(self.random[-1])
         warnings.warn(
             f"Memory ran out at step {i} with {count} graphs kept. They are dropped, and their "
             "steps will be run again in the backward pass. A smaller `plan` avoids this.",
@@ -157,8 +158,9 @@ class Tape:
                 before, sums = Sweep(self, nodes, given).run(self._backward_actions())
         finally:
             if not keep:
-                self.nodes.clear()
-                self.graphs.clear()
+                for kept in (self.nodes, self.graphs, self.digests, self.random):
+                    kept.clear()
+                self.x_T = self.x_T._replace(leaves=())
         before = before or [None] * len(self.x_T_wanted)
         return [g for g, wanted in zip(before, self.x_T_wanted, strict=True) if wanted] + sums
 
@@ -273,7 +275,8 @@ class Sweep:
                 case Backprop():
                     if i < self.top:
                         self.backprop(i)
-                    self.graphs.pop(i, None)
+                    else:
+                        self.graphs.pop(i, None)
         return self.cotangents, self.sums
 
     def node(self, i: int) -> State:

@@ -95,12 +95,14 @@ class Steps:
         num_steps: M.
         arguments: Extra arguments and keyword arguments, flattened.
         captured: Tensors requiring a gradient that the step reaches by itself.
+        recording: Makes the context that a step is recorded in.
     """
 
     step: Callable[..., Any]
     num_steps: int
     arguments: State
     captured: list[Tensor]
+    recording: Callable[[], AbstractContextManager[object]] = nullcontext
     inner_arguments: State = field(init=False)
     inner_captured: list[Tensor] = field(init=False)
     versions: list[int] = field(init=False)
@@ -149,14 +151,14 @@ class Steps:
 
         Until something trainable is met there is no graph, so this costs nothing.
         """
-        with torch.enable_grad():
+        with torch.enable_grad(), self.recording():
             after = self._surviving(index, state)
         return after.detached(), any(map(wants_gradient, after.leaves))
 
     def record(self, index: int, state: State, wanted: list[bool]) -> Recorded:
         """Run a step with its graph, between leaves of its own."""
         entering = state.entering(wanted)
-        with torch.enable_grad():
+        with torch.enable_grad(), self.recording():
             leaving = self.run(index, entering)
         inside = {id(t) for t in (*entering.leaves, *self.shared)}
         for stranger in unrouted(filter(wants_gradient, leaving.leaves), inside):

@@ -228,13 +228,15 @@ def test_when_memory_runs_out_kept_graphs_are_dropped_and_the_run_goes_on():
         if i == 5 and torch.is_grad_enabled() and state["full"]:
             state["full"] = False
             raise torch.OutOfMemoryError("injected")
-        return torch.sin(w * x)
+        return torch.sin(w * x) + 0 * torch.rand(())
 
+    counted = Counted(step)
     with pytest.warns(UserWarning, match="Memory ran out at step 5 with 5 graphs"):
-        loss = CheckpointedChain(step, M, plan="graph")(x).sum()
+        loss = CheckpointedChain(counted, M, plan="graph")(x).sum()
     loss.backward()
 
     assert torch.equal(w.grad, expected)
+    assert counted.runs == [0, 1, 2, 3, 4, 5, 5, 6, 5, 4, 3, 2, 1, 0]
 
 
 def test_memory_that_runs_out_with_nothing_to_drop_is_the_callers_to_know():
@@ -274,6 +276,18 @@ def test_ten_thousand_steps_need_no_recursion():
         w.grad = None
         CheckpointedChain(lambda x, i: w * x, 10_000, plan=plan)(torch.ones(())).backward()
         assert w.grad.item() == pytest.approx(10_000 * 0.9999**9999, rel=1e-3)
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_after_the_backward_pass_the_result_holds_nothing_but_itself(plan):
+    w = torch.ones(100, requires_grad=True)
+    with meter() as reading:
+        y = CheckpointedChain(lambda x, i: x * w if i > 3 else x + 1, M, plan=plan)(torch.ones(100))
+        torch.autograd.grad(y.sum(), w)
+
+    assert reading.live_bytes == 400
+    del y
+    assert reading.live_bytes == 0
 
 
 @pytest.mark.parametrize("end", ["backward", "forgotten", "failed"])

@@ -1,0 +1,257 @@
+"""Frozen layers: what they keep, and that their gradients are as good as torch's."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from chainograd import CheckpointedChain, meter
+from chainograd.frozen import FrozenLayers
+
+# Torch pads a copy for even kernels, and says so.
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+
+CONVOLUTIONS = [
+    (nn.Conv1d(4, 6, 3, padding=1), (2, 4, 9)),
+    (nn.Conv2d(4, 6, 3, stride=2, padding=1), (2, 4, 8, 8)),
+    (nn.Conv2d(4, 8, 3, dilation=2, groups=2, bias=False), (2, 4, 9, 9)),
+    (nn.Conv2d(4, 4, 3, padding="same", dilation=3), (2, 4, 8, 8)),
+    (nn.Conv2d(4, 4, 4, padding="same"), (2, 4, 8, 8)),
+    (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), (2, 4, 8, 8)),
+    (nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), (2, 4, 8, 8)),
+    (nn.Conv2d(4, 6, 3, padding="valid"), (4, 8, 8)),
+    (nn.Conv3d(2, 3, 3, padding=(1, 0, 1)), (2, 2, 5, 5, 5)),
+    (nn.ConvTranspose1d(4, 3, 4, stride=2, padding=1), (2, 4, 5)),
+    (nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=1, groups=2, dilation=2), (2, 4, 5, 5)),
+    (nn.ConvTranspose3d(2, 3, 2, stride=2), (1, 2, 3, 3, 3)),
+]
+
+
+class Modulated(nn.Module):
+    """A norm, its scale and shift from a conditioning, an activation."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.norm, self.act = nn.GroupNorm(2, 8), act
+        self.scale, self.shift = torch.randn(2, 8, 1, 1), torch.randn(2, 8, 1, 1)
+
+    def forward(self, x):
+        return self.act(self.norm(x) * (1 + self.scale.to(x)) + self.shift.to(x))
+
+
+def norm_act(act):
+    return nn.Sequential(nn.GroupNorm(2, 8), act)
+
+
+BLOCKS = [
+    (norm_act(nn.SiLU()), (2, 8, 4, 4)),
+    (norm_act(nn.SiLU(inplace=True)), (2, 8, 4, 4)),
+    (norm_act(nn.GELU()), (2, 8, 4)),
+    (norm_act(nn.GELU(approximate="tanh")), (2, 8, 4, 4)),
+    (norm_act(nn.ReLU()), (2, 8, 4, 4)),
+    (nn.Sequential(nn.GroupNorm(4, 8, affine=False), nn.SiLU()), (2, 8, 3, 3, 3)),
+    (Modulated(nn.SiLU()), (2, 8, 4, 4)),
+    (nn.Sequential(nn.BatchNorm2d(8).eval(), nn.ReLU()), (2, 8, 4, 4)),
+    (nn.Sequential(nn.BatchNorm1d(8, affine=False).eval(), nn.SiLU()), (5, 8)),
+    (nn.Sequential(nn.LayerNorm(8), nn.GELU()), (2, 3, 8)),
+    (nn.Sequential(nn.RMSNorm(8), nn.SiLU(), nn.Linear(8, 5)), (2, 3, 8)),
+]
+
+
+def prepared(layer, dtype):
+    layer = copy.deepcopy(layer).to(dtype).requires_grad_(False)
+    torch.manual_seed(0)
+    for module in layer.modules():
+        if isinstance(module, (nn.GroupNorm, nn.LayerNorm, nn.BatchNorm2d)):
+            nn.init.normal_(module.weight) if module.weight is not None else None
+            nn.init.normal_(module.bias) if module.bias is not None else None
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_var.uniform_(0.5, 2)
+    return layer
+
+
+def gradient(layer, x, v, mode=None):
+    x = x.clone().requires_grad_()
+    if mode is None:
+        y = layer(x)
+    else:
+        with mode:
+            y = layer(x)
+    return y.detach(), torch.autograd.grad(y, x, v.to(y.dtype))[0]
+
+
+@pytest.mark.parametrize(("layer", "shape"), CONVOLUTIONS + BLOCKS, ids=str)
+def test_results_are_torchs_to_the_bit_and_gradients_no_further_from_float64(layer, shape):
+    exact = prepared(layer, torch.float64)
+    x = torch.randn(shape, dtype=torch.float64)
+    v = torch.randn_like(exact(x))
+    _, truth = gradient(exact, x, v)
+    for dtype in (torch.float64, torch.float32):
+        mine = prepared(layer, dtype)
+        y, g = gradient(mine, x.to(dtype), v, FrozenLayers())
+        expected, plain = gradient(mine, x.to(dtype), v)
+
+        assert torch.equal(y, expected)
+        assert y.dtype == dtype
+        error, allowed = (g - truth).norm(), (plain - truth).norm()
+        assert error <= 1.5 * allowed + 4 * torch.finfo(dtype).eps * truth.norm()
+
+
+@pytest.mark.parametrize(("layer", "shape"), CONVOLUTIONS + BLOCKS, ids=str)
+def test_first_and_second_derivatives_are_those_of_finite_differences(layer, shape):
+    layer = prepared(layer, torch.float64)
+    x = torch.randn(shape, dtype=torch.float64).requires_grad_()
+
+    def f(x):
+        with FrozenLayers():
+            return layer(x)
+
+    assert torch.autograd.gradcheck(f, x, fast_mode=True)
+    assert torch.autograd.gradgradcheck(f, x, fast_mode=True)
+
+
+def kept(f, x):
+    """Return the bytes that f's graph holds, its result not counted."""
+    with meter() as reading:
+        y = f(x)
+    return reading.live_bytes - y.untyped_storage().nbytes()
+
+
+def with_mode(layer):
+    def f(x):
+        with FrozenLayers():
+            return layer(x)
+
+    return f
+
+
+def test_a_frozen_stack_keeps_the_norms_inputs_and_nothing_else():
+    n = 4 * 8 * 16 * 16 * 4
+    layer = nn.Sequential(
+        nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 8, 3, padding=1),
+        nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 8, 3, padding=1),
+    ).requires_grad_(False)  # fmt: skip
+    x = torch.randn(4, 8, 16, 16, requires_grad=True)
+
+    small = 8 * 4 * 100  # statistics, scales and shifts
+    # torch: both norms' results and both activations', and one convolution's result
+    assert 5 * n <= kept(layer, x) <= 5 * n + small
+    assert n <= kept(with_mode(layer), x) <= n + small
+
+
+def test_batch_norm_in_eval_mode_keeps_nothing():
+    layer = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8).eval()).requires_grad_(False)
+    x = torch.randn(4, 8, 16, 16, requires_grad=True)
+
+    assert kept(with_mode(layer), x) < 1000 < kept(layer, x)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(8, 8), nn.RMSNorm(8), nn.LayerNorm(8)], ids=str)
+def test_torch_itself_keeps_no_more_than_the_input_of_these(layer):
+    x = torch.randn(64, 8, requires_grad=True)
+
+    assert kept(layer.requires_grad_(False), x) <= 64 * 4 * 2
+
+
+def test_layers_that_learn_are_left_to_torch():
+    layer = nn.Sequential(nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 8, 3))
+    x = torch.randn(2, 8, 6, 6, requires_grad=True)
+
+    def gradients(f):
+        return torch.autograd.grad(f(x).sum(), [x, *layer.parameters()])
+
+    assert all(map(torch.equal, gradients(layer), gradients(with_mode(layer))))
+
+
+def test_autocast_is_that_of_the_plain_layer():
+    layer = nn.Sequential(
+        nn.Conv2d(8, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 8, 3)
+    ).requires_grad_(False)
+    x, v = torch.randn(2, 8, 6, 6), torch.randn(2, 8, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, g = gradient(layer, x, v, FrozenLayers())
+        expected, plain = gradient(layer, x, v)
+
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, expected)
+    torch.testing.assert_close(g, plain, rtol=0, atol=0.02 * float(plain.abs().max()))
+
+
+def test_channels_last_gives_the_same_gradient():
+    layer = prepared(
+        nn.Sequential(nn.Conv2d(8, 8, 3), nn.GroupNorm(2, 8), nn.SiLU()), torch.float64
+    )
+    layer = layer.to(memory_format=torch.channels_last)
+    x = torch.randn(2, 8, 6, 6, dtype=torch.float64).to(memory_format=torch.channels_last)
+    v = torch.randn(2, 8, 4, 4, dtype=torch.float64)
+
+    y, g = gradient(layer, x, v, FrozenLayers())
+    expected, plain = gradient(layer, x, v)
+
+    assert torch.equal(y, expected)
+    torch.testing.assert_close(g, plain, rtol=1e-12, atol=1e-12)
+
+
+def test_a_norms_result_that_was_changed_in_place_is_not_made_again_from_the_norm():
+    norm = nn.GroupNorm(2, 8).requires_grad_(False).double()
+    x = torch.randn(2, 8, 4, 4, dtype=torch.float64)
+
+    def layer(x):
+        y = norm(x)
+        y.mul_(3)
+        return F.silu(y)
+
+    _, g = gradient(layer, x, torch.ones_like(x), FrozenLayers())
+    _, plain = gradient(layer, x, torch.ones_like(x))
+    torch.testing.assert_close(g, plain, rtol=1e-12, atol=1e-12)
+
+
+def test_a_frozen_weight_changed_before_backward_is_refused():
+    layer = nn.Conv2d(4, 4, 3).requires_grad_(False)
+    x = torch.randn(1, 4, 6, 6, requires_grad=True)
+    y = with_mode(layer)(x)
+    layer.weight.mul_(2)
+
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_module_hooks_see_what_they_would_see():
+    layer = nn.Sequential(nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 8, 3)).requires_grad_(False)
+    seen = []
+    layer[1].register_forward_hook(lambda m, args, out: seen.append((args[0], out)))
+    layer[2].register_full_backward_hook(lambda m, into, out: seen.append(into[0]))
+    x = torch.randn(2, 8, 6, 6, requires_grad=True)
+
+    def run(f):
+        seen.clear()
+        f(x).sum().backward()
+        return [t for entry in seen for t in (entry if isinstance(entry, tuple) else (entry,))]
+
+    mine, plain = [t.detach() for t in run(with_mode(layer))], [t.detach() for t in run(layer)]
+    for a, b in zip(mine, plain, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_chain_with_frozen_layers_needs_less_and_gives_the_same():
+    torch.manual_seed(0)
+    blocks = [
+        m for _ in range(16) for m in (nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 8, 3, padding=1))
+    ]
+    net = nn.Sequential(*blocks).requires_grad_(False)
+
+    def run(frozen, dtype):
+        net.to(dtype)
+        shift = torch.zeros(8, 1, 1, dtype=dtype, requires_grad=True)
+        x = torch.linspace(-1, 1, 4 * 8 * 16 * 16, dtype=dtype).view(4, 8, 16, 16)
+        chain = CheckpointedChain(lambda x, i: x + 0.1 * net(x + shift), 3, frozen=frozen)
+        with meter() as reading:
+            (g,) = torch.autograd.grad(chain(x).square().sum(), shift)
+        return g, reading.peak_bytes
+
+    exact, _ = run("off", torch.float64)
+    torch.testing.assert_close(run("auto", torch.float64)[0], exact, rtol=1e-12, atol=0)
+    # In float64 the convolution's own buffers would hide what is kept.
+    assert run("auto", torch.float32)[1] < 0.5 * run("off", torch.float32)[1]
