@@ -68,6 +68,7 @@ class FrozenLayers(TorchFunctionMode):
         y, mean, rstd = torch.native_group_norm(
             x, weight, bias, N, C, x[0, 0].numel(), num_groups, eps
         )
+        mean, rstd = mean.detach(), rstd.detach()  # else the norm's backward would run twice
         per_channel = (N, C, *[1] * (x.dim() - 2))
         scale = rstd[:, :, None].expand(N, num_groups, C // num_groups).reshape(N, C)
         shift = -(rstd * mean)[:, :, None].expand(N, num_groups, C // num_groups).reshape(N, C)
