@@ -3,8 +3,8 @@
 from chainograd.chain import CheckpointedChain
 from chainograd.errors import CapturedTensorError, ChainError, ChangedTensorError, ReplayError
 from chainograd.metering import Reading, meter
-from chainograd.plan import Plan
-from chainograd.planners import binomial, keep_last
+from chainograd.plan import Plan, StepCost
+from chainograd.planners import binomial, keep_last, within
 
 __version__ = "0.1.0"
 
@@ -16,7 +16,9 @@ __all__ = [
     "Plan",
     "Reading",
     "ReplayError",
+    "StepCost",
     "binomial",
     "keep_last",
     "meter",
+    "within",
 ]

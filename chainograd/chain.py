@@ -10,13 +10,14 @@ import torch
 from torch import Generator, Tensor
 
 from chainograd.captured import Witness, find_captured
+from chainograd.costs import Kind, measure
 from chainograd.engine import Tape, Transform
 from chainograd.errors import CapturedTensorError
 from chainograd.frozen import FrozenLayers
 from chainograd.functions import attach
-from chainograd.plan import Plan
-from chainograd.planners import PlanName, resolve
-from chainograd.replay import Autocast, RandomStreams, Verify, autocast_as
+from chainograd.plan import Plan, StepCost
+from chainograd.planners import PlanName, parse_bytes, resolve, within
+from chainograd.replay import Autocast, RandomStreams, Verify, autocast_as, undisturbed
 from chainograd.steps import State, Steps
 
 Frozen = Literal["off", "auto"]
@@ -39,7 +40,8 @@ class CheckpointedChain:
         num_steps: M, at least 1.
         plan: ``"nodes"`` keeps every node and the last step's graph: 2M-1 step evaluations, the
             memory of M nodes and one graph. ``"graph"`` keeps every graph: M evaluations, M
-            graphs. Or a `Plan`.
+            graphs. A number of bytes (an integer, or text such as ``"8GiB"``) keeps what fits: the
+            first call with tensors of given shapes then measures every step. Or a `Plan`.
         params: Tensors requiring a gradient that the steps use, besides those that are found by
             themselves (parameters of modules, tensors in closures, globals and attributes).
         generators: ``torch.Generator`` objects that the steps draw from. The global random
@@ -74,7 +76,7 @@ class CheckpointedChain:
         step: Callable[..., Any],
         num_steps: int,
         *,
-        plan: PlanName | Plan = "nodes",
+        plan: PlanName | Plan | int | str = "nodes",
         params: Iterable[Tensor] = (),
         generators: Iterable[Generator] = (),
         frozen: Frozen = "off",
@@ -95,7 +97,12 @@ class CheckpointedChain:
             raise ValueError(f"`frozen` must be one of {get_args(Frozen)}, got {frozen!r}.")
         self.step = step
         self.num_steps = num_steps
-        self.plan = resolve(plan, num_steps)
+        self._budget: int | None = None
+        self._plans: dict[Any, Plan] = {}
+        if isinstance(plan, Plan) or plan in get_args(PlanName):
+            self.plan = resolve(plan, num_steps)  # type: ignore[arg-type]
+        else:
+            self._budget, self.plan = parse_bytes(plan), resolve("nodes", num_steps)
         self.params = list(params)
         self.generators = list(generators)
         self.verify: Verify = verify
@@ -123,7 +130,7 @@ class CheckpointedChain:
         """
         if not torch.is_grad_enabled() or _transformed():
             return self._loop(x, args, kwargs)
-        tape = self._tape(x, args, kwargs)
+        tape = self._planned(self._tape(x, args, kwargs))
         if not tape.inputs:
             return self._watched(tape)
         M, last = self.num_steps, {}
@@ -162,7 +169,7 @@ class CheckpointedChain:
             for i in range(self.num_steps):
                 loop.append(self.step(loop[-1], i, *args, **kwargs))
             return loop
-        tape = self._tape(x, args, kwargs)
+        tape = self._planned(self._tape(x, args, kwargs))
         states: dict[int, State] = {}
         if tape.inputs:
             tape.forward(states.__setitem__)
@@ -171,20 +178,59 @@ class CheckpointedChain:
             self._watched(tape, states)
         return [x, *(states[i].tree() for i in range(1, self.num_steps + 1))]
 
+    def measure(
+        self, x: Any, *args: Any, kind: Kind | None = None, **kwargs: Any
+    ) -> tuple[StepCost, ...]:
+        """Measure what each step costs, running it forward and back once.
+
+        Under ``FakeTensorMode`` nothing is computed: bytes are those of real tensors, seconds are
+        all 1.
+
+        Args:
+            x: The state that enters step 0.
+            args: Handed to every step.
+            kind: ``kind(i)`` is equal for steps that are alike, of which one is measured; by
+                default every step is.
+            kwargs: Handed to every step.
+
+        Returns:
+            One cost a step, for `Plan.with_costs` and `within`.
+        """
+        tape = self._tape(x, args, kwargs)
+        with torch.enable_grad(), undisturbed(tape.streams), autocast_as(tape.autocast):
+            return measure(tape.steps, tape.x_T, tape.x_T_wanted, kind)
+
+    def _planned(self, tape: Tape) -> Tape:
+        """Give a tape the plan that fits the budget, if there is one."""
+        if self._budget is not None and tape.inputs:
+            leaves = (*tape.x_T.leaves, *tape.steps.arguments.leaves)
+            key = tuple(
+                (leaf.shape, leaf.dtype, leaf.device, leaf.requires_grad)
+                for leaf in leaves
+                if isinstance(leaf, Tensor)
+            )
+            if key not in self._plans:
+                with undisturbed(tape.streams), autocast_as(tape.autocast):
+                    costs = measure(tape.steps, tape.x_T, tape.x_T_wanted)
+                self._plans[key] = within(self._budget, costs)
+            self.plan = tape.plan = self._plans[key]
+        return tape
+
     def _tape(self, x: Any, args: Any, kwargs: Any) -> Tape:
         named = [tensor for tensor in self.params if tensor.requires_grad]
         seen = {id(tensor) for tensor in named}
         found = [tensor for tensor in find_captured(self.step) if id(tensor) not in seen]
         x_T, arguments = State.of(x), State.of((args, kwargs))
+        steps = Steps(
+            self.step,
+            self.num_steps,
+            arguments,
+            named + found,
+            FrozenLayers if self.frozen == "auto" else nullcontext,
+        )
         devices = {t.device for t in (*x_T.tensors, *arguments.tensors, *named, *found)}
         return Tape(
-            steps=Steps(
-                self.step,
-                self.num_steps,
-                arguments,
-                named + found,
-                FrozenLayers if self.frozen == "auto" else nullcontext,
-            ),
+            steps=steps,
             plan=self.plan,
             x_T=x_T,
             streams=RandomStreams(devices, self.generators),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,14 @@ class Reading:
     def __init__(self) -> None:
         self.peak_bytes = 0
         self.live_bytes = 0
+        self._note: Callable[[], None] = _nothing  # brings both up to date, where that is needed
         self._alive: dict[int, tuple[weakref.ref[torch.UntypedStorage], int]] = {}
+
+    def lap(self) -> int:
+        """Return the peak so far, and let the next one start from what is alive now."""
+        self._note()
+        peak, self.peak_bytes = self.peak_bytes, self.live_bytes
+        return peak
 
     def _saw(self, storage: torch.UntypedStorage, given: set[int]) -> None:
         key, size = storage._cdata, storage.nbytes()
@@ -41,6 +49,10 @@ class Reading:
 
     def _lost(self, key: int) -> None:
         self.live_bytes -= self._alive.pop(key)[1]
+
+
+def _nothing() -> None:
+    pass
 
 
 class _Follow(TorchDispatchMode):
@@ -124,12 +136,13 @@ def _allocator_peak(reading: Reading, device: torch.device) -> Iterator[None]:
     _note_peaks(device)
     entry = (reading, device, torch.cuda.memory_allocated(device))
     _open.append(entry)
+    reading._note = partial(_note_peaks, device)
     try:
         yield
     finally:
         _note_peaks(device)
         _open.remove(entry)
-        reading.live_bytes = torch.cuda.memory_allocated(device) - entry[2]
+        reading._note = _nothing
 
 
 def _note_peaks(device: torch.device) -> None:
@@ -138,4 +151,5 @@ def _note_peaks(device: torch.device) -> None:
     for reading, place, at_entry in _open:
         if place == device:
             reading.peak_bytes = max(reading.peak_bytes, peak - at_entry)
+            reading.live_bytes = torch.cuda.memory_allocated(device) - at_entry
     torch.cuda.reset_peak_memory_stats(device)

@@ -62,19 +62,23 @@ class StepCost:
 
     Attributes:
         node_bytes: The state that enters the step.
-        graph_bytes: What is kept of a recorded step until its backward pass.
+        result_bytes: The state that leaves the step; its cotangent is as large.
+        graph_bytes: What is kept of a recorded step until its backward pass, besides these states.
         advance_bytes: The most that is alive while the step runs without a graph.
         record_bytes: The most that is alive while it runs with one.
         backprop_bytes: The most that is alive while the cotangent passes, the graph included.
+        gradient_bytes: Gradients of what the steps share.
         forward_seconds: Time to run it.
         backward_seconds: Time of its backward pass.
     """
 
     node_bytes: int
+    result_bytes: int
     graph_bytes: int
     advance_bytes: int
     record_bytes: int
     backprop_bytes: int
+    gradient_bytes: int = 0
     forward_seconds: float = 1.0
     backward_seconds: float = 1.0
 
@@ -149,21 +153,19 @@ class Plan:
         """Yield what is held during each action."""
         costs = self.costs or (_FREE,) * self.num_steps
         kept: set[int] = set()
-        state = node_bytes = graphs = graph_bytes = 0
-        for action in (*self.forward, *self.backward):
+        state = node_bytes = graphs = graph_bytes = gradient_bytes = result_bytes = 0
+        for position, action in enumerate((*self.forward, *self.backward)):
             i = action.index
-            # The state between two actions is alive too, unless it is a node or inside a graph.
+            # The state between two actions is alive too, unless it is a node or the result.
             loose = 0 if state in kept or state == self.num_steps else costs[state].node_bytes
             extra = 0
             match action:
                 case Keep():
                     kept.add(i)
-                    node_bytes += costs[i].node_bytes
-                    loose = 0
+                    node_bytes, loose = node_bytes + costs[i].node_bytes, 0
                 case Drop():
                     kept.remove(i)
-                    node_bytes -= costs[i].node_bytes
-                    loose = 0
+                    node_bytes, loose = node_bytes - costs[i].node_bytes, 0
                 case Load():
                     state, loose = i, 0
                 case Advance():
@@ -172,12 +174,17 @@ class Plan:
                     extra, state = costs[i].record_bytes, i + 1
                 case Backprop():
                     extra, loose = costs[i].backprop_bytes - costs[i].graph_bytes, 0
-            yield Held(action, len(kept), graphs + isinstance(action, Record),
-                       node_bytes + graph_bytes + loose + extra)  # fmt: skip
+            # Once the result is there it stays, and on the way back there is its cotangent.
+            cotangent = costs[i].result_bytes if position >= len(self.forward) else 0
+            held = node_bytes + graph_bytes + loose + gradient_bytes + result_bytes + cotangent
+            yield Held(action, len(kept), graphs + isinstance(action, Record), held + extra)
             if isinstance(action, Record):
                 graphs, graph_bytes = graphs + 1, graph_bytes + costs[i].graph_bytes
             elif isinstance(action, Backprop):
                 graphs, graph_bytes = graphs - 1, graph_bytes - costs[i].graph_bytes
+                gradient_bytes = costs[i].gradient_bytes
+            if state == self.num_steps:
+                result_bytes = costs[-1].result_bytes
 
     def __str__(self) -> str:
         """Return a table: what is kept, what runs, what it costs."""
@@ -216,4 +223,4 @@ class Held(NamedTuple):
     bytes: int
 
 
-_FREE = StepCost(0, 0, 0, 0, 0, 0.0, 0.0)
+_FREE = StepCost(0, 0, 0, 0, 0, 0, 0, 0.0, 0.0)

@@ -9,10 +9,12 @@ binomial(M, s)      s nodes, 1 graph                   (r+1) M - C(s+r, s+1)
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
 from math import comb
-from typing import Literal, get_args
+from typing import Literal
 
-from chainograd.plan import Action, Advance, Backprop, Drop, Keep, Load, Plan, Record
+from chainograd.plan import Action, Advance, Backprop, Drop, Keep, Load, Plan, Record, StepCost
 
 PlanName = Literal["nodes", "graph"]
 
@@ -144,11 +146,88 @@ def repetitions(length: int, slots: int) -> int:
     return r
 
 
-def resolve(plan: PlanName | Plan, num_steps: int) -> Plan:
-    """Return the plan that a user's ``plan=`` means.
+def within(budget: int | str, costs: Sequence[StepCost]) -> Plan:
+    """Return the fastest plan known whose predicted peak is within a budget.
+
+    It keeps all nodes and as many graphs as fit, those that save most seconds a byte or the last
+    ones, whichever is faster; where not even the nodes fit, a binomial plan with as many slots as
+    do. More budget never makes it slower: each family of plans is nested, and the fastest wins.
+
+    Args:
+        budget: Bytes, or text such as ``"8GiB"`` or ``"500 MB"``.
+        costs: What each step costs, from `CheckpointedChain.measure`.
 
     Raises:
-        ValueError: If the name is unknown or the plan is for another number of steps.
+        ValueError: If the budget cannot be read, or is less than the least that is needed.
+    """
+    limit, costs = parse_bytes(budget), tuple(costs)
+    M = len(costs)
+
+    def saved(i: int) -> tuple[float, int]:
+        return costs[i].forward_seconds / max(costs[i].graph_bytes, 1), i
+
+    families: list[Callable[[int], Plan]] = [
+        lambda k: keep_last(M, k),
+        lambda k: keep_graphs(M, frozenset([*sorted(range(M - 1), key=saved)[M - k :], M - 1])),
+        lambda s: binomial(M, slots=s),
+    ]
+    fitting = [plan for make in families if (plan := _largest(make, costs, limit)) is not None]
+    if not fitting:
+        least = binomial(M, slots=1).with_costs(costs).peak_bytes
+        raise ValueError(
+            f"`plan` {budget!r} is {limit:,} bytes, but this chain needs {least:,} at the least "
+            "(one node, one graph at a time). Give it that, or make the step smaller: a smaller "
+            "batch, or `frozen='auto'` where weights are frozen."
+        )
+    return min(fitting, key=lambda plan: (plan.seconds, plan.peak_bytes))
+
+
+def _largest(make: Callable[[int], Plan], costs: tuple[StepCost, ...], limit: int) -> Plan | None:
+    """Return the largest plan of a nested family that fits, or None."""
+    best, low, high = None, 1, len(costs)
+    while low <= high:
+        middle = (low + high) // 2
+        plan = make(middle).with_costs(costs)
+        if plan.peak_bytes <= limit:
+            best, low = plan, middle + 1
+        else:
+            high = middle - 1
+    return best
+
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+          "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
+
+
+def parse_bytes(budget: int | str) -> int:
+    """Return a number of bytes.
+
+    Raises:
+        ValueError: If it cannot be read or is not positive.
+
+    Example:
+        >>> parse_bytes("1.5 GiB")
+        1610612736
+    """
+    if isinstance(budget, int) and not isinstance(budget, bool) and budget > 0:
+        return budget
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?I?B)\s*", str(budget).upper())
+    if match is None or not isinstance(budget, str) or float(match[1]) == 0:
+        raise ValueError(
+            f"`plan` must be {_CHOICES}, got {budget!r}. Bytes are an integer above 0, or text "
+            "like '8GiB' or '500 MB'."
+        )
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+_CHOICES = "'nodes', 'graph', a number of bytes or a Plan"
+
+
+def resolve(plan: PlanName | Plan, num_steps: int) -> Plan:
+    """Return the plan of that name, or the plan itself.
+
+    Raises:
+        ValueError: If the plan is for another number of steps.
     """
     if isinstance(plan, Plan):
         if plan.num_steps != num_steps:
@@ -157,11 +236,6 @@ def resolve(plan: PlanName | Plan, num_steps: int) -> Plan:
                 "plan with the chain's `num_steps`."
             )
         return plan
-    if plan not in get_args(PlanName):
-        raise ValueError(
-            f"`plan` must be one of {', '.join(map(repr, get_args(PlanName)))} or a Plan, "
-            f"got {plan!r}."
-        )
     return {"nodes": nodes, "graph": graph}[plan](num_steps)
 
 

@@ -1,0 +1,92 @@
+"""What a step costs: bytes and seconds, measured once on real tensors or on fake ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from chainograd.metering import meter
+from chainograd.plan import StepCost
+from chainograd.steps import State, Steps, differentiable
+
+Kind = Callable[[int], Hashable]
+
+
+def measure(
+    steps: Steps, x_T: State, wanted: list[bool], kind: Kind | None = None
+) -> tuple[StepCost, ...]:
+    """Return what each step costs, running each kind of step forward and back once.
+
+    Args:
+        steps: The steps, with what they see.
+        x_T: The state that enters step 0.
+        wanted: Which leaves of it need a gradient.
+        kind: Tells which steps are alike; by default none are taken to be.
+
+    Returns:
+        One cost a step. The first cost measured is measured twice, to be rid of first-call costs.
+    """
+    seen: dict[Hashable, StepCost] = {}
+    result = []
+    state = x_T
+    for i in range(steps.num_steps):
+        key = i if kind is None else kind(i)
+        needed = wanted if i == 0 else [differentiable(leaf) for leaf in state.leaves]
+        if not seen:
+            measure_step(steps, i, state, needed)
+        if key not in seen:
+            seen[key] = measure_step(steps, i, state, needed)
+        result.append(seen[key])
+        state = steps.advance(i, state)
+    return tuple(result)
+
+
+def measure_step(steps: Steps, i: int, state: State, wanted: list[bool]) -> StepCost:
+    """Return the cost of one step: run it without a graph, record it, and go back through it."""
+    device = next((leaf.device for leaf in state.tensors), torch.device("cpu"))
+    with meter(device) as reading:
+        started = _now(device)
+        after = steps.advance(i, state)
+        forward_seconds = _now(device) - started
+        advance_bytes = reading.lap()
+        cotangents = [
+            torch.ones_like(leaf) if differentiable(leaf) else None for leaf in after.leaves
+        ]
+        del after
+    sums = [torch.zeros_like(tensor) for tensor in steps.shared]
+    with meter(device) as reading:
+        recorded = steps.record(i, state, wanted)
+        record_bytes, kept_bytes = reading.lap(), reading.live_bytes
+        result_bytes = _bytes(recorded.leaving.tensors)
+        nothing: list[Tensor | None] = [None] * len(state.leaves)
+        started = _now(device)
+        steps.backprop(recorded, cotangents, nothing, list(sums))
+        backward_seconds = _now(device) - started
+        backprop_bytes = reading.lap() - result_bytes
+    fake = any(isinstance(leaf, FakeTensor) for leaf in state.tensors)
+    return StepCost(
+        node_bytes=_bytes(state.tensors),
+        result_bytes=result_bytes,
+        graph_bytes=max(kept_bytes - result_bytes, 0),
+        advance_bytes=advance_bytes,
+        record_bytes=record_bytes,
+        backprop_bytes=backprop_bytes,
+        gradient_bytes=_bytes(sums),
+        forward_seconds=1.0 if fake else forward_seconds,
+        backward_seconds=1.0 if fake else backward_seconds,
+    )
+
+
+def _bytes(tensors: list[Tensor]) -> int:
+    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
