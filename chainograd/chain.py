@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import nullcontext
 from typing import Any, Literal, get_args
 
@@ -21,6 +21,7 @@ from chainograd.replay import Autocast, RandomStreams, Verify, autocast_as, undi
 from chainograd.steps import State, Steps
 
 Frozen = Literal["off", "auto"]
+GradSteps = int | Collection[int]
 
 
 class CheckpointedChain:
@@ -51,6 +52,9 @@ class CheckpointedChain:
             ``"off"`` leaves every layer to torch: gradients equal to the bit.
         verify: How each recomputed state is compared with the one kept: ``"exact"``, ``"close"``
             (for kernels that do not repeat their results to the bit) or ``"off"``.
+        grad_steps: Steps that the gradient may pass; the others run as under ``no_grad``. The last
+            K (an integer), a set of indices, or a function of ``num_steps`` that returns either
+            and is asked once a call, for a random truncation. None is all steps.
         grad_transform: ``f(i, g) -> g``, applied to the cotangent g of the state that enters step
             i, on its way back: to look at it, clip it, rescale it. g is shaped like the state,
             with None where a leaf has no cotangent.
@@ -81,6 +85,7 @@ class CheckpointedChain:
         generators: Iterable[Generator] = (),
         frozen: Frozen = "off",
         verify: Verify = "exact",
+        grad_steps: GradSteps | Callable[[int], GradSteps] | None = None,
         grad_transform: Transform | None = None,
     ) -> None:
         if not callable(step):
@@ -107,6 +112,9 @@ class CheckpointedChain:
         self.generators = list(generators)
         self.verify: Verify = verify
         self.frozen: Frozen = frozen
+        self.grad_steps = grad_steps
+        if grad_steps is not None and not callable(grad_steps):
+            resolve_grad_steps(grad_steps, num_steps)
         self.grad_transform = grad_transform
         for value in self.params:
             if not isinstance(value, Tensor):
@@ -131,6 +139,11 @@ class CheckpointedChain:
         if not torch.is_grad_enabled() or _transformed():
             return self._loop(x, args, kwargs)
         tape = self._planned(self._tape(x, args, kwargs))
+        if not tape.passes(self.num_steps - 1):
+            raise ValueError(
+                f"`grad_steps` leaves out the last step, {self.num_steps - 1}, so the result has "
+                "no gradient at all. Let it in, or call `trajectory` for losses on earlier states."
+            )
         if not tape.inputs:
             return self._watched(tape)
         M, last = self.num_steps, {}
@@ -237,7 +250,14 @@ class CheckpointedChain:
             verify=self.verify,
             autocast=tuple(map(Autocast.current, sorted({d.type for d in devices}))),
             transform=self.grad_transform,
+            grad_steps=self._drawn_grad_steps(),
         )
+
+    def _drawn_grad_steps(self) -> frozenset[int] | None:
+        if self.grad_steps is None:
+            return None
+        drawn = self.grad_steps(self.num_steps) if callable(self.grad_steps) else self.grad_steps
+        return resolve_grad_steps(drawn, self.num_steps)
 
     def _loop(self, x: Any, args: Any, kwargs: Any) -> Any:
         for i in range(self.num_steps):
@@ -263,6 +283,28 @@ class CheckpointedChain:
             if states is not None:
                 states[i + 1] = state
         return state.tree()
+
+
+def resolve_grad_steps(grad_steps: GradSteps, num_steps: int) -> frozenset[int]:
+    """Return the steps that ``grad_steps=`` means.
+
+    Raises:
+        ValueError: If there are no such steps.
+    """
+    if isinstance(grad_steps, int):
+        if not 1 <= grad_steps <= num_steps:
+            raise ValueError(
+                f"`grad_steps` as a number of last steps must lie in 1 … {num_steps}, got "
+                f"{grad_steps}."
+            )
+        return frozenset(range(num_steps - grad_steps, num_steps))
+    steps = frozenset(grad_steps)
+    strange = [i for i in steps if not isinstance(i, int) or not 0 <= i < num_steps]
+    if strange or not steps:
+        raise ValueError(
+            f"`grad_steps` must hold indices in 0 … {num_steps - 1}, got {sorted(steps, key=str)}."
+        )
+    return steps
 
 
 def _transformed() -> bool:

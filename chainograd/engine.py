@@ -14,10 +14,12 @@ from torch import Tensor
 
 from chainograd.errors import ChangedTensorError
 from chainograd.plan import Action, Advance, Backprop, Drop, Keep, Load, Plan, Record
+from chainograd.planners import restricted
 from chainograd.replay import (
     Autocast,
     Digest,
     RandomStreams,
+    Streams,
     Verify,
     autocast_as,
     compare,
@@ -42,6 +44,7 @@ class Tape:
         verify: How a recomputed state is compared with the first one.
         autocast: The autocast states that were in force.
         transform: Applied to the cotangent of each node.
+        grad_steps: Steps that the gradient may pass; None is all of them.
         nodes: States that are kept, by the index of the step they enter.
         graphs: Steps that are recorded.
         first: The first step that a gradient needs; those before it are never run again.
@@ -55,10 +58,11 @@ class Tape:
     verify: Verify
     autocast: tuple[Autocast, ...]
     transform: Transform | None = None
+    grad_steps: frozenset[int] | None = None
     nodes: dict[int, State] = field(default_factory=dict)
     graphs: dict[int, Recorded] = field(default_factory=dict)
     digests: dict[int, Digest] = field(default_factory=dict)
-    random: list[tuple[Any, ...]] = field(default_factory=list)
+    random: list[Streams] = field(default_factory=list)
     node_versions: dict[int, list[int]] = field(default_factory=dict)
     first: int = 0
     spent: bool = False
@@ -69,6 +73,8 @@ class Tape:
         self.x_T_wanted = [wants_gradient(leaf) for leaf in self.x_T.leaves]
         outer = [leaf for leaf in self.x_T.leaves if wants_gradient(leaf)]
         self.inputs = outer + self.steps.inputs
+        if self.grad_steps is not None:
+            self.plan = restricted(self.plan, self.grad_steps)
         self.x_T = self.x_T.detached()
 
     # The forward pass
@@ -103,6 +109,9 @@ class Tape:
                 if self._leads_nowhere(i) and not any(map(wants_gradient, recorded.leaving.leaves)):
                     self.first = i + 1
                 return state
+        if not self.passes(i):
+            self.first += i == self.first
+            return self.steps.advance(i, state)
         if self._leads_nowhere(i):
             state, needed = self.steps.tried(i, state)
             self.first += not needed
@@ -111,7 +120,15 @@ class Tape:
 
     def _leads_nowhere(self, i: int) -> bool:
         """Return whether nothing before step i needs a gradient, as far as is known."""
-        return i == self.first and not any(self.x_T_wanted)
+        return i == self.first and not self._from_start
+
+    @property
+    def _from_start(self) -> bool:
+        return any(self.x_T_wanted) and self.passes(0)
+
+    def passes(self, i: int) -> bool:
+        """Return whether the gradient may pass step i."""
+        return self.grad_steps is None or i in self.grad_steps
 
     def _record_within_memory(self, i: int, state: State) -> Recorded | None:
         """Record a step of the forward pass; if memory runs out, let all kept graphs go."""
@@ -161,8 +178,7 @@ class Tape:
                 for kept in (self.nodes, self.graphs, self.digests, self.random):
                     kept.clear()
                 self.x_T = self.x_T._replace(leaves=())
-        before = before or [None] * len(self.x_T_wanted)
-        return [g for g, wanted in zip(before, self.x_T_wanted, strict=True) if wanted] + sums
+        return [before.get(place) for place, wanted in enumerate(self.x_T_wanted) if wanted] + sums
 
     @contextmanager
     def surroundings(self) -> Iterator[None]:
@@ -197,6 +213,8 @@ class Tape:
 
     def differentiable(self, i: int, place: int, leaf: Any) -> bool:
         """Return whether a leaf of state i depends, as far as is known, on what has a gradient."""
+        if i <= self.first or not self.passes(i - 1):
+            return False
         recorded = self.graphs.get(i - 1)
         if recorded is not None:
             return wants_gradient(recorded.leaving.leaves[place])
@@ -206,7 +224,7 @@ class Tape:
         """Return which leaves of the state that enters step i need a gradient."""
         if i == 0:
             return self.x_T_wanted
-        needed = i > self.first or any(self.x_T_wanted)
+        needed = self.passes(i - 1) and (i > self.first or self._from_start)
         return [needed and differentiable(leaf) for leaf in state.leaves]
 
     def rewind(self, i: int) -> None:
@@ -238,17 +256,15 @@ class Sweep:
     nodes: dict[int, State]
     given: dict[int, dict[int, Tensor]]
     graphs: dict[int, Recorded] = field(init=False)
-    cotangents: Cotangents = field(init=False)
+    cotangents: dict[int, Tensor] = field(init=False)
     sums: Cotangents = field(init=False)
-    top: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.graphs = self.tape.graphs
-        self.top = max(self.given, default=0)  # states beyond it have no cotangent
-        self.cotangents = []
+        self.cotangents = self.given.get(self.tape.plan.num_steps, {})
         self.sums = [None] * len(self.tape.steps.shared)
 
-    def run(self, actions: list[Action]) -> tuple[Cotangents, Cotangents]:
+    def run(self, actions: list[Action]) -> tuple[dict[int, Tensor], Cotangents]:
         """Carry the actions out; return the cotangents of x_T and the gradients of the rest."""
         state: State | None = None
         runs = {a.index: p for p, a in enumerate(actions) if isinstance(a, (Advance, Record))}
@@ -270,13 +286,14 @@ class Sweep:
                         self.tape.note(i, dropped)
                 case Record():
                     assert state is not None
-                    if i < self.top:
+                    if self.cotangents:  # else no loss sees what this step gives
                         self.graphs[i] = self.record(i, state)
                 case Backprop():
-                    if i < self.top:
+                    if self.cotangents:
                         self.backprop(i)
                     else:
                         self.graphs.pop(i, None)
+                        self.cotangents = self.given.get(i, {})
         return self.cotangents, self.sums
 
     def node(self, i: int) -> State:
@@ -318,20 +335,16 @@ class Sweep:
         if i not in self.graphs:  # dropped for want of memory, or freed by an earlier backward pass
             self.graphs[i] = self.restored(i)
         recorded = self.graphs.pop(i)
-        if i + 1 == self.top:
-            self.cotangents = self.outside(self.top, recorded.leaving)
-        at_node = self.outside(i, recorded.entering)
-        self.cotangents, self.sums = self.tape.steps.backprop(
-            recorded, self.cotangents, at_node, self.sums
+        before, self.sums = self.tape.steps.backprop(
+            recorded,
+            _listed(self.cotangents, recorded.leaving),
+            _listed(self.given.get(i, {}), recorded.entering),
+            self.sums,
         )
-        if self.tape.transform is not None and any(g is not None for g in self.cotangents):
-            tree = pytree.tree_unflatten(self.cotangents, recorded.entering.spec)
-            self.cotangents = list(pytree.tree_leaves(self.tape.transform(i, tree), is_leaf=_none))
-
-    def outside(self, i: int, state: State) -> Cotangents:
-        """Return the cotangents that a state has from outside the chain."""
-        given = self.given.get(i, {})
-        return [given.get(place) for place in range(len(state.leaves))]
+        if self.tape.transform is not None and any(g is not None for g in before):
+            tree = pytree.tree_unflatten(before, recorded.entering.spec)
+            before = pytree.tree_leaves(self.tape.transform(i, tree), is_leaf=_none)
+        self.cotangents = {place: g for place, g in enumerate(before) if g is not None}
 
     def restored(self, i: int) -> Recorded:
         """Record step i again from the nearest node before it."""
@@ -340,6 +353,10 @@ class Sweep:
         for j in range(start, i):
             state = self.advance(j, state)
         return self.record(i, state)
+
+
+def _listed(cotangents: dict[int, Tensor], state: State) -> Cotangents:
+    return [cotangents.get(place) for place in range(len(state.leaves))]
 
 
 def _none(thing: Any) -> bool:

@@ -22,7 +22,6 @@ def attach(tape: Tape, states: dict[int, State]) -> dict[int, State]:
     places = [
         (i, place)
         for i, state in states.items()
-        if i > tape.first
         for place, leaf in enumerate(state.leaves)
         if tape.differentiable(i, place, leaf)
     ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import comb
 from typing import Literal
 
@@ -125,6 +126,31 @@ def binomial(num_steps: int, *, slots: int) -> Plan:
         todo += [(start, middle, s, False), (middle, stop, s - 1, True)]
     turn = next(j for j, action in enumerate(actions) if isinstance(action, Backprop))
     return Plan(num_steps, tuple(actions[:turn]), tuple(actions[turn:]))
+
+
+def restricted(plan: Plan, steps: frozenset[int]) -> Plan:
+    """Return the plan without what serves other steps' gradients than those of ``steps``."""
+    backward: list[Action] = []
+    leading: list[Action] = []  # up to a step that is recorded, or a node that is kept
+    for action in plan.backward:
+        if isinstance(action, (Load, Advance)):
+            leading.append(action)
+        elif isinstance(action, Record) and action.index not in steps:
+            leading = []
+        else:
+            backward += [*leading, action]
+            leading = []
+    loaded = {action.index for action in backward if isinstance(action, Load)}
+    forward: list[Action] = [
+        Advance(action.index)
+        if isinstance(action, Record) and action.index not in steps
+        else action
+        for action in plan.forward
+        if not isinstance(action, Keep) or action.index in loaded or action.index in steps
+    ]
+    kept = {action.index for action in (*forward, *backward) if isinstance(action, Keep)}
+    backward = [a for a in backward if not isinstance(a, Drop) or a.index in kept]
+    return replace(plan, forward=tuple(forward), backward=tuple(backward))
 
 
 def first_part(length: int, slots: int) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy
 import torch
 from torch import Generator, Tensor
 
@@ -54,7 +56,9 @@ def autocast_as(states: Sequence[Autocast]) -> Iterator[None]:
 
 
 class RandomStreams:
-    """The random streams that steps may draw from: torch's global ones, and named generators.
+    """The random streams that steps may draw from: the global ones, and named generators.
+
+    Global are those of Python, of numpy, of torch on the CPU and on each CUDA device in use.
 
     Args:
         devices: Devices in use; each CUDA device has a global stream of its own.
@@ -67,25 +71,43 @@ class RandomStreams:
         self.cuda = sorted({d.index or 0 for d in devices if d.type == "cuda"})
         self.generators = tuple(generators)
 
-    def state(self, since: tuple[Tensor, ...] | None = None) -> tuple[Tensor, ...]:
+    def state(self, since: Streams | None = None) -> Streams:
         """Return where the streams stand; ``since`` itself if nothing was drawn since then."""
-        now = (
+        tensors = (
             torch.get_rng_state(),
             *(torch.cuda.get_rng_state(index) for index in self.cuda),
             *(generator.get_state() for generator in self.generators),
         )
-        if since is not None and all(map(torch.equal, now, since)):
-            return since
-        return now
+        now = Streams(tensors, random.getstate(), numpy.random.get_state())
+        return since if since is not None and since.same(now) else now
 
-    def set(self, state: tuple[Tensor, ...]) -> None:
+    def set(self, state: Streams) -> None:
         """Put the streams where they stood."""
-        cpu, *rest = state
+        cpu, *rest = state.tensors
         torch.set_rng_state(cpu)
         for index, device_state in zip(self.cuda, rest, strict=False):
             torch.cuda.set_rng_state(device_state, index)
         for generator, own in zip(self.generators, rest[len(self.cuda) :], strict=True):
             generator.set_state(own)
+        random.setstate(state.python)
+        numpy.random.set_state(state.numpy)
+
+
+class Streams(NamedTuple):
+    """Where random streams stand."""
+
+    tensors: tuple[Tensor, ...]
+    python: Any
+    numpy: Any
+
+    def same(self, other: Streams) -> bool:
+        """Return whether nothing was drawn between the two."""
+        return (
+            all(map(torch.equal, self.tensors, other.tensors))
+            and self.python == other.python
+            and self.numpy[2:] == other.numpy[2:]  # the position and what is left over
+            and bool((self.numpy[1] == other.numpy[1]).all())
+        )
 
 
 @contextmanager

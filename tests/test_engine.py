@@ -1,8 +1,10 @@
 """Every plan, with every kind of noise, against the plain loop; and what happens when it fails."""
 
 import gc
+import random
 import weakref
 
+import numpy
 import pytest
 import torch
 from hypothesis import given, settings
@@ -316,3 +318,120 @@ def test_everything_is_freed_without_the_collector_however_a_run_ends(end):
         assert run()() is None
     finally:
         gc.enable()
+
+
+def truncated(step, steps, x, *args):
+    """The plain loop with `no_grad` around the steps that the gradient may not pass."""
+    states = [x]
+    for i in range(M):
+        with torch.set_grad_enabled(i in steps):
+            states.append(step(states[-1], i, *args))
+    return states
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+@pytest.mark.parametrize("K", [1, 3, 7])
+def test_the_last_k_steps_are_those_of_the_truncated_loop_and_the_others_run_once(plan, K):
+    net = Noisy(4, torch.float64)
+    x = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+
+    def gradients(run):
+        torch.manual_seed(2)
+        return torch.autograd.grad(run(x).sum(), [x, *net.parameters()], allow_unused=True)
+
+    expected = gradients(lambda x: truncated(net, range(M - K, M), x)[-1])
+    step = Counted(net)
+    got = gradients(CheckpointedChain(step, M, plan=plan, params=net.parameters(), grad_steps=K))
+
+    assert (got[0] is None) == (expected[0] is None) == (K < M)
+    assert all(torch.equal(g, e) for g, e in zip(got[-2:], expected[-2:], strict=True))
+    if plan in ("nodes", "graph") or plan == PLANS["last 3"]:
+        assert all(i >= M - K for i in step.runs[M:])
+
+
+@settings(deadline=None, max_examples=30)
+@given(steps=st.sets(st.integers(0, M - 1), min_size=1), losses=st.sets(st.integers(1, M)),
+       slots=st.integers(0, 4))  # fmt: skip
+def test_any_set_of_steps_with_losses_on_any_states(steps, losses, slots):
+    net = Net(3, torch.float64)
+    x = torch.ones(2, 3, dtype=torch.float64).requires_grad_()
+    plan = binomial(M, slots=slots) if slots else "nodes"
+    chain = CheckpointedChain(net, M, plan=plan, grad_steps=steps)
+
+    def gradients(states):
+        seen = [states[i] for i in losses if states[i].requires_grad]
+        if not seen:
+            return []
+        loss = sum(y.square().sum() for y in seen)
+        return torch.autograd.grad(loss, [x, *net.parameters()], allow_unused=True)
+
+    expected, got = gradients(truncated(net, steps, x)), gradients(chain.trajectory(x))
+    assert len(got) == len(expected)
+    for g, e in zip(got, expected, strict=True):
+        assert (g is None) == (e is None)
+        assert g is None or torch.equal(g, e)
+
+
+def test_truncated_steps_are_neither_stored_nor_run_again():
+    w = torch.ones(1000, requires_grad=True)
+
+    def peak(**changes):
+        step = Counted(lambda x, i: torch.sin(w * x))
+        with meter() as reading:
+            y = CheckpointedChain(step, 40, params=[w], **changes)(torch.ones(1000))
+            torch.autograd.grad(y.sum(), w)
+        return reading.peak_bytes, len(step.runs)
+
+    (small, runs), (large, all_runs) = peak(grad_steps=5), peak()
+    assert (runs, all_runs) == (40 + 4, 79)
+    assert large - small >= 34 * 4000
+
+
+def test_a_random_truncation_is_drawn_once_a_call():
+    drawn = []
+
+    def draw(num_steps):
+        drawn.append(1 + len(drawn) % num_steps)
+        return drawn[-1]
+
+    w = torch.ones((), requires_grad=True)
+    chain = CheckpointedChain(lambda x, i: w * x, 4, grad_steps=draw)
+    grads = [torch.autograd.grad(chain(torch.ones(())), w)[0].item() for _ in range(3)]
+
+    assert drawn == [1, 2, 3]
+    assert grads == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("grad_steps", "message"),
+    [(0, "1 … 7, got 0"), (8, "got 8"), ({7}, r"0 … 6, got \[7\]"), ([], "got"), ({1.5}, "1.5")],
+)
+def test_steps_that_are_not_there_are_refused(grad_steps, message):
+    with pytest.raises(ValueError, match=message):
+        CheckpointedChain(lambda x, i: x, M, grad_steps=grad_steps)
+
+
+def test_a_result_without_a_gradient_is_refused_with_the_way_out():
+    w = torch.ones((), requires_grad=True)
+    chain = CheckpointedChain(lambda x, i: w * x, M, grad_steps={0, 1})
+
+    with pytest.raises(ValueError, match=r"last step, 6.*trajectory"):
+        chain(torch.ones(()))
+
+
+@pytest.mark.parametrize("draw", [random.random, numpy.random.rand, numpy.random.randn])
+def test_noise_of_python_and_numpy_is_replayed_and_the_streams_go_on(draw):
+    w = torch.ones((), requires_grad=True)
+
+    def step(x, i):
+        return torch.sin(w * x + draw())
+
+    def run(chain):
+        random.seed(1)
+        numpy.random.seed(1)
+        (g,) = torch.autograd.grad(chain(torch.ones(())), w)
+        return g, random.random(), numpy.random.randn()
+
+    expected = run(lambda x: plain(step, M, x))
+    for plan in PLANS.values():
+        assert run(CheckpointedChain(step, M, plan=plan)) == expected
