@@ -12,6 +12,8 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from chainograd.errors import ChainError
+
 # Note [Captured tensors]
 # 1. A gradient reaches a tensor only if the chain's autograd function has it as an input. What a
 #    step captures is therefore searched for before the first run (`find_captured`).
@@ -34,6 +36,9 @@ def find_captured(step: object) -> list[Tensor]:
     plain attributes, closures, bound methods, partials, default arguments, the globals that a
     function names, containers, and attributes of objects. Functions of installed numerical
     libraries are not entered. Costs tens of milliseconds for a network of hundreds of modules.
+
+    Raises:
+        ChainError: If a module is found that would make the gradients wrong.
     """
     found: list[Tensor] = []
     seen: set[int] = set()
@@ -47,9 +52,22 @@ def find_captured(step: object) -> list[Tensor]:
             if thing.requires_grad:
                 found.append(thing)
         else:
+            _refuse_static_graph(thing)
             # Containers made on the fly must stay alive, or their ids would be used again.
             stack.extend(_parts(thing))
     return found
+
+
+def _refuse_static_graph(thing: object) -> None:
+    # DDP then counts a parameter's hook calls, M of them in the plain loop, and reduces at the
+    # last one. A chain sums up inside and calls each hook once: nothing would be reduced.
+    if type(thing).__name__ == "DistributedDataParallel" and getattr(thing, "static_graph", False):
+        raise ChainError(
+            "The step calls a DistributedDataParallel module with `static_graph=True`, which would "
+            "not average the chain's gradients over the processes. Leave `static_graph` out, or "
+            "wrap the module around the chain: DistributedDataParallel(sampler), where the "
+            "sampler's `forward` calls the chain."
+        )
 
 
 def _parts(thing: Any) -> Iterator[Any]:
