@@ -28,6 +28,7 @@ mutants: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/vram_vs_M.py
+	$(BIN)/python benchmarks/frozen_unet.py
 
 clean:
 	rm -rf $(VENV)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
+import sys
 from pathlib import Path
 
 import chainograd
@@ -21,24 +22,21 @@ autodoc_member_order = "bysource"
 myst_enable_extensions = ["dollarmath"]
 
 
-def write_memory_table() -> None:
-    """Turn ``benchmarks/results/cpu/vram_vs_M.json`` into the table that a page includes."""
-    spec = importlib.util.spec_from_file_location("vram_vs_M", ROOT / "benchmarks" / "vram_vs_M.py")
-    assert spec is not None
-    assert spec.loader is not None
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
-    content = json.loads((ROOT / "benchmarks" / "results" / "cpu" / "vram_vs_M.json").read_text())
+def write_table(name: str) -> None:
+    """Turn ``benchmarks/results/cpu/NAME.json`` into the table that a page includes."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    benchmark = importlib.import_module(name)
+    content = json.loads((ROOT / "benchmarks" / "results" / "cpu" / f"{name}.json").read_text())
     facts = content["environment"]
     text = (
         f"{benchmark.table(content['memory'], content['timing'])}\n\n"
         f"Written by `{facts['command']}` on {facts['date'][:10]}: {facts['device']}, "
-        f"{facts['threads']} threads, torch {facts['torch']}, "
-        f"batch {content['memory'][0]['batch']}."
+        f"{facts['threads']} threads, torch {facts['torch']}."
     )
     folder = ROOT / "docs" / "_generated"
     folder.mkdir(exist_ok=True)
-    (folder / "vram_vs_M.md").write_text(text + "\n")
+    (folder / f"{name}.md").write_text(text + "\n")
 
 
-write_memory_table()
+for name in ("vram_vs_M", "frozen_unet"):
+    write_table(name)
