@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.utils._pytree as pytree
@@ -29,8 +29,15 @@ _ATOMS = (int, float, complex, str, bytes, bool, type(None), type, types.ModuleT
 _LIBRARIES = {"torch", "numpy", "builtins", "math", "functools", "itertools", "random"}
 
 
-def find_captured(step: object) -> list[Tensor]:
-    """Return the tensors requiring a gradient that ``step`` can reach, each once.
+class Captured(NamedTuple):
+    """What a step can reach: tensors requiring a gradient, and buffers of modules in training."""
+
+    tensors: list[Tensor]
+    buffers: list[Tensor]
+
+
+def find_captured(step: object) -> Captured:
+    """Return what ``step`` can reach that the chain must know of, each thing once.
 
     Follows what a step is commonly made of: modules with their parameters, buffers, hooks and
     plain attributes, closures, bound methods, partials, default arguments, the globals that a
@@ -40,7 +47,7 @@ def find_captured(step: object) -> list[Tensor]:
     Raises:
         ChainError: If a module is found that would make the gradients wrong.
     """
-    found: list[Tensor] = []
+    found, buffers = [], []
     seen: set[int] = set()
     stack: list[Any] = [step]
     while stack:
@@ -53,9 +60,11 @@ def find_captured(step: object) -> list[Tensor]:
                 found.append(thing)
         else:
             _refuse_static_graph(thing)
+            if isinstance(thing, torch.nn.Module) and thing.training:
+                buffers += [buffer for buffer in thing._buffers.values() if buffer is not None]
             # Containers made on the fly must stay alive, or their ids would be used again.
             stack.extend(_parts(thing))
-    return found
+    return Captured(found, buffers)
 
 
 def _refuse_static_graph(thing: object) -> None:

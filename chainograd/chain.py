@@ -210,7 +210,7 @@ class CheckpointedChain:
             One cost a step, for `Plan.with_costs` and `within`.
         """
         tape = self._tape(x, args, kwargs)
-        with torch.enable_grad(), undisturbed(tape.streams), autocast_as(tape.autocast):
+        with torch.enable_grad(), undisturbed(tape.streams), tape.surroundings():
             return measure(tape.steps, tape.x_T, tape.x_T_wanted, kind)
 
     def _planned(self, tape: Tape) -> Tape:
@@ -223,7 +223,7 @@ class CheckpointedChain:
                 if isinstance(leaf, Tensor)
             )
             if key not in self._plans:
-                with undisturbed(tape.streams), autocast_as(tape.autocast):
+                with undisturbed(tape.streams), tape.surroundings():
                     costs = measure(tape.steps, tape.x_T, tape.x_T_wanted)
                 self._plans[key] = within(self._budget, costs)
             self.plan = tape.plan = self._plans[key]
@@ -232,13 +232,15 @@ class CheckpointedChain:
     def _tape(self, x: Any, args: Any, kwargs: Any) -> Tape:
         named = [tensor for tensor in self.params if tensor.requires_grad]
         seen = {id(tensor) for tensor in named}
-        found = [tensor for tensor in find_captured(self.step) if id(tensor) not in seen]
+        captured = find_captured(self.step)
+        found = [tensor for tensor in captured.tensors if id(tensor) not in seen]
         x_T, arguments = State.of(x), State.of((args, kwargs))
         steps = Steps(
             self.step,
             self.num_steps,
             arguments,
             named + found,
+            captured.buffers,
             FrozenLayers if self.frozen == "auto" else nullcontext,
         )
         devices = {t.device for t in (*x_T.tensors, *arguments.tensors, *named, *found)}

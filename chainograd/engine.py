@@ -25,6 +25,7 @@ from chainograd.replay import (
     compare,
     compare_digest,
     digest,
+    unchanged,
     undisturbed,
 )
 from chainograd.steps import Cotangents, Recorded, State, Steps, differentiable, wants_gradient
@@ -186,6 +187,7 @@ class Tape:
         with ExitStack() as stack:
             if self._draws:
                 stack.enter_context(undisturbed(self.streams))
+            stack.enter_context(unchanged(self.steps.buffers))
             stack.enter_context(autocast_as(self.autocast))
             yield
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy
 import torch
 from torch import Generator, Tensor
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from chainograd.errors import ReplayError
 
@@ -118,6 +119,22 @@ def undisturbed(streams: RandomStreams) -> Iterator[None]:
         yield
     finally:
         streams.set(before)
+
+
+@contextmanager
+def unchanged(buffers: Sequence[Tensor]) -> Iterator[None]:
+    """Put buffers back as they were: statistics of batches count a step's first run only."""
+    before = [(buffer, buffer.clone()) for buffer in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                # Batch norm changes its statistics without counting a version; so does this, for
+                # graphs outside the chain that hold them.
+                if not torch.equal(buffer, value):
+                    with _unsafe_preserve_version_counter(buffer):
+                        buffer.copy_(value)
 
 
 def compare(index: int, first: Sequence[object], again: Sequence[object], verify: Verify) -> None:

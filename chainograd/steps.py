@@ -95,6 +95,7 @@ class Steps:
         num_steps: M.
         arguments: Extra arguments and keyword arguments, flattened.
         captured: Tensors requiring a gradient that the step reaches by itself.
+        buffers: Buffers of modules in training, which a rerun must leave as they are.
         recording: Makes the context that a step is recorded in.
     """
 
@@ -102,6 +103,7 @@ class Steps:
     num_steps: int
     arguments: State
     captured: list[Tensor]
+    buffers: list[Tensor]
     recording: Callable[[], AbstractContextManager[object]] = nullcontext
     inner_arguments: State = field(init=False)
     inner_captured: list[Tensor] = field(init=False)

@@ -435,3 +435,25 @@ def test_noise_of_python_and_numpy_is_replayed_and_the_streams_go_on(draw):
     expected = run(lambda x: plain(step, M, x))
     for plan in PLANS.values():
         assert run(CheckpointedChain(step, M, plan=plan)) == expected
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_statistics_of_batches_are_updated_once_a_step(plan):
+    def make():
+        torch.manual_seed(0)
+        return torch.nn.Sequential(
+            torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.Tanh()
+        ).double()
+
+    x = torch.randn(8, 4, dtype=torch.float64)
+    net, reference = make(), make()
+    plain(lambda x, i: reference(x), M, x).sum().backward()
+    chain = CheckpointedChain(lambda x, i: net(x), M, plan=plan)
+    chain.measure(x)
+
+    chain(x).sum().backward()
+
+    assert all(map(torch.equal, net.buffers(), reference.buffers()))
+    assert net[1].num_batches_tracked == M
+    grads = [p.grad for p in net.parameters()]
+    assert all(map(torch.equal, grads, (p.grad for p in reference.parameters())))
