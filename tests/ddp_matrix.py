@@ -88,7 +88,7 @@ def main(folder):
     for where in ("sampler", "denoiser"):
         for options in OPTIONS:
             for plan in ("nodes", "graph"):
-                # `no_sync` with a static graph fails an assertion inside torch, chain or no chain.
+                # `no_sync` with a static graph fails an assertion inside torch's reducer.
                 for accumulate in (False, True) if options != "static_graph" else (False,):
                     name = f"{where} {options} {plan}{' accumulate' if accumulate else ''}"
                     try:
