@@ -226,7 +226,8 @@ class CheckpointedChain:
                 with undisturbed(tape.streams), tape.surroundings():
                     costs = measure(tape.steps, tape.x_T, tape.x_T_wanted)
                 self._plans[key] = within(self._budget, costs)
-            self.plan = tape.plan = self._plans[key]
+            self.plan = self._plans[key]
+            tape.adopt(self.plan)
         return tape
 
     def _tape(self, x: Any, args: Any, kwargs: Any) -> Tape:

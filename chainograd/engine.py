@@ -48,6 +48,8 @@ class Tape:
         grad_steps: Steps that the gradient may pass; None is all of them.
         nodes: States that are kept, by the index of the step they enter.
         graphs: Steps that are recorded.
+        spent: Whether a backward pass has freed the nodes.
+        twice: Whether a backward pass is itself to be differentiated, from x_T on.
         first: The first step that a gradient needs; those before it are never run again.
         inputs: Tensors outside that gradients are returned for: of x_T, then of the steps.
     """
@@ -67,6 +69,7 @@ class Tape:
     node_versions: dict[int, list[int]] = field(default_factory=dict)
     first: int = 0
     spent: bool = False
+    twice: bool = False
     x_T_wanted: list[bool] = field(init=False)
     inputs: list[Tensor] = field(init=False)
 
@@ -74,9 +77,12 @@ class Tape:
         self.x_T_wanted = [wants_gradient(leaf) for leaf in self.x_T.leaves]
         outer = [leaf for leaf in self.x_T.leaves if wants_gradient(leaf)]
         self.inputs = outer + self.steps.inputs
-        if self.grad_steps is not None:
-            self.plan = restricted(self.plan, self.grad_steps)
         self.x_T = self.x_T.detached()
+        self.adopt(self.plan)
+
+    def adopt(self, plan: Plan) -> None:
+        """Go by a plan, as far as the steps that the gradient may pass need it."""
+        self.plan = plan if self.grad_steps is None else restricted(plan, self.grad_steps)
 
     # The forward pass
 
@@ -133,8 +139,6 @@ class Tape:
 
     def _record_within_memory(self, i: int, state: State) -> Recorded | None:
         """Record a step of the forward pass; if memory runs out, let all kept graphs go."""
-        if i in self.graphs:
-            return None
         try:
             return self.steps.record(i, state, self.wanted(i, state))
         except Exception as error:
@@ -176,9 +180,11 @@ class Tape:
                 before, sums = Sweep(self, nodes, given).run(self._backward_actions())
         finally:
             if not keep:
-                for kept in (self.nodes, self.graphs, self.digests, self.random):
+                for kept in (self.nodes, self.graphs, self.digests):
                     kept.clear()
-                self.x_T = self.x_T._replace(leaves=())
+                if not self.twice:
+                    self.random.clear()
+                    self.x_T = self.x_T._replace(leaves=())
         return [before.get(place) for place, wanted in enumerate(self.x_T_wanted) if wanted] + sums
 
     @contextmanager
@@ -208,7 +214,8 @@ class Tape:
             self.streams.set(self.random[0])
         states = [self.x_T.entering(self.x_T_wanted)]
         for i in range(self.plan.num_steps):
-            states.append(self.steps.run(i, states[-1]))
+            with torch.set_grad_enabled(self.passes(i)):
+                states.append(self.steps.run(i, states[-1]))
         return states
 
     # Both

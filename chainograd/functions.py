@@ -75,6 +75,12 @@ class ChainVjp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tape: Tape, places: list[Place], *tensors: Tensor) -> Any:  # noqa: D102
+        if tape.transform is not None:
+            raise ChainError(
+                "`create_graph=True` would leave `grad_transform` out of the second derivative. "
+                "Leave one of the two out."
+            )
+        tape.twice = True
         ctx.tape, ctx.places = tape, places
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)

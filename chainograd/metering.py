@@ -100,7 +100,7 @@ def meter(device: torch.device | str | None = None) -> Iterator[Reading]:
 
     On a CUDA device the allocator's own peak is read. Elsewhere every operation's result is
     followed until its storage dies, whether Python or autograd's graph held it; memory that a
-    kernel uses inside one operation is not seen, and an operation costs some 10 µs more.
+    kernel uses inside one operation is not seen, and every operation takes a little longer.
 
     Args:
         device: Where the tensors are; by default torch's default device.

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chainograd import (
+    ChainError,
     ChangedTensorError,
     CheckpointedChain,
     ReplayError,
@@ -457,3 +458,41 @@ def test_statistics_of_batches_are_updated_once_a_step(plan):
     assert net[1].num_batches_tracked == M
     grads = [p.grad for p in net.parameters()]
     assert all(map(torch.equal, grads, (p.grad for p in reference.parameters())))
+
+
+@pytest.mark.parametrize("K", [3, 7])
+def test_second_derivatives_are_those_of_the_truncated_loop_also_beside_first_ones(K):
+    net = Noisy(4, torch.float64)
+    x = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+
+    def penalised(run):
+        torch.manual_seed(2)
+        y = run(x).square().sum()
+        (g,) = torch.autograd.grad(y, net.w, create_graph=True)
+        net.zero_grad()
+        (y + g.square().sum()).backward()
+        return net.w.grad.clone(), net.b.grad.clone()
+
+    expected = penalised(lambda x: truncated(net, range(M - K, M), x)[-1])
+    got = penalised(CheckpointedChain(net, M, grad_steps=K))
+    for g, e in zip(got, expected, strict=True):
+        torch.testing.assert_close(g, e, rtol=1e-11, atol=1e-11)
+
+
+def test_a_second_derivative_through_a_transform_of_cotangents_is_refused():
+    w = torch.ones((), requires_grad=True)
+    y = CheckpointedChain(lambda x, i: w * x, 3, grad_transform=lambda i, g: g / 2)(torch.ones(()))
+
+    with pytest.raises(ChainError, match="grad_transform"):
+        torch.autograd.grad(y, w, create_graph=True)
+
+
+def test_a_budget_serves_the_steps_that_the_gradient_may_pass():
+    step = Counted(Net(4, torch.float32))
+    chain = CheckpointedChain(step, M, plan="1 GiB", params=step.step.parameters(), grad_steps=2)
+    x = torch.randn(2, 4)
+    chain(x)
+    with meter() as reading:
+        y = chain(x)
+
+    assert reading.live_bytes < 5 * 200 + y.nbytes

@@ -30,7 +30,7 @@ def autocast(mode: Autocast, device: torch.device | str) -> torch.autocast:
 def fast_mode(device: torch.device | str) -> Autocast:
     """Return ``"bf16"`` where it is faster than float32: on CUDA, and on CPUs built for it.
 
-    Elsewhere bfloat16 is emulated, and ten times slower.
+    Elsewhere bfloat16 is emulated, and slower.
     """
     if torch.device(device).type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "off"
