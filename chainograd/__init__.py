@@ -1,10 +1,17 @@
 """Gradients through long chains of steps, in the memory of a few."""
 
 from chainograd.chain import CheckpointedChain
-from chainograd.errors import CapturedTensorError, ChainError, ChangedTensorError, ReplayError
+from chainograd.errors import (
+    CapturedTensorError,
+    ChainError,
+    ChangedTensorError,
+    ReplayError,
+    StoreError,
+)
 from chainograd.metering import Reading, meter
 from chainograd.plan import Plan, StepCost
 from chainograd.planners import binomial, keep_last, within
+from chainograd.stores import Store
 
 __version__ = "0.1.0"
 
@@ -17,6 +24,8 @@ __all__ = [
     "Reading",
     "ReplayError",
     "StepCost",
+    "Store",
+    "StoreError",
     "binomial",
     "keep_last",
     "meter",

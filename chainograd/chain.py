@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable
 from contextlib import nullcontext
 from typing import Any, Literal, get_args
@@ -19,6 +20,7 @@ from chainograd.plan import Plan, StepCost
 from chainograd.planners import PlanName, parse_bytes, resolve, within
 from chainograd.replay import Autocast, RandomStreams, Verify, autocast_as, undisturbed
 from chainograd.steps import State, Steps
+from chainograd.stores import Store
 
 Frozen = Literal["off", "auto"]
 GradSteps = int | Collection[int]
@@ -47,6 +49,8 @@ class CheckpointedChain:
             themselves (parameters of modules, tensors in closures, globals and attributes).
         generators: ``torch.Generator`` objects that the steps draw from. The global random
             streams are replayed without being named.
+        store: Where nodes live: ``"device"``, ``"host"``, a folder, or a `Store`, which can also
+            keep them in fewer bits.
         frozen: ``"auto"`` lets layers whose weights need no gradient keep only what the gradient of
             their input needs: less memory, the same results, gradients equal to rounding.
             ``"off"`` leaves every layer to torch: gradients equal to the bit.
@@ -83,6 +87,7 @@ class CheckpointedChain:
         plan: PlanName | Plan | int | str = "nodes",
         params: Iterable[Tensor] = (),
         generators: Iterable[Generator] = (),
+        store: Store | str | os.PathLike[str] = "device",
         frozen: Frozen = "off",
         verify: Verify = "exact",
         grad_steps: GradSteps | Callable[[int], GradSteps] | None = None,
@@ -110,6 +115,7 @@ class CheckpointedChain:
             self._budget, self.plan = parse_bytes(plan), resolve("nodes", num_steps)
         self.params = list(params)
         self.generators = list(generators)
+        self.store = store if isinstance(store, Store) else Store(store)
         self.verify: Verify = verify
         self.frozen: Frozen = frozen
         self.grad_steps = grad_steps
@@ -211,7 +217,7 @@ class CheckpointedChain:
         """
         tape = self._tape(x, args, kwargs)
         with torch.enable_grad(), undisturbed(tape.streams), tape.surroundings():
-            return measure(tape.steps, tape.x_T, tape.x_T_wanted, kind)
+            return measure(tape.steps, tape.x_T, tape.x_T_wanted, self.store, kind)
 
     def _planned(self, tape: Tape) -> Tape:
         """Give a tape the plan that fits the budget, if there is one."""
@@ -224,7 +230,7 @@ class CheckpointedChain:
             )
             if key not in self._plans:
                 with undisturbed(tape.streams), tape.surroundings():
-                    costs = measure(tape.steps, tape.x_T, tape.x_T_wanted)
+                    costs = measure(tape.steps, tape.x_T, tape.x_T_wanted, self.store)
                 self._plans[key] = within(self._budget, costs)
             self.plan = self._plans[key]
             tape.adopt(self.plan)
@@ -254,6 +260,7 @@ class CheckpointedChain:
             autocast=tuple(map(Autocast.current, sorted({d.type for d in devices}))),
             transform=self.grad_transform,
             grad_steps=self._drawn_grad_steps(),
+            store=self.store,
         )
 
     def _drawn_grad_steps(self) -> frozenset[int] | None:

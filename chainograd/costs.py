@@ -12,12 +12,13 @@ from torch._subclasses.fake_tensor import FakeTensor
 from chainograd.metering import meter
 from chainograd.plan import StepCost
 from chainograd.steps import State, Steps, differentiable
+from chainograd.stores import Store
 
 Kind = Callable[[int], Hashable]
 
 
 def measure(
-    steps: Steps, x_T: State, wanted: list[bool], kind: Kind | None = None
+    steps: Steps, x_T: State, wanted: list[bool], store: Store, kind: Kind | None = None
 ) -> tuple[StepCost, ...]:
     """Return what each step costs, running each kind of step forward and back once.
 
@@ -25,6 +26,7 @@ def measure(
         steps: The steps, with what they see.
         x_T: The state that enters step 0.
         wanted: Which leaves of it need a gradient.
+        store: Where nodes will live.
         kind: Tells which steps are alike; by default none are taken to be.
 
     Returns:
@@ -37,15 +39,15 @@ def measure(
         key = i if kind is None else kind(i)
         needed = wanted if i == 0 else [differentiable(leaf) for leaf in state.leaves]
         if not seen:
-            measure_step(steps, i, state, needed)
+            measure_step(steps, i, state, needed, store)
         if key not in seen:
-            seen[key] = measure_step(steps, i, state, needed)
+            seen[key] = measure_step(steps, i, state, needed, store)
         result.append(seen[key])
         state = steps.advance(i, state)
     return tuple(result)
 
 
-def measure_step(steps: Steps, i: int, state: State, wanted: list[bool]) -> StepCost:
+def measure_step(steps: Steps, i: int, state: State, wanted: list[bool], store: Store) -> StepCost:
     """Return the cost of one step: run it without a graph, record it, and go back through it."""
     device = next((leaf.device for leaf in state.tensors), torch.device("cpu"))
     with meter(device) as reading:
@@ -78,6 +80,7 @@ def measure_step(steps: Steps, i: int, state: State, wanted: list[bool]) -> Step
         gradient_bytes=_bytes(sums),
         forward_seconds=1.0 if fake else forward_seconds,
         backward_seconds=1.0 if fake else backward_seconds,
+        stored_bytes=store.stored_bytes(state),
     )
 
 

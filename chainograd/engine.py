@@ -12,7 +12,6 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from chainograd.errors import ChangedTensorError
 from chainograd.plan import Action, Advance, Backprop, Drop, Keep, Load, Plan, Record
 from chainograd.planners import restricted
 from chainograd.replay import (
@@ -24,11 +23,13 @@ from chainograd.replay import (
     autocast_as,
     compare,
     compare_digest,
+    compare_rounded,
     digest,
     unchanged,
     undisturbed,
 )
 from chainograd.steps import Cotangents, Recorded, State, Steps, differentiable, wants_gradient
+from chainograd.stores import DeviceNode, Node, Shelf, Store
 
 Transform = Callable[[int, Any], Any]
 
@@ -46,6 +47,7 @@ class Tape:
         autocast: The autocast states that were in force.
         transform: Applied to the cotangent of each node.
         grad_steps: Steps that the gradient may pass; None is all of them.
+        store: Where nodes live.
         nodes: States that are kept, by the index of the step they enter.
         graphs: Steps that are recorded.
         spent: Whether a backward pass has freed the nodes.
@@ -62,16 +64,17 @@ class Tape:
     autocast: tuple[Autocast, ...]
     transform: Transform | None = None
     grad_steps: frozenset[int] | None = None
-    nodes: dict[int, State] = field(default_factory=dict)
+    store: Store = field(default_factory=Store)
+    nodes: dict[int, Node] = field(default_factory=dict)
     graphs: dict[int, Recorded] = field(default_factory=dict)
     digests: dict[int, Digest] = field(default_factory=dict)
     random: list[Streams] = field(default_factory=list)
-    node_versions: dict[int, list[int]] = field(default_factory=dict)
     first: int = 0
     spent: bool = False
     twice: bool = False
     x_T_wanted: list[bool] = field(init=False)
     inputs: list[Tensor] = field(init=False)
+    shelf: Shelf = field(init=False)
 
     def __post_init__(self) -> None:
         self.x_T_wanted = [wants_gradient(leaf) for leaf in self.x_T.leaves]
@@ -88,23 +91,31 @@ class Tape:
 
     def forward(self, visit: Callable[[int, State], None]) -> None:
         """Carry out the forward actions; ``visit`` is shown every state that a step gives."""
-        state, self.random = self.x_T, [self.streams.state()]
-        kept = {a.index for a in self.plan.forward if isinstance(a, Keep)}
-        again = {a.index for a in self.plan.backward if isinstance(a, (Advance, Record))}
-        with autocast_as(self.autocast):
-            for action in self.plan.forward:
-                i = action.index
-                if isinstance(action, Keep):
-                    self.nodes[i] = state
-                    self.watch(i, state)
-                    continue
-                state = self._run_first(action, state)
-                self.random.append(self.streams.state(self.random[-1]))
-                if i in again and i + 1 not in kept:
-                    self.note(i + 1, state)
-                visit(i + 1, state)
+        self.shelf = self.store.shelf(self.x_T, lambda: self.plan.nodes)
+        try:
+            with autocast_as(self.autocast):
+                self._forward(visit)
+            self.shelf.settle()
+        except BaseException:
+            self._let_go()
+            raise
         if self.first:
             self._forget_unneeded()
+
+    def _forward(self, visit: Callable[[int, State], None]) -> None:
+        state, self.random = self.x_T, [self.streams.state()]
+        seen = {a.index for a in self.plan.forward if isinstance(a, Keep) and self.shelf.in_sight}
+        again = {a.index for a in self.plan.backward if isinstance(a, (Advance, Record))}
+        for action in self.plan.forward:
+            i = action.index
+            if isinstance(action, Keep):
+                self.nodes[i] = self.shelf.put(i, state)
+                continue
+            state = self._run_first(action, state)
+            self.random.append(self.streams.state(self.random[-1]))
+            if i in again and i + 1 not in seen:
+                self.note(i + 1, state)
+            visit(i + 1, state)
 
     def _run_first(self, action: Action, state: State) -> State:
         i = action.index
@@ -180,12 +191,16 @@ class Tape:
                 before, sums = Sweep(self, nodes, given).run(self._backward_actions())
         finally:
             if not keep:
-                for kept in (self.nodes, self.graphs, self.digests):
-                    kept.clear()
+                self._let_go()
                 if not self.twice:
                     self.random.clear()
                     self.x_T = self.x_T._replace(leaves=())
         return [before.get(place) for place, wanted in enumerate(self.x_T_wanted) if wanted] + sums
+
+    def _let_go(self) -> None:
+        for kept in (self.nodes, self.graphs, self.digests):
+            kept.clear()
+        self.shelf.close()
 
     @contextmanager
     def surroundings(self) -> Iterator[None]:
@@ -241,13 +256,9 @@ class Tape:
         if self.random[i] is not self.random[i + 1]:
             self.streams.set(self.random[i])
 
-    def watch(self, i: int, state: State) -> None:
-        """Remember how often a node has been changed in place so far."""
-        self.node_versions[i] = [leaf._version for leaf in state.tensors]
-
     def note(self, i: int, state: State) -> None:
         """Remember a state's digest: what a later run of step i - 1 is compared with."""
-        if self.verify == "exact":
+        if self.verify == "exact" and self.store.dtype is None:
             self.digests[i] = digest(state.leaves)
 
 
@@ -262,7 +273,7 @@ class Sweep:
     """
 
     tape: Tape
-    nodes: dict[int, State]
+    nodes: dict[int, Node]
     given: dict[int, dict[int, Tensor]]
     graphs: dict[int, Recorded] = field(init=False)
     cotangents: dict[int, Tensor] = field(init=False)
@@ -277,22 +288,22 @@ class Sweep:
         """Carry the actions out; return the cotangents of x_T and the gradients of the rest."""
         state: State | None = None
         runs = {a.index: p for p, a in enumerate(actions) if isinstance(a, (Advance, Record))}
+        coming = iter([a.index for a in actions if isinstance(a, Load)])
+        self.prefetch(next(coming, None))
         for position, action in enumerate(actions):
             i = action.index
             match action:
                 case Load():
-                    state = self.node(i)
+                    state = self.nodes[i].load()
+                    self.prefetch(next(coming, None))
                 case Advance():
                     assert state is not None, "a plan loads a state before it runs a step"
                     state = self.advance(i, state)
                 case Keep():
                     assert state is not None
-                    self.nodes[i] = state
-                    self.tape.watch(i, state)
+                    self.nodes[i] = self.tape.shelf.put(i, state)
                 case Drop():
-                    dropped = self.nodes.pop(i, None)
-                    if dropped is not None and runs.get(i - 1, -1) > position:
-                        self.tape.note(i, dropped)
+                    self.drop(i, again=runs.get(i - 1, -1) > position)
                 case Record():
                     assert state is not None
                     if self.cotangents:  # else no loss sees what this step gives
@@ -305,15 +316,16 @@ class Sweep:
                         self.cotangents = self.given.get(i, {})
         return self.cotangents, self.sums
 
-    def node(self, i: int) -> State:
-        """Return a node, which must be as it was."""
-        state = self.nodes[i]
-        if self.tape.node_versions[i] != [leaf._version for leaf in state.tensors]:
-            raise ChangedTensorError(
-                f"The state that enters step {i} was changed in place after the forward pass, so "
-                "the gradient would be that of another chain. Change a copy of it instead."
-            )
-        return state
+    def prefetch(self, i: int | None) -> None:
+        """Begin to bring a node back, if it is kept by now."""
+        if i in self.nodes:
+            self.nodes[i].prefetch()
+
+    def drop(self, i: int, *, again: bool) -> None:
+        """Forget a node; what it is compared with if its step runs again is noted first."""
+        dropped = self.nodes.pop(i, None)
+        if again and isinstance(dropped, DeviceNode):
+            self.tape.note(i, dropped.state)
 
     def advance(self, i: int, state: State) -> State:
         """Run a step again without a graph."""
@@ -333,9 +345,12 @@ class Sweep:
 
     def compare(self, i: int, after: State) -> None:
         """Check that a step gave what it gave the first time, by its node or by its digest."""
-        if i + 1 in self.nodes:
-            first = self.nodes[i + 1].leaves
-            compare(i, first, after.detached().leaves, self.tape.verify)
+        node, verify, rounding = self.nodes.get(i + 1), self.tape.verify, self.tape.store.dtype
+        if rounding is not None:
+            if node is not None and verify != "off":
+                compare_rounded(i, node.load().leaves, after.leaves, rounding)
+        elif node is not None and (verify == "close" or isinstance(node, DeviceNode)):
+            compare(i, node.load().leaves, after.detached().leaves, verify)
         elif i + 1 in self.tape.digests:
             compare_digest(i, self.tape.digests[i + 1], after.leaves)
 
@@ -358,7 +373,7 @@ class Sweep:
     def restored(self, i: int) -> Recorded:
         """Record step i again from the nearest node before it."""
         start = max(j for j in self.nodes if j <= i)
-        state = self.node(start)
+        state = self.nodes[start].load()
         for j in range(start, i):
             state = self.advance(j, state)
         return self.record(i, state)

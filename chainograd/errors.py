@@ -19,3 +19,7 @@ class ChangedTensorError(ChainError):
 
 class ReplayError(ChainError):
     """A step that was run again for its gradient did not give the state of the first run."""
+
+
+class StoreError(ChainError):
+    """States could not be kept where ``store=`` says: no room, no right to write, a lost file."""

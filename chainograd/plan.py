@@ -70,6 +70,8 @@ class StepCost:
         gradient_bytes: Gradients of what the steps share.
         forward_seconds: Time to run it.
         backward_seconds: Time of its backward pass.
+        stored_bytes: What the state takes on its device as a kept node, where a store keeps
+            something else than the state itself.
     """
 
     node_bytes: int
@@ -81,6 +83,12 @@ class StepCost:
     gradient_bytes: int = 0
     forward_seconds: float = 1.0
     backward_seconds: float = 1.0
+    stored_bytes: int | None = None
+
+    @property
+    def kept_bytes(self) -> int:
+        """What a kept node takes on the device."""
+        return self.node_bytes if self.stored_bytes is None else self.stored_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,36 +161,49 @@ class Plan:
         """Yield what is held during each action."""
         costs = self.costs or (_FREE,) * self.num_steps
         kept: set[int] = set()
-        state = node_bytes = graphs = graph_bytes = gradient_bytes = result_bytes = 0
+        first: set[int] = set()  # steps that the forward pass recorded
+        state = node_bytes = graphs = graph_bytes = gradient_bytes = result_bytes = given = 0
         for position, action in enumerate((*self.forward, *self.backward)):
             i = action.index
+            backward = position >= len(self.forward)
             # The state between two actions is alive too, unless it is a node or the result.
-            loose = 0 if state in kept or state == self.num_steps else costs[state].node_bytes
+            loose = 0 if state == self.num_steps else _beside(costs[state], state in kept)
             extra = 0
             match action:
                 case Keep():
                     kept.add(i)
-                    node_bytes, loose = node_bytes + costs[i].node_bytes, 0
+                    node_bytes, loose = node_bytes + costs[i].kept_bytes, _beside(costs[i], True)
                 case Drop():
                     kept.remove(i)
-                    node_bytes, loose = node_bytes - costs[i].node_bytes, 0
+                    node_bytes, loose = node_bytes - costs[i].kept_bytes, 0
                 case Load():
-                    state, loose = i, 0
+                    state, loose = i, _beside(costs[i], True)
                 case Advance():
                     extra, state = costs[i].advance_bytes, i + 1
                 case Record():
                     extra, state = costs[i].record_bytes, i + 1
                 case Backprop():
-                    extra, loose = costs[i].backprop_bytes - costs[i].graph_bytes, 0
+                    extra = costs[i].backprop_bytes - costs[i].graph_bytes
+                    loose = 0 if i in first else _beside(costs[i], i in kept)
+                    if i < self.num_steps - 1:  # the state it gave, which is no node any more
+                        loose += costs[i].result_bytes
             # Once the result is there it stays, and on the way back there is its cotangent.
-            cotangent = costs[i].result_bytes if position >= len(self.forward) else 0
+            cotangent = costs[i].result_bytes if backward else 0
+            cotangent += given
+            if backward and costs[i].stored_bytes is not None:
+                loose += costs[i].node_bytes  # the next node is on its way back already
             held = node_bytes + graph_bytes + loose + gradient_bytes + result_bytes + cotangent
             yield Held(action, len(kept), graphs + isinstance(action, Record), held + extra)
             if isinstance(action, Record):
                 graphs, graph_bytes = graphs + 1, graph_bytes + costs[i].graph_bytes
+                if not backward:  # the state that enters a graph is on the device as long as that
+                    first.add(i)
+                    graph_bytes += _beside(costs[i], True)
             elif isinstance(action, Backprop):
                 graphs, graph_bytes = graphs - 1, graph_bytes - costs[i].graph_bytes
+                graph_bytes -= _beside(costs[i], True) if i in first else 0
                 gradient_bytes = costs[i].gradient_bytes
+                given = costs[-1].result_bytes  # the caller's cotangent stays to the end
             if state == self.num_steps:
                 result_bytes = costs[-1].result_bytes
 
@@ -221,6 +242,11 @@ class Held(NamedTuple):
     nodes: int
     graphs: int
     bytes: int
+
+
+def _beside(cost: StepCost, kept: bool) -> int:
+    """Return what the current state takes besides the kept nodes, which may hold it."""
+    return 0 if kept and cost.stored_bytes is None else cost.node_bytes
 
 
 _FREE = StepCost(0, 0, 0, 0, 0, 0, 0, 0.0, 0.0)

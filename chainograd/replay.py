@@ -155,6 +155,30 @@ def compare(index: int, first: Sequence[object], again: Sequence[object], verify
         )
 
 
+def compare_rounded(
+    index: int, first: Sequence[object], again: Sequence[object], dtype: torch.dtype
+) -> None:
+    """Check that step ``index`` gave about the same state from a rounded one.
+
+    How rounding grows in a step is not known, so this only notices what is far off: other noise,
+    other weights.
+
+    Raises:
+        ReplayError: If it did not.
+    """
+    for a, b in zip(first, again, strict=True):
+        if not isinstance(a, Tensor) or not isinstance(b, Tensor) or not a.is_floating_point():
+            continue
+        off = torch.linalg.vector_norm(b.detach() - a, dtype=torch.float64)
+        room = 32 * torch.finfo(dtype).eps * torch.linalg.vector_norm(a, dtype=torch.float64)
+        if off > room:
+            raise ReplayError(
+                f"Step {index}, run again from a state rounded to {dtype}, is {off.item():.3g} "
+                f"away from what it gave first; rounding explains {room.item():.3g}. {_ADVICE} "
+                "Where a step is as sensitive as that, keep states in full, or pass `verify='off'`."
+            )
+
+
 Digest = tuple[Tensor | None, ...]
 
 

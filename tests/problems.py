@@ -52,3 +52,18 @@ class Counted:
         """Run the step."""
         self.runs.append(i)
         return self.step(x, i, *args, **kwargs)
+
+
+class Wide(torch.nn.Module):
+    """A step whose graph is much larger than its state, and twice as large every third time."""
+
+    def __init__(self):
+        super().__init__()
+        self.into = torch.nn.Linear(32, 512)
+        self.back = torch.nn.Linear(512, 32)
+
+    def forward(self, x, i):
+        """Return the next state."""
+        for _ in range(2 if i % 3 == 0 else 1):
+            x = x + 0.1 * self.back(torch.tanh(self.into(x)))
+        return x

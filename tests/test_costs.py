@@ -8,22 +8,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from chainograd import CheckpointedChain, Plan, StepCost, binomial, keep_last, meter, within
 from chainograd.planners import parse_bytes
+from tests.problems import Wide
 
 MiB = 2**20
-
-
-class Wide(torch.nn.Module):
-    """A step whose graph is much larger than its state, and twice as large every third time."""
-
-    def __init__(self):
-        super().__init__()
-        self.into = torch.nn.Linear(32, 512)
-        self.back = torch.nn.Linear(512, 32)
-
-    def forward(self, x, i):
-        for _ in range(2 if i % 3 == 0 else 1):
-            x = x + 0.1 * self.back(torch.tanh(self.into(x)))
-        return x
 
 
 M = 9
