@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Generator, Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from chainograd.captured import Witness, find_captured
 from chainograd.costs import Kind, measure
 from chainograd.engine import Tape, Transform
-from chainograd.errors import CapturedTensorError
+from chainograd.errors import CapturedTensorError, ChainError
 from chainograd.frozen import FrozenLayers
 from chainograd.functions import attach
 from chainograd.plan import Plan, StepCost
-from chainograd.planners import PlanName, parse_bytes, resolve, within
+from chainograd.planners import PlanName, parse_bytes, resolve, within, without_graphs
 from chainograd.replay import Autocast, RandomStreams, Verify, autocast_as, undisturbed
-from chainograd.steps import State, Steps
+from chainograd.slices import SlicedSteps, batch_of, difference
+from chainograd.steps import State, Steps, differentiable
 from chainograd.stores import Store
 
 Frozen = Literal["off", "auto"]
@@ -51,6 +54,11 @@ class CheckpointedChain:
             streams are replayed without being named.
         store: Where nodes live: ``"device"``, ``"host"``, a folder, or a `Store`, which can also
             keep them in fewer bits.
+        micro_batch: Samples in a slice: every step runs over slices of the batch, and the memory
+            of a graph is that of one slice, while the loss sees the whole batch. Tensors of the
+            state and of the arguments whose first dimension is that of ``x`` are cut. Each step
+            is run twice, 2M evaluations of every slice; random noise is drawn slice by slice.
+            None is the whole batch at once.
         frozen: ``"auto"`` lets layers whose weights need no gradient keep only what the gradient of
             their input needs: less memory, the same results, gradients equal to rounding.
             ``"off"`` leaves every layer to torch: gradients equal to the bit.
@@ -88,6 +96,7 @@ class CheckpointedChain:
         params: Iterable[Tensor] = (),
         generators: Iterable[Generator] = (),
         store: Store | str | os.PathLike[str] = "device",
+        micro_batch: int | None = None,
         frozen: Frozen = "off",
         verify: Verify = "exact",
         grad_steps: GradSteps | Callable[[int], GradSteps] | None = None,
@@ -105,6 +114,13 @@ class CheckpointedChain:
             raise ValueError(f"`verify` must be one of {get_args(Verify)}, got {verify!r}.")
         if frozen not in get_args(Frozen):
             raise ValueError(f"`frozen` must be one of {get_args(Frozen)}, got {frozen!r}.")
+        if micro_batch is not None and (
+            not isinstance(micro_batch, int) or isinstance(micro_batch, bool) or micro_batch < 1
+        ):
+            raise ValueError(
+                f"`micro_batch` must be a number of samples of at least 1, or None, got "
+                f"{micro_batch!r}."
+            )
         self.step = step
         self.num_steps = num_steps
         self._budget: int | None = None
@@ -113,6 +129,10 @@ class CheckpointedChain:
             self.plan = resolve(plan, num_steps)  # type: ignore[arg-type]
         else:
             self._budget, self.plan = parse_bytes(plan), resolve("nodes", num_steps)
+        self.micro_batch = micro_batch
+        if micro_batch is not None:
+            self.plan = without_graphs(self.plan)
+        self._compared: set[Any] = set()  # shapes for which slices were compared with the whole
         self.params = list(params)
         self.generators = list(generators)
         self.store = store if isinstance(store, Store) else Store(store)
@@ -143,8 +163,8 @@ class CheckpointedChain:
             ChainError: If a step changes its input in place.
         """
         if not torch.is_grad_enabled() or _transformed():
-            return self._loop(x, args, kwargs)
-        tape = self._planned(self._tape(x, args, kwargs))
+            return deque(self._loop(x, args, kwargs), maxlen=1)[0]
+        tape = self._prepared(x, args, kwargs)
         if not tape.passes(self.num_steps - 1):
             raise ValueError(
                 f"`grad_steps` leaves out the last step, {self.num_steps - 1}, so the result has "
@@ -184,11 +204,8 @@ class CheckpointedChain:
             [1, 2, 4, 8]
         """
         if not torch.is_grad_enabled() or _transformed():
-            loop = [x]
-            for i in range(self.num_steps):
-                loop.append(self.step(loop[-1], i, *args, **kwargs))
-            return loop
-        tape = self._planned(self._tape(x, args, kwargs))
+            return list(self._loop(x, args, kwargs))
+        tape = self._prepared(x, args, kwargs)
         states: dict[int, State] = {}
         if tape.inputs:
             tape.forward(states.__setitem__)
@@ -219,22 +236,41 @@ class CheckpointedChain:
         with torch.enable_grad(), undisturbed(tape.streams), tape.surroundings():
             return measure(tape.steps, tape.x_T, tape.x_T_wanted, self.store, kind)
 
-    def _planned(self, tape: Tape) -> Tape:
-        """Give a tape the plan that fits the budget, if there is one."""
+    def _prepared(self, x: Any, args: Any, kwargs: Any) -> Tape:
+        """Return a tape with its plan, after what is measured or tried once for given shapes."""
+        tape = self._tape(x, args, kwargs)
+        leaves = (*tape.x_T.tensors, *tape.steps.arguments.tensors)
+        key = tuple((t.shape, t.dtype, t.device, t.requires_grad) for t in leaves)
+        if isinstance(tape.steps, SlicedSteps) and key not in self._compared:
+            self._compare_slices(tape, tape.steps)
+            self._compared.add(key)
         if self._budget is not None and tape.inputs:
-            leaves = (*tape.x_T.leaves, *tape.steps.arguments.leaves)
-            key = tuple(
-                (leaf.shape, leaf.dtype, leaf.device, leaf.requires_grad)
-                for leaf in leaves
-                if isinstance(leaf, Tensor)
-            )
             if key not in self._plans:
                 with undisturbed(tape.streams), tape.surroundings():
                     costs = measure(tape.steps, tape.x_T, tape.x_T_wanted, self.store)
-                self._plans[key] = within(self._budget, costs)
+                plan = within(self._budget, costs)
+                self._plans[key] = without_graphs(plan) if self.micro_batch else plan
             self.plan = self._plans[key]
             tape.adopt(self.plan)
         return tape
+
+    def _compare_slices(self, tape: Tape, steps: SlicedSteps) -> None:
+        if steps.batch <= steps.size or any(isinstance(t, FakeTensor) for t in tape.x_T.tensors):
+            return
+        before = tape.streams.state()
+        with undisturbed(tape.streams), tape.surroundings():
+            off = difference(steps, tape.x_T)
+            if tape.streams.state(before) is not before:
+                return  # noise is drawn slice by slice: nothing to compare
+        dtypes = [t.dtype for t in tape.x_T.tensors if differentiable(t)]
+        dtypes += [autocast.dtype for autocast in tape.autocast if autocast.enabled]
+        if off > min(10 * max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5, 0.1):
+            raise ChainError(
+                f"`micro_batch={steps.size}` gives another chain: step 0 gives two slices another "
+                f"result one by one than together, {off:.2g} of their size apart. Either samples "
+                "see each other (batch norm in training: call `eval()`), or a table with as many "
+                "rows as the batch has samples was cut with it: hand it over as `table[None]`."
+            )
 
     def _tape(self, x: Any, args: Any, kwargs: Any) -> Tape:
         named = [tensor for tensor in self.params if tensor.requires_grad]
@@ -242,7 +278,7 @@ class CheckpointedChain:
         captured = find_captured(self.step)
         found = [tensor for tensor in captured.tensors if id(tensor) not in seen]
         x_T, arguments = State.of(x), State.of((args, kwargs))
-        steps = Steps(
+        seen_by_steps = (
             self.step,
             self.num_steps,
             arguments,
@@ -250,6 +286,10 @@ class CheckpointedChain:
             captured.buffers,
             FrozenLayers if self.frozen == "auto" else nullcontext,
         )
+        if self.micro_batch is None:
+            steps = Steps(*seen_by_steps)
+        else:
+            steps = SlicedSteps(*seen_by_steps, batch=batch_of(x_T), size=self.micro_batch)
         devices = {t.device for t in (*x_T.tensors, *arguments.tensors, *named, *found)}
         return Tape(
             steps=steps,
@@ -269,10 +309,18 @@ class CheckpointedChain:
         drawn = self.grad_steps(self.num_steps) if callable(self.grad_steps) else self.grad_steps
         return resolve_grad_steps(drawn, self.num_steps)
 
-    def _loop(self, x: Any, args: Any, kwargs: Any) -> Any:
+    def _loop(self, x: Any, args: Any, kwargs: Any) -> Iterator[Any]:
+        """Yield the states of the plain loop, x first."""
+        yield x
+        if self.micro_batch is not None and not _transformed():
+            steps, state = self._tape(x, args, kwargs).steps, State.of(x)
+            for i in range(self.num_steps):
+                state = steps.run(i, state)
+                yield state.tree()
+            return
         for i in range(self.num_steps):
             x = self.step(x, i, *args, **kwargs)
-        return x
+            yield x
 
     def _watched(self, tape: Tape, states: dict[int, State] | None = None) -> Any:
         """Run a chain in which nothing is known to need a gradient, and see that it is so."""

@@ -55,18 +55,19 @@ def measure_step(steps: Steps, i: int, state: State, wanted: list[bool], store: 
         after = steps.advance(i, state)
         forward_seconds = _now(device) - started
         advance_bytes = reading.lap()
-        cotangents = [
-            torch.ones_like(leaf) if differentiable(leaf) else None for leaf in after.leaves
-        ]
+        result_bytes = _bytes(after.tensors)
+        cotangents = {
+            place: torch.ones_like(leaf)
+            for place, leaf in enumerate(after.leaves)
+            if differentiable(leaf)
+        }
         del after
     sums = [torch.zeros_like(tensor) for tensor in steps.shared]
     with meter(device) as reading:
         recorded = steps.record(i, state, wanted)
         record_bytes, kept_bytes = reading.lap(), reading.live_bytes
-        result_bytes = _bytes(recorded.leaving.tensors)
-        nothing: list[Tensor | None] = [None] * len(state.leaves)
         started = _now(device)
-        steps.backprop(recorded, cotangents, nothing, list(sums))
+        steps.backprop(recorded, cotangents, {}, list(sums))
         backward_seconds = _now(device) - started
         backprop_bytes = reading.lap() - result_bytes
     fake = any(isinstance(leaf, FakeTensor) for leaf in state.tensors)

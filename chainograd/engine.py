@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,16 @@ from chainograd.replay import (
     unchanged,
     undisturbed,
 )
-from chainograd.steps import Cotangents, Recorded, State, Steps, differentiable, wants_gradient
+from chainograd.steps import (
+    Cotangents,
+    Recorded,
+    Rerun,
+    State,
+    Steps,
+    Sums,
+    differentiable,
+    wants_gradient,
+)
 from chainograd.stores import DeviceNode, Node, Shelf, Store
 
 Transform = Callable[[int, Any], Any]
@@ -173,7 +183,7 @@ class Tape:
 
     # The backward pass
 
-    def backward(self, given: dict[int, dict[int, Tensor]], *, keep: bool) -> Cotangents:
+    def backward(self, given: dict[int, Cotangents], *, keep: bool) -> Sums:
         """Carry out the backward actions.
 
         Args:
@@ -274,17 +284,17 @@ class Sweep:
 
     tape: Tape
     nodes: dict[int, Node]
-    given: dict[int, dict[int, Tensor]]
+    given: dict[int, Cotangents]
     graphs: dict[int, Recorded] = field(init=False)
-    cotangents: dict[int, Tensor] = field(init=False)
-    sums: Cotangents = field(init=False)
+    cotangents: Cotangents = field(init=False)
+    sums: Sums = field(init=False)
 
     def __post_init__(self) -> None:
         self.graphs = self.tape.graphs
         self.cotangents = self.given.get(self.tape.plan.num_steps, {})
         self.sums = [None] * len(self.tape.steps.shared)
 
-    def run(self, actions: list[Action]) -> tuple[dict[int, Tensor], Cotangents]:
+    def run(self, actions: list[Action]) -> tuple[Cotangents, Sums]:
         """Carry the actions out; return the cotangents of x_T and the gradients of the rest."""
         state: State | None = None
         runs = {a.index: p for p, a in enumerate(actions) if isinstance(a, (Advance, Record))}
@@ -332,20 +342,19 @@ class Sweep:
         self.tape.steps.refuse_changes(i)
         self.tape.rewind(i)
         after = self.tape.steps.advance(i, state)
-        self.compare(i, after)
+        self.compare(i, after, self.nodes.get(i + 1))
         return after
 
     def record(self, i: int, state: State) -> Recorded:
         """Run a step again with its graph."""
         self.tape.steps.refuse_changes(i)
-        self.tape.rewind(i)
-        recorded = self.tape.steps.record(i, state, self.tape.wanted(i, state))
-        self.compare(i, recorded.leaving)
-        return recorded
+        first = self.nodes.get(i + 1)
+        rerun = Rerun(partial(self.tape.rewind, i), lambda after: self.compare(i, after, first))
+        return self.tape.steps.record(i, state, self.tape.wanted(i, state), rerun)
 
-    def compare(self, i: int, after: State) -> None:
+    def compare(self, i: int, after: State, node: Node | None) -> None:
         """Check that a step gave what it gave the first time, by its node or by its digest."""
-        node, verify, rounding = self.nodes.get(i + 1), self.tape.verify, self.tape.store.dtype
+        verify, rounding = self.tape.verify, self.tape.store.dtype
         if rounding is not None:
             if node is not None and verify != "off":
                 compare_rounded(i, node.load().leaves, after.leaves, rounding)
@@ -360,15 +369,19 @@ class Sweep:
             self.graphs[i] = self.restored(i)
         recorded = self.graphs.pop(i)
         before, self.sums = self.tape.steps.backprop(
-            recorded,
-            _listed(self.cotangents, recorded.leaving),
-            _listed(self.given.get(i, {}), recorded.entering),
-            self.sums,
+            recorded, self.cotangents, self.given.get(i, {}), self.sums
         )
-        if self.tape.transform is not None and any(g is not None for g in before):
-            tree = pytree.tree_unflatten(before, recorded.entering.spec)
-            before = pytree.tree_leaves(self.tape.transform(i, tree), is_leaf=_none)
-        self.cotangents = {place: g for place, g in enumerate(before) if g is not None}
+        if self.tape.transform is not None and before:
+            before = self.transformed(i, before, recorded.entering)
+        self.cotangents = before
+
+    def transformed(self, i: int, before: Cotangents, entering: State) -> Cotangents:
+        """Return cotangents as the caller's transform changes them."""
+        assert self.tape.transform is not None
+        listed = [before.get(place) for place in range(len(entering.leaves))]
+        tree = pytree.tree_unflatten(listed, entering.spec)
+        changed = pytree.tree_leaves(self.tape.transform(i, tree), is_leaf=_none)
+        return {place: g for place, g in enumerate(changed) if g is not None}
 
     def restored(self, i: int) -> Recorded:
         """Record step i again from the nearest node before it."""
@@ -377,10 +390,6 @@ class Sweep:
         for j in range(start, i):
             state = self.advance(j, state)
         return self.record(i, state)
-
-
-def _listed(cotangents: dict[int, Tensor], state: State) -> Cotangents:
-    return [cotangents.get(place) for place in range(len(state.leaves))]
 
 
 def _none(thing: Any) -> bool:

@@ -12,7 +12,7 @@ from torch._C._autograd import (
 
 from chainograd.engine import Tape
 from chainograd.errors import ChainError
-from chainograd.steps import State, stand_in, wants_gradient
+from chainograd.steps import Cotangents, State, stand_in, wants_gradient
 
 Place = tuple[int, int]  # a leaf of a state: the state's index, the leaf's place in it
 
@@ -126,9 +126,9 @@ class ChainVjp(torch.autograd.Function):
         return None, None, *second
 
 
-def by_state(places: list[Place], given: list[Tensor]) -> dict[int, dict[int, Tensor]]:
+def by_state(places: list[Place], given: list[Tensor]) -> dict[int, Cotangents]:
     """Return cotangents by the state's index and the leaf's place in it."""
-    result: dict[int, dict[int, Tensor]] = {}
+    result: dict[int, Cotangents] = {}
     for (i, place), g in zip(places, given, strict=True):
         result.setdefault(i, {})[place] = g
     return result

@@ -153,6 +153,28 @@ def restricted(plan: Plan, steps: frozenset[int]) -> Plan:
     return replace(plan, forward=tuple(forward), backward=tuple(backward))
 
 
+def without_graphs(plan: Plan) -> Plan:
+    """Return the plan that keeps no graph at the turn: every step is recorded on the way back."""
+    recorded = {action.index for action in plan.forward if isinstance(action, Record)}
+    kept = {action.index for action in plan.forward if isinstance(action, Keep)}
+    forward = [Advance(a.index) if isinstance(a, Record) else a for a in plan.forward]
+    backward: list[Action] = []
+    for action in plan.backward:
+        i = action.index
+        if isinstance(action, Backprop) and i in recorded:
+            start = max(j for j in kept if j <= i)
+            backward += [Load(start), *map(Advance, range(start, i)), Record(i)]
+            recorded.remove(i)
+        elif isinstance(action, Keep):
+            kept.add(i)
+        elif isinstance(action, Drop):
+            kept.remove(i)
+        elif isinstance(action, Record):
+            recorded.discard(i)
+        backward.append(action)
+    return replace(plan, forward=tuple(forward), backward=tuple(backward))
+
+
 def first_part(length: int, slots: int) -> int:
     """Return how many steps to run before the next node is kept, in an optimal plan.
 

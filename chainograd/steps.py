@@ -20,7 +20,8 @@ from chainograd.errors import CapturedTensorError, ChainError, ChangedTensorErro
 # backward starts from the sum so far: the tensor itself is among the outputs that are
 # differentiated, with that sum as its cotangent.
 
-Cotangents = list[Tensor | None]  # one a leaf of a state
+Cotangents = dict[int, Tensor]  # of a state, by the leaf's place
+Sums = list[Tensor | None]  # gradients of what the steps share
 
 
 class State(NamedTuple):
@@ -64,11 +65,19 @@ class State(NamedTuple):
         )
 
 
-class Recorded(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Recorded:
     """A step's graph: between detached leaves that enter it and the state that leaves it."""
 
     entering: State
     leaving: State
+
+
+class Rerun(NamedTuple):
+    """What goes with running a step again: putting noise back before, checking the state after."""
+
+    rewind: Callable[[], None]
+    check: Callable[[State], None]
 
 
 def differentiable(leaf: Any) -> bool:
@@ -139,14 +148,25 @@ class Steps:
 
     def run(self, index: int, state: State) -> State:
         """Run one step, in the grad mode that is in force."""
-        args, kwargs = self.inner_arguments.tree()
+        return self.call(index, state, self.inner_arguments)
+
+    def call(self, index: int, state: State, arguments: State) -> State:
+        """Call the user's step; the state it is given must survive it."""
+        args, kwargs = arguments.tree()
+        before = [leaf._version for leaf in state.tensors]
         with self._named(index), self._stand_ins():
-            return State.of(self.step(state.tree(), index, *args, **kwargs))
+            after = State.of(self.step(state.tree(), index, *args, **kwargs))
+        if before != [leaf._version for leaf in state.tensors]:
+            raise ChainError(
+                f"Step {index} changed its input state in place, but the gradient needs that "
+                "state again. Return new tensors (`x = x + …` instead of `x += …`)."
+            )
+        return after
 
     def advance(self, index: int, state: State) -> State:
-        """Run a step without a graph; its input must survive it."""
+        """Run a step without a graph."""
         with torch.no_grad():
-            return self._surviving(index, state)
+            return self.run(index, state)
 
     def tried(self, index: int, state: State) -> tuple[State, bool]:
         """Run a step whose state needs no gradient, and see whether its result does.
@@ -154,14 +174,29 @@ class Steps:
         Until something trainable is met there is no graph, so this costs nothing.
         """
         with torch.enable_grad(), self.recording():
-            after = self._surviving(index, state)
+            after = self.run(index, state)
         return after.detached(), any(map(wants_gradient, after.leaves))
 
-    def record(self, index: int, state: State, wanted: list[bool]) -> Recorded:
-        """Run a step with its graph, between leaves of its own."""
+    def record(
+        self, index: int, state: State, wanted: list[bool], rerun: Rerun | None = None
+    ) -> Recorded:
+        """Run a step with its graph, between leaves of its own; with ``rerun``, once more."""
+        if rerun is not None:
+            rerun.rewind()
         entering = state.entering(wanted)
         with torch.enable_grad(), self.recording():
             leaving = self.run(index, entering)
+        if rerun is not None:
+            rerun.check(leaving)
+        self.refuse_unrouted(index, entering, leaving)
+        return Recorded(entering, leaving)
+
+    def refuse_unrouted(self, index: int, entering: State, leaving: State) -> None:
+        """Check that the graph between two states has no other leaves than the chain knows.
+
+        Raises:
+            CapturedTensorError: If it has one.
+        """
         inside = {id(t) for t in (*entering.leaves, *self.shared)}
         for stranger in unrouted(filter(wants_gradient, leaving.leaves), inside):
             raise CapturedTensorError(
@@ -170,11 +205,10 @@ class Steps:
                 "`CheckpointedChain(…, params=[tensor])`, pass it as an argument of the chain, "
                 "or detach it if its gradient is not wanted."
             )
-        return Recorded(entering, leaving)
 
     def backprop(
-        self, recorded: Recorded, after: Cotangents, at_node: Cotangents, sums: Cotangents
-    ) -> tuple[Cotangents, Cotangents]:
+        self, recorded: Recorded, after: Cotangents, at_node: Cotangents, sums: Sums
+    ) -> tuple[Cotangents, Sums]:
         """Send cotangents back through a recorded step.
 
         Args:
@@ -187,28 +221,25 @@ class Steps:
             The cotangents of the state that entered it, and the sums with this step's share.
         """
         shared = self.shared
-        into = [leaf for leaf in recorded.entering.leaves if wants_gradient(leaf)]
+        entering, leaving = recorded.entering.leaves, recorded.leaving.leaves
+        places = [place for place, leaf in enumerate(entering) if wants_gradient(leaf)]
         # Note [Sums in order].
         pairs = [
-            *zip(recorded.leaving.leaves, after, strict=True),
-            *zip(recorded.entering.leaves, at_node, strict=True),
+            *((leaving[place], g) for place, g in after.items()),
+            *((entering[place], g) for place, g in at_node.items()),
             *zip(shared, sums, strict=True),
         ]
         roots = [(leaf, g) for leaf, g in pairs if g is not None and wants_gradient(leaf)]
-        if not roots or not (into or shared):
-            return [None] * len(recorded.entering.leaves), sums
-        grads = iter(
-            torch.autograd.grad(
-                [leaf for leaf, _ in roots],
-                [*into, *shared],
-                [g for _, g in roots],
-                allow_unused=True,
-            )
+        if not roots or not (places or shared):
+            return {}, sums
+        grads = torch.autograd.grad(
+            [leaf for leaf, _ in roots],
+            [*(entering[place] for place in places), *shared],
+            [g for _, g in roots],
+            allow_unused=True,
         )
-        before = [
-            next(grads) if wants_gradient(leaf) else None for leaf in recorded.entering.leaves
-        ]
-        return before, list(grads)
+        before = {p: g for p, g in zip(places, grads, strict=False) if g is not None}
+        return before, list(grads[len(places) :])
 
     def refuse_changes(self, index: int) -> None:
         """Check that no tensor the steps use has changed since the forward pass.
@@ -224,16 +255,6 @@ class Steps:
                     "chain. Call `backward()` before `optimizer.step()` and other in-place "
                     "changes."
                 )
-
-    def _surviving(self, index: int, state: State) -> State:
-        before = [leaf._version for leaf in state.tensors]
-        after = self.run(index, state)
-        if before != [leaf._version for leaf in state.tensors]:
-            raise ChainError(
-                f"Step {index} changed its input state in place, but the gradient needs that "
-                "state again. Return new tensors (`x = x + …` instead of `x += …`)."
-            )
-        return after
 
     def _stand_ins(self) -> AbstractContextManager[object]:
         swapped = {

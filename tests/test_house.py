@@ -13,7 +13,7 @@ import chainograd
 ROOT = Path(chainograd.__file__).parent
 # A module may import those before it, never those after.
 ROOMS = ("errors", "plan", "planners", "metering", "captured", "replay", "frozen", "steps",
-         "packing", "transfers", "background", "folders", "stores", "costs", "engine",
+         "slices", "packing", "transfers", "background", "folders", "stores", "costs", "engine",
          "functions", "chain", "samplers")  # fmt: skip
 
 

@@ -1,0 +1,211 @@
+"""Steps that run over slices of the batch, with the graph of one slice at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chainograd.errors import ChainError
+from chainograd.steps import (
+    Cotangents,
+    Recorded,
+    Rerun,
+    State,
+    Steps,
+    Sums,
+    differentiable,
+    wants_gradient,
+)
+
+# Note [Slices]
+# 1. The batch size N is the first dimension of the first floating tensor of x_T that has one.
+#    Tensors of the state and of the arguments whose first dimension is N are cut, all others are
+#    handed to every slice whole. What is whole in a state must come out of every slice the same.
+# 2. A step's slices run in order, in the first run and in each rerun, so they draw the noise they
+#    drew. Noise is that of slices: another sample than the whole batch would give, as good.
+# 3. Recording a step only remembers it: its slices are recorded when the cotangent is there, each
+#    freed before the next. So no graph outlives its step, and every step is run twice.
+
+
+@dataclass(slots=True, eq=False)
+class Waiting(Recorded):
+    """A step that will be recorded slice by slice.
+
+    Attributes:
+        index: The step.
+        rerun: What goes with running it again.
+    """
+
+    index: int
+    rerun: Rerun
+
+
+@dataclass(slots=True, eq=False)
+class SlicedSteps(Steps):
+    """Steps that run over slices of the batch.
+
+    Attributes:
+        batch: N, the batch size.
+        size: Samples in a slice.
+    """
+
+    batch: int = 1
+    size: int = 1
+
+    def run(self, index: int, state: State) -> State:
+        """Run one step on every slice, in the grad mode that is in force."""
+        return self._joined(index, state, [self._called(index, state, j) for j in self._starts])
+
+    def tried(self, index: int, state: State) -> tuple[State, bool]:
+        """Run a step whose state needs no gradient, and see whether its result does."""
+        parts, needed = [], False
+        for j in self._starts:
+            with torch.enable_grad(), self.recording():
+                part = self._called(index, state, j)
+            needed |= any(map(wants_gradient, part.leaves))
+            parts.append(part.detached())  # or the graphs of all slices would be there at once
+        return self._joined(index, state, parts), needed
+
+    def record(
+        self, index: int, state: State, wanted: list[bool], rerun: Rerun | None = None
+    ) -> Recorded:
+        """Remember a step that is to be recorded slice by slice."""
+        rerun = rerun or Rerun(lambda: None, lambda after: None)
+        return Waiting(state.entering(wanted), state._replace(leaves=()), index, rerun)
+
+    def backprop(
+        self, recorded: Recorded, after: Cotangents, at_node: Cotangents, sums: Sums
+    ) -> tuple[Cotangents, Sums]:
+        """Record each slice of a step and send its share of the cotangents back through it."""
+        assert isinstance(recorded, Waiting)
+        i, entering = recorded.index, recorded.entering
+        before, parts = at_node, []
+        recorded.rerun.rewind()
+        for j in self._starts:
+            with torch.enable_grad(), self.recording():
+                leaving = self._called(i, entering, j)
+            self.refuse_unrouted(i, entering, leaving)
+            share = {
+                place: g[j : j + self.size] if self._is_cut(entering, leaving, place, j) else g
+                for place, g in after.items()
+                if j == 0 or self._is_cut(entering, leaving, place, j)
+            }
+            # What the slices so far have summed up goes along: note [Sums in order].
+            before, sums = Steps.backprop(self, Recorded(entering, leaving), share, before, sums)
+            parts.append(leaving.detached())
+            del leaving
+        recorded.rerun.check(self._joined(i, entering, parts))
+        return before, sums
+
+    @property
+    def _starts(self) -> range:
+        return range(0, self.batch, self.size)
+
+    def _called(self, index: int, state: State, j: int) -> State:
+        """Call the user's step on the slice that begins with sample j."""
+        part = self._part(state, j)
+        return self.call(index, part, self._part(self.inner_arguments, j))
+
+    def _part(self, state: State, j: int) -> State:
+        return state._replace(
+            leaves=tuple(
+                leaf[j : j + self.size] if has_batch(leaf, self.batch) else leaf
+                for leaf in state.leaves
+            )
+        )
+
+    def _joined(self, index: int, entering: State, parts: list[State]) -> State:
+        """Return the state of the whole batch from those of its slices."""
+        leaves = []
+        for place, first in enumerate(parts[0].leaves):
+            column = [part.leaves[place] for part in parts]
+            if self._is_cut(entering, parts[0], place, 0):
+                leaves.append(torch.cat(column))
+            elif all(map(_same, column, [first] * len(column))):
+                leaves.append(first)
+            else:
+                raise ChainError(
+                    f"Step {index} gave another {_described(first)} for each slice of "
+                    f"`micro_batch={self.size}`, so it is not known what it is for the whole batch "
+                    f"of {self.batch}. Give it a first dimension of {self.batch}, one entry a "
+                    "sample, or leave `micro_batch` out."
+                )
+        return parts[0]._replace(leaves=tuple(leaves))
+
+    def _is_cut(self, entering: State, leaving: State, place: int, j: int) -> bool:
+        """Return whether a leaf that leaves the slice beginning with sample j is a part."""
+        leaf = leaving.leaves[place]
+        if entering.spec == leaving.spec:
+            before = entering.leaves[place]
+            whole = isinstance(before, Tensor) and not has_batch(before, self.batch)
+            if whole and isinstance(leaf, Tensor) and leaf.shape == before.shape:
+                return False
+        return has_batch(leaf, min(self.size, self.batch - j))
+
+
+def has_batch(leaf: Any, batch: int) -> bool:
+    """Return whether a leaf is a tensor whose first dimension is the batch."""
+    return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
+
+
+def batch_of(x_T: State) -> int:
+    """Return the batch size of a state.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    sizes = [leaf.shape[0] for leaf in x_T.leaves if differentiable(leaf) and leaf.dim() > 0]
+    if not sizes:
+        raise ValueError(
+            "`micro_batch` cuts the first dimension of the state, but `x` holds no floating tensor "
+            "with one. Leave `micro_batch` out."
+        )
+    return sizes[0]
+
+
+def difference(steps: SlicedSteps, x_T: State) -> float:
+    """Return how far step 0 takes two slices apart from where it takes them together.
+
+    It is relative to the state; rounding aside it is zero, unless samples see each other, or an
+    argument was cut that is no batch.
+    """
+    half = min(steps.size, steps.batch // 2)
+    x, arguments = (_first(state, steps.batch, 2 * half) for state in (x_T, steps.inner_arguments))
+    pair = SlicedSteps(
+        steps.step, steps.num_steps, arguments, steps.captured, steps.buffers, batch=2 * half
+    )
+    pair.size = half
+    apart = pair.advance(0, x)
+    pair.size = 2 * half
+    together = pair.advance(0, x)
+    off = size = 0.0
+    for a, b in zip(apart.leaves, together.leaves, strict=True):
+        if differentiable(a):
+            off += float(torch.linalg.vector_norm(a - b, dtype=_wide(a)) ** 2)
+            size += float(torch.linalg.vector_norm(b, dtype=_wide(b)) ** 2)
+    return (off / size) ** 0.5 if off else 0.0
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.complex128 if tensor.is_complex() else torch.float64
+
+
+def _first(state: State, batch: int, count: int) -> State:
+    return state._replace(
+        leaves=tuple(leaf[:count] if has_batch(leaf, batch) else leaf for leaf in state.leaves)
+    )
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a is b or (a.shape == b.shape and torch.equal(a, b))
+    return a is b or bool(a == b)
+
+
+def _described(leaf: Any) -> str:
+    if isinstance(leaf, Tensor):
+        return f"tensor of shape {tuple(leaf.shape)}"
+    return f"value ({leaf!r} for the first)"
