@@ -11,6 +11,7 @@ from chainograd.errors import (
 from chainograd.metering import Reading, meter
 from chainograd.plan import Plan, StepCost
 from chainograd.planners import binomial, keep_last, within
+from chainograd.reporting import Report, StepReport
 from chainograd.stores import Store
 
 __version__ = "0.1.0"
@@ -23,7 +24,9 @@ __all__ = [
     "Plan",
     "Reading",
     "ReplayError",
+    "Report",
     "StepCost",
+    "StepReport",
     "Store",
     "StoreError",
     "binomial",

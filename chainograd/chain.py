@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -21,6 +22,7 @@ from chainograd.functions import attach
 from chainograd.plan import Plan, StepCost
 from chainograd.planners import PlanName, parse_bytes, resolve, within, without_graphs
 from chainograd.replay import Autocast, RandomStreams, Verify, autocast_as, undisturbed
+from chainograd.reporting import Log, Report
 from chainograd.slices import SlicedSteps, batch_of, difference
 from chainograd.steps import State, Steps, differentiable
 from chainograd.stores import Store
@@ -71,9 +73,12 @@ class CheckpointedChain:
             i, on its way back: to look at it, clip it, rescale it. g is shaped like the state,
             with None where a leaf has no cotangent.
 
+        progress: Show a bar of step evaluations for the forward and for the backward pass.
+
     Raises:
         ValueError: If an argument is out of range.
         TypeError: If an argument is of the wrong kind.
+        ImportError: If ``progress`` is wanted and tqdm is not installed.
 
     References:
         Zhang et al. (2023), Unsupervised Discovery of Interpretable Directions in h-space of
@@ -101,6 +106,7 @@ class CheckpointedChain:
         verify: Verify = "exact",
         grad_steps: GradSteps | Callable[[int], GradSteps] | None = None,
         grad_transform: Transform | None = None,
+        progress: bool = False,
     ) -> None:
         if not callable(step):
             raise TypeError(f"`step` must be callable as step(x, i, …), got {type(step).__name__}.")
@@ -142,6 +148,11 @@ class CheckpointedChain:
         if grad_steps is not None and not callable(grad_steps):
             resolve_grad_steps(grad_steps, num_steps)
         self.grad_transform = grad_transform
+        self.progress = progress
+        if progress and importlib.util.find_spec("tqdm") is None:
+            raise ImportError("`progress=True` shows its bars with tqdm: `pip install tqdm`.")
+        self._log: Log | None = None  # of the last run
+        self._costs: tuple[StepCost, ...] | None = None  # as measured last
         for value in self.params:
             if not isinstance(value, Tensor):
                 raise TypeError(f"`params` must hold tensors, got {type(value).__name__}.")
@@ -234,7 +245,33 @@ class CheckpointedChain:
         """
         tape = self._tape(x, args, kwargs)
         with torch.enable_grad(), undisturbed(tape.streams), tape.surroundings():
-            return measure(tape.steps, tape.x_T, tape.x_T_wanted, self.store, kind)
+            self._costs = measure(tape.steps, tape.x_T, tape.x_T_wanted, self.store, kind)
+        return self._costs
+
+    def report(self) -> Report:
+        """Return what each step of the last run took: seconds, bytes, norms of cotangents.
+
+        The last run is the last call that wanted gradients; its backward pass is in the report as
+        far as it has come. Noting it costs microseconds a step.
+
+        Returns:
+            One row a step; printed, it is a table. On a CUDA device this waits for the run.
+
+        Raises:
+            ChainError: If there was no such call.
+
+        Example:
+            >>> w = torch.tensor(0.5, requires_grad=True)
+            >>> chain = CheckpointedChain(lambda x, i: w * x, num_steps=3)
+            >>> chain(torch.ones(())).backward()
+            >>> [step.cotangent_norm for step in chain.report().steps]
+            [None, 0.25, 0.5]
+        """
+        if self._log is None:
+            raise ChainError(
+                "There is nothing to report: call the chain with gradients enabled first."
+            )
+        return self._log.report(self.num_steps, self._costs)
 
     def _prepared(self, x: Any, args: Any, kwargs: Any) -> Tape:
         """Return a tape with its plan, after what is measured or tried once for given shapes."""
@@ -250,8 +287,10 @@ class CheckpointedChain:
                     costs = measure(tape.steps, tape.x_T, tape.x_T_wanted, self.store)
                 plan = within(self._budget, costs)
                 self._plans[key] = without_graphs(plan) if self.micro_batch else plan
+                self._costs = costs
             self.plan = self._plans[key]
             tape.adopt(self.plan)
+        self._log = tape.log
         return tape
 
     def _compare_slices(self, tape: Tape, steps: SlicedSteps) -> None:
@@ -301,6 +340,7 @@ class CheckpointedChain:
             transform=self.grad_transform,
             grad_steps=self._drawn_grad_steps(),
             store=self.store,
+            progress=self.progress,
         )
 
     def _drawn_grad_steps(self) -> frozenset[int] | None:

@@ -49,7 +49,7 @@ def measure(
 
 def measure_step(steps: Steps, i: int, state: State, wanted: list[bool], store: Store) -> StepCost:
     """Return the cost of one step: run it without a graph, record it, and go back through it."""
-    device = next((leaf.device for leaf in state.tensors), torch.device("cpu"))
+    device = state.device
     with meter(device) as reading:
         started = _now(device)
         after = steps.advance(i, state)

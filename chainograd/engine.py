@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from chainograd.plan import Action, Advance, Backprop, Drop, Keep, Load, Plan, Record
 from chainograd.planners import restricted
@@ -29,6 +30,7 @@ from chainograd.replay import (
     unchanged,
     undisturbed,
 )
+from chainograd.reporting import Log
 from chainograd.steps import (
     Cotangents,
     Recorded,
@@ -58,6 +60,7 @@ class Tape:
         transform: Applied to the cotangent of each node.
         grad_steps: Steps that the gradient may pass; None is all of them.
         store: Where nodes live.
+        progress: Whether to show a bar.
         nodes: States that are kept, by the index of the step they enter.
         graphs: Steps that are recorded.
         spent: Whether a backward pass has freed the nodes.
@@ -75,6 +78,7 @@ class Tape:
     transform: Transform | None = None
     grad_steps: frozenset[int] | None = None
     store: Store = field(default_factory=Store)
+    progress: bool = False
     nodes: dict[int, Node] = field(default_factory=dict)
     graphs: dict[int, Recorded] = field(default_factory=dict)
     digests: dict[int, Digest] = field(default_factory=dict)
@@ -85,12 +89,16 @@ class Tape:
     x_T_wanted: list[bool] = field(init=False)
     inputs: list[Tensor] = field(init=False)
     shelf: Shelf = field(init=False)
+    log: Log = field(init=False)
 
     def __post_init__(self) -> None:
         self.x_T_wanted = [wants_gradient(leaf) for leaf in self.x_T.leaves]
         outer = [leaf for leaf in self.x_T.leaves if wants_gradient(leaf)]
         self.inputs = outer + self.steps.inputs
         self.x_T = self.x_T.detached()
+        if any(isinstance(leaf, FakeTensor) for leaf in self.x_T.tensors):
+            self.verify = "off"  # there are no values to compare
+        self.log = Log(self.x_T.device, self.progress)
         self.adopt(self.plan)
 
     def adopt(self, plan: Plan) -> None:
@@ -103,7 +111,7 @@ class Tape:
         """Carry out the forward actions; ``visit`` is shown every state that a step gives."""
         self.shelf = self.store.shelf(self.x_T, lambda: self.plan.nodes)
         try:
-            with autocast_as(self.autocast):
+            with autocast_as(self.autocast), self.log.showing("forward", self.plan.num_steps):
                 self._forward(visit)
             self.shelf.settle()
         except BaseException:
@@ -121,7 +129,10 @@ class Tape:
             if isinstance(action, Keep):
                 self.nodes[i] = self.shelf.put(i, state)
                 continue
+            began = self.log.now()
+            self.log.saw(i, state)
             state = self._run_first(action, state)
+            self.log.ran("forward", i, began)
             self.random.append(self.streams.state(self.random[-1]))
             if i in again and i + 1 not in seen:
                 self.note(i + 1, state)
@@ -197,8 +208,10 @@ class Tape:
         nodes = dict(self.nodes) if keep else self.nodes
         self.spent = not keep
         try:
-            with self.surroundings():
-                before, sums = Sweep(self, nodes, given).run(self._backward_actions())
+            actions = self._backward_actions()
+            runs = sum(isinstance(action, (Advance, Record)) for action in actions)
+            with self.surroundings(), self.log.showing("backward", runs):
+                before, sums = Sweep(self, nodes, given).run(actions)
         finally:
             if not keep:
                 self._let_go()
@@ -340,9 +353,11 @@ class Sweep:
     def advance(self, i: int, state: State) -> State:
         """Run a step again without a graph."""
         self.tape.steps.refuse_changes(i)
+        began = self.tape.log.now()
         self.tape.rewind(i)
         after = self.tape.steps.advance(i, state)
         self.compare(i, after, self.nodes.get(i + 1))
+        self.tape.log.ran("rerun", i, began)
         return after
 
     def record(self, i: int, state: State) -> Recorded:
@@ -350,7 +365,10 @@ class Sweep:
         self.tape.steps.refuse_changes(i)
         first = self.nodes.get(i + 1)
         rerun = Rerun(partial(self.tape.rewind, i), lambda after: self.compare(i, after, first))
-        return self.tape.steps.record(i, state, self.tape.wanted(i, state), rerun)
+        began = self.tape.log.now()
+        recorded = self.tape.steps.record(i, state, self.tape.wanted(i, state), rerun)
+        self.tape.log.ran("rerun", i, began)
+        return recorded
 
     def compare(self, i: int, after: State, node: Node | None) -> None:
         """Check that a step gave what it gave the first time, by its node or by its digest."""
@@ -368,12 +386,15 @@ class Sweep:
         if i not in self.graphs:  # dropped for want of memory, or freed by an earlier backward pass
             self.graphs[i] = self.restored(i)
         recorded = self.graphs.pop(i)
+        began = self.tape.log.now()
         before, self.sums = self.tape.steps.backprop(
             recorded, self.cotangents, self.given.get(i, {}), self.sums
         )
         if self.tape.transform is not None and before:
             before = self.transformed(i, before, recorded.entering)
         self.cotangents = before
+        self.tape.log.ran("backward", i, began)
+        self.tape.log.sent(i, before)
 
     def transformed(self, i: int, before: Cotangents, entering: State) -> Cotangents:
         """Return cotangents as the caller's transform changes them."""

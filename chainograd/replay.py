@@ -12,6 +12,7 @@ import numpy
 import torch
 from torch import Generator, Tensor
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
+from torch.utils._mode_utils import no_dispatch
 
 from chainograd.errors import ReplayError
 
@@ -103,8 +104,10 @@ class Streams(NamedTuple):
 
     def same(self, other: Streams) -> bool:
         """Return whether nothing was drawn between the two."""
+        with no_dispatch():  # these are real tensors, under FakeTensorMode too
+            drawn = not all(map(torch.equal, self.tensors, other.tensors))
         return (
-            all(map(torch.equal, self.tensors, other.tensors))
+            not drawn
             and self.python == other.python
             and self.numpy[2:] == other.numpy[2:]  # the position and what is left over
             and bool((self.numpy[1] == other.numpy[1]).all())

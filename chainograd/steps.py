@@ -45,6 +45,11 @@ class State(NamedTuple):
         """The tensors among the leaves."""
         return [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the first tensor is; the CPU if there is none."""
+        return next((leaf.device for leaf in self.tensors), torch.device("cpu"))
+
     def detached(self) -> State:
         """Return the state outside its graph; the memory is shared."""
         return self._replace(

@@ -119,7 +119,7 @@ class Store:
         Raises:
             StoreError: If the folder cannot be written to, or has no room for them.
         """
-        device = next((leaf.device for leaf in x_T.tensors), torch.device("cpu"))
+        device = x_T.device
         if not self.elsewhere(device):
             shelf: Shelf = _DEVICE
         elif self.place == "host":

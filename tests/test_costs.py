@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from chainograd import CheckpointedChain, Plan, StepCost, binomial, keep_last, meter, within
 from chainograd.planners import parse_bytes
-from tests.problems import Wide
+from tests.problems import Noisy, Wide
 
 MiB = 2**20
 
@@ -147,3 +147,25 @@ def test_a_plan_without_costs_says_how_to_get_some():
         _ = keep_last(3, 1).peak_bytes
     with pytest.raises(ValueError, match="2 entries for 3 steps"):
         Plan(3, (), ()).with_costs((StepCost(1, 1, 1, 1, 1, 1),) * 2)
+
+
+@pytest.mark.parametrize("plan", ["nodes", "graph", binomial(M, slots=2), "3 MiB"], ids=str)
+def test_a_run_under_fake_tensors_has_the_peak_of_a_real_one(plan):
+    def peak():
+        step, x = Noisy(64, torch.float32), torch.randn(512, 64, requires_grad=True)
+        chain = CheckpointedChain(step, M, plan=plan)
+        for _ in range(2):
+            with meter() as reading:
+                y = chain(x)
+                torch.autograd.grad(y, [x, *step.parameters()], torch.ones_like(y))
+        return reading.peak_bytes, chain.plan.evaluations
+
+    real, evaluations = peak()
+    with FakeTensorMode():
+        fake, fake_evaluations = peak()
+
+    if plan == "3 MiB":  # chosen by seconds, which fakes do not have
+        assert fake <= 3 * MiB
+        return
+    assert evaluations == fake_evaluations
+    assert 0 <= real - fake <= 8 * M  # digests, which fakes do not have

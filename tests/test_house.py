@@ -13,8 +13,8 @@ import chainograd
 ROOT = Path(chainograd.__file__).parent
 # A module may import those before it, never those after.
 ROOMS = ("errors", "plan", "planners", "metering", "captured", "replay", "frozen", "steps",
-         "slices", "packing", "transfers", "background", "folders", "stores", "costs", "engine",
-         "functions", "chain", "samplers")  # fmt: skip
+         "slices", "packing", "transfers", "background", "folders", "stores", "costs",
+         "reporting", "engine", "functions", "chain", "samplers")  # fmt: skip
 
 
 def test_the_core_imports_neither_application_nor_optional_libraries():

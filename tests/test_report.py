@@ -1,0 +1,113 @@
+"""What a run took, step by step."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from chainograd import ChainError, CheckpointedChain, binomial
+from tests.problems import Counted, Net
+
+M = 6
+
+
+def test_a_report_counts_the_runs_that_there_were():
+    step = Counted(Net(4, torch.float32))
+    chain = CheckpointedChain(step, M, plan=binomial(M, slots=2))
+    chain(torch.randn(3, 4)).sum().backward()
+    report = chain.report()
+
+    assert report.evaluations == len(step.runs)
+    assert [row.reruns for row in report.steps] == [step.runs.count(i) - 1 for i in range(M)]
+    assert [row.node_bytes for row in report.steps] == [3 * 4 * 4] * M
+    assert all(row.forward_seconds > 0 and row.backward_seconds > 0 for row in report.steps)
+    assert all((row.rerun_seconds > 0) == (row.reruns > 0) for row in report.steps)
+
+
+def test_cotangent_norms_are_those_of_the_plain_loop():
+    net = Net(4, torch.float64)
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    states = [x]
+    for i in range(M):
+        states.append(net(states[-1], i))
+    grads = torch.autograd.grad(states[-1].square().sum(), states[:-1])
+    chain = CheckpointedChain(net, M)
+
+    chain(x).square().sum().backward()
+
+    for row, g in zip(chain.report().steps, grads, strict=True):
+        assert row.cotangent_norm == pytest.approx(g.norm().item(), rel=1e-12)
+
+
+def test_the_norm_of_a_state_of_several_tensors_is_that_of_all():
+    def step(state, i):
+        return {"a": state["a"] * 3, "b": state["b"] * 4, "i": state["i"] + 1}
+
+    x = {"a": torch.ones((), requires_grad=True), "b": torch.ones((), requires_grad=True), "i": 0}
+    chain = CheckpointedChain(step, 1)
+    y = chain(x)
+    (y["a"] + y["b"]).backward()
+
+    assert chain.report().steps[0].cotangent_norm == pytest.approx(5)
+
+
+def test_a_report_before_the_backward_pass_has_the_forward_pass():
+    chain = CheckpointedChain(Net(4, torch.float32), M)
+    chain(torch.randn(3, 4))
+    rows = chain.report().steps
+
+    assert all(row.forward_seconds > 0 for row in rows)
+    assert all(row.reruns == 0 and row.cotangent_norm is None for row in rows)
+
+
+def test_a_report_without_a_run_says_what_to_do():
+    chain = CheckpointedChain(Net(4, torch.float32), M)
+    with torch.no_grad():
+        chain(torch.randn(3, 4))
+
+    with pytest.raises(ChainError, match="gradients enabled"):
+        chain.report()
+
+
+def test_a_report_prints_as_a_table_with_measured_graphs():
+    chain = CheckpointedChain(Net(4, torch.float32), M)
+    x = torch.randn(3, 4)
+    costs = chain.measure(x)
+    chain(x).sum().backward()
+    table = str(chain.report()).splitlines()
+
+    assert len(table) == 1 + M
+    assert len({len(line) for line in table}) == 1
+    assert table[0].split() == [
+        "step", "forward", "reruns", "rerun", "backward", "node", "graph", "|cotangent|",
+    ]  # fmt: skip
+    assert f"{costs[2].graph_bytes / 2**10:.1f} KiB" in table[3]
+    assert table[1].endswith("-")  # x_T needs no gradient
+
+
+def test_reports_of_batches_of_gradients_and_of_fake_tensors_leave_the_norms_out():
+    chain = CheckpointedChain(Net(2, torch.float32), M)
+    x = torch.ones(1, 2, requires_grad=True)
+    y = chain(x)
+    torch.autograd.grad(y, x, torch.ones(5, 1, 2), is_grads_batched=True)
+    assert all(row.cotangent_norm is None for row in chain.report().steps)
+
+    with FakeTensorMode():
+        chain = CheckpointedChain(Net(2, torch.float32), M)
+        chain(torch.ones(1, 2, requires_grad=True)).sum().backward()
+    assert all(row.cotangent_norm is None for row in chain.report().steps)
+
+
+def test_a_bar_counts_the_evaluations_of_each_pass(capsys):
+    net = Net(4, torch.float32)
+    CheckpointedChain(net, M, progress=True)(torch.randn(3, 4)).sum().backward()
+    shown = capsys.readouterr().err
+
+    assert f"forward: 100%|██████████| {M}/{M}" in shown
+    assert f"backward: 100%|██████████| {M - 1}/{M - 1}" in shown
+
+
+def test_a_bar_without_tqdm_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    with pytest.raises(ImportError, match="pip install tqdm"):
+        CheckpointedChain(lambda x, i: x, M, progress=True)
