@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from chainograd.drawing import Span, Timeline, draw
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +212,52 @@ class Plan:
             if state == self.num_steps:
                 result_bytes = costs[-1].result_bytes
 
+    def timeline(self) -> Timeline:
+        """Return what happens when: in seconds if there are costs, else in step evaluations."""
+        costs = self.costs or (_UNIT,) * self.num_steps
+        kept: dict[int, float] = {}
+        recorded: dict[int, float] = {}
+        line = Timeline([], [], [], [], [], 0.0, "step evaluations" if not self.costs else "s")
+        now = 0.0
+        for position, action in enumerate((*self.forward, *self.backward)):
+            i = action.index
+            if position == len(self.forward):
+                line = line._replace(turn=now)
+            match action:
+                case Keep():
+                    kept[i] = now
+                case Drop():
+                    line.nodes.append(Span(i, kept.pop(i), now))
+                case Advance() | Record():
+                    began, now = now, now + costs[i].forward_seconds
+                    of_kind = line.records if isinstance(action, Record) else line.advances
+                    of_kind.append(Span(i, began, now))
+                    if isinstance(action, Record):
+                        recorded[i] = began
+                case Backprop():
+                    began, now = now, now + costs[i].backward_seconds
+                    line.backprops.append(Span(i, began, now))
+                    line.graphs.append(Span(i, recorded.pop(i), now))
+        return line
+
+    def draw(self, ax: Axes | None = None) -> Axes:
+        """Draw what is kept and what runs, over time. Needs matplotlib.
+
+        Args:
+            ax: Where to draw; by default in a new figure.
+
+        Returns:
+            The axes drawn on; ``.figure.savefig("plan.png")`` keeps the picture.
+
+        Raises:
+            ImportError: If matplotlib is not installed.
+        """
+        title = (
+            f"{self.num_steps} steps, {self.evaluations} evaluations, at most "
+            f"{_some(self.nodes, 'node')} and {_some(self.graphs, 'graph')}"
+        )
+        return draw(self.timeline(), self.num_steps, title, ax)
+
     def __str__(self) -> str:
         """Return a table: what is kept, what runs, what it costs."""
         M = self.num_steps
@@ -244,9 +295,14 @@ class Held(NamedTuple):
     bytes: int
 
 
+def _some(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def _beside(cost: StepCost, kept: bool) -> int:
     """Return what the current state takes besides the kept nodes, which may hold it."""
     return 0 if kept and cost.stored_bytes is None else cost.node_bytes
 
 
 _FREE = StepCost(0, 0, 0, 0, 0, 0, 0, 0.0, 0.0)
+_UNIT = StepCost(0, 0, 0, 0, 0, 0, 0, 1.0, 1.0)

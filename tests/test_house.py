@@ -12,8 +12,8 @@ import chainograd
 
 ROOT = Path(chainograd.__file__).parent
 # A module may import those before it, never those after.
-ROOMS = ("errors", "plan", "planners", "metering", "captured", "replay", "frozen", "steps",
-         "slices", "packing", "transfers", "background", "folders", "stores", "costs",
+ROOMS = ("errors", "drawing", "plan", "planners", "metering", "captured", "replay", "frozen",
+         "steps", "slices", "packing", "transfers", "background", "folders", "stores", "costs",
          "reporting", "engine", "functions", "chain", "samplers")  # fmt: skip
 
 
