@@ -29,6 +29,7 @@ mutants: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/vram_vs_M.py
 	$(BIN)/python benchmarks/frozen_unet.py
+	$(BIN)/python benchmarks/speed.py
 
 clean:
 	rm -rf $(VENV)

@@ -87,8 +87,9 @@ def timing(device: str, pairs: int = 7, M: int = 4) -> dict[str, Any]:
     return {"M": M, "seconds": {method: s[1:] for method, s in seconds.items()}}
 
 
-def table(memories: list[dict[str, Any]], times: dict[str, Any]) -> str:
+def table(content: dict[str, Any]) -> str:
     """Return the ratios as a Markdown table; those of time are medians over runs in turn."""
+    memories, times = content["memory"], content["timing"]
     peak = {row["method"]: row["peak_bytes"] for row in memories}
     steps = {row["method"]: row["M"] for row in memories}
     lines = ["| chain | against | M | MiB | its MiB | memory | time |", "|---|---|" + "---:|" * 5]
@@ -129,7 +130,7 @@ def main() -> None:
     facts = {**environment(options.device), "command": "python benchmarks/frozen_unet.py"}
     content = {"environment": facts, "memory": memories, "timing": times}
     out.write_text(json.dumps(content, indent=2) + "\n")
-    print(table(memories, times))
+    print(table(content))
     print(f"\nwrote {out}")
 
 

@@ -91,11 +91,11 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
-def table(memories: list[dict[str, Any]], timings: list[dict[str, Any]]) -> str:
+def table(content: dict[str, Any]) -> str:
     """Return the readings as a Markdown table; the time ratio is the median over pairs."""
     lines = ["| M | plain MiB | chain MiB | of it nodes | memory | time |", "|" + "---:|" * 6]
-    by = {(row["method"], row["M"]): row for row in memories}
-    for row in timings:
+    by = {(row["method"], row["M"]): row for row in content["memory"]}
+    for row in content["timing"]:
         M, chain = row["M"], by["chain", row["M"]]
         plain_bytes, chain_bytes = by["plain", M]["peak_bytes"], chain["peak_bytes"]
         pairs = zip(row["chain_seconds"], row["plain_seconds"], strict=True)
@@ -155,7 +155,7 @@ def main() -> None:
     }  # fmt: skip
     out.write_text(json.dumps(content, indent=2) + "\n")
     draw(memories, out.with_suffix(".png"))
-    print(table(memories, timings))
+    print(table(content))
     print(f"\nwrote {out} and {out.with_suffix('.png')}")
 
 

@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+import matplotlib
+
 import chainograd
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +31,7 @@ def write_table(name: str) -> None:
     content = json.loads((ROOT / "benchmarks" / "results" / "cpu" / f"{name}.json").read_text())
     facts = content["environment"]
     text = (
-        f"{benchmark.table(content['memory'], content['timing'])}\n\n"
+        f"{benchmark.table(content)}\n\n"
         f"Written by `{facts['command']}` on {facts['date'][:10]}: {facts['device']}, "
         f"{facts['threads']} threads, torch {facts['torch']}."
     )
@@ -38,5 +40,13 @@ def write_table(name: str) -> None:
     (folder / f"{name}.md").write_text(text + "\n")
 
 
-for name in ("vram_vs_M", "frozen_unet"):
+def draw_plan() -> None:
+    """Draw the plan that a page shows."""
+    figure = chainograd.binomial(20, slots=4).draw().figure
+    figure.savefig(ROOT / "docs" / "_generated" / "plan.png", dpi=120)  # type: ignore[union-attr]
+
+
+matplotlib.use("agg")
+for name in ("vram_vs_M", "frozen_unet", "speed"):
     write_table(name)
+draw_plan()

@@ -268,3 +268,18 @@ def test_other_sizes_are_refused(bad):
 def test_a_state_without_a_batch_is_refused():
     with pytest.raises(ValueError, match="no floating tensor with one"):
         CheckpointedChain(lambda x, i: x, M, micro_batch=2)(torch.ones((), requires_grad=True))
+
+
+def test_what_is_whole_in_a_state_gets_its_gradient_once():
+    def step(state, i):
+        return {"a": torch.sin(state["a"] * state["scale"]), "scale": state["scale"] * 0.9}
+
+    def gradients(run):
+        a = torch.ones(5, dtype=torch.float64).cumsum(0).requires_grad_()
+        scale = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+        end = run({"a": a, "scale": scale})
+        return torch.autograd.grad(end["a"].sum() + end["scale"], (a, scale))
+
+    expected = gradients(lambda x: plain(step, M, x))
+    for g, e in zip(gradients(CheckpointedChain(step, M, micro_batch=2)), expected, strict=True):
+        torch.testing.assert_close(g, e, rtol=1e-12, atol=0)

@@ -1,0 +1,158 @@
+"""Time of the default plan against the plain loop and checkpointing; what the engine itself takes.
+
+Run it as it stands: ``python benchmarks/speed.py``. Everything runs in turn in one process; ratios
+are medians over pairs of runs.
+
+A step takes F forward and B backward, both measured here. The plain loop takes M (F + B), the
+default plan (2M - 1) F + M B: at most (2F + B) / (F + B) of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel  # pyright: ignore[reportPrivateImportUsage]
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from vram_vs_M import environment
+
+from chainograd import CheckpointedChain
+
+Step = Callable[[Tensor, int], Tensor]
+METHODS = ("plain loop", "checkpoint", "nodes")
+
+
+def unet_step(device: str, *, trainable: bool) -> tuple[Step, Tensor]:
+    """Return a step of a small diffusion UNet, and the noise it starts from."""
+    torch.manual_seed(0)
+    net = UNet2DModel(
+        sample_size=32, block_out_channels=(32, 64, 64, 128), layers_per_block=2,
+        down_block_types=("DownBlock2D",) * 4, up_block_types=("UpBlock2D",) * 4,
+    ).requires_grad_(trainable).eval()  # fmt: skip
+    torch.nn.Module.to(net, device)  # diffusers' own `to` hides its signature
+
+    def step(x: Tensor, i: int) -> Tensor:
+        t = torch.full((len(x),), 999 - i, device=x.device)
+        return x - 0.02 * net(x, t).sample
+
+    return step, torch.randn(8, 3, 32, 32, device=device, requires_grad=True)
+
+
+def run(method: str, step: Step, x: Tensor, M: int) -> None:
+    """Sample in M steps and go back."""
+    if method == "nodes":
+        y = CheckpointedChain(step, M)(x)
+    else:
+        y = x
+        for i in range(M):
+            again = method == "checkpoint"
+            y = checkpoint(step, y, i, use_reentrant=False) if again else step(y, i)
+    y.square().mean().backward()
+
+
+def seconds_of(action: Callable[[], object], device: str) -> float:
+    """Return how long an action takes, what it queued included."""
+    started = time.perf_counter()
+    action()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def step_costs(step: Step, x: Tensor, device: str, repeats: int) -> dict[str, float]:
+    """Return F and B: medians of a step's forward pass without a graph and of its backward."""
+    forward, backward = [], []
+    for _ in range(1 + repeats):
+        with torch.no_grad():
+            forward.append(seconds_of(lambda: step(x, 0), device))
+        loss = step(x, 0).square().mean()
+        backward.append(seconds_of(loss.backward, device))
+    return {"F": median(forward[1:]), "B": median(backward[1:])}
+
+
+def compared(step: Step, x: Tensor, M: int, device: str, pairs: int) -> dict[str, Any]:
+    """Return seconds of every method in turn, after one run of each."""
+    seconds: dict[str, list[float]] = {method: [] for method in METHODS}
+    for _ in range(1 + pairs):
+        for method, times in seconds.items():
+            times.append(seconds_of(lambda method=method: run(method, step, x, M), device))
+    measured = {method: times[1:] for method, times in seconds.items()}
+    return {"M": M, **step_costs(step, x, device, pairs), "seconds": measured}
+
+
+def overhead(device: str, M: int = 200, pairs: int = 25) -> dict[str, Any]:
+    """Return microseconds a step of a chain whose step is one multiplication, and of its loop."""
+    w = torch.ones((), device=device, requires_grad=True)
+    x = torch.ones(4, device=device)
+    found = compared(lambda x, i: w * x, x, M, device, pairs)["seconds"]
+    return {"M": M, "microseconds": {
+        method: median(times) / M * 1e6 for method, times in found.items()
+    }}  # fmt: skip
+
+
+def bound(row: dict[str, Any]) -> float:
+    """Return (2F + B) / (F + B)."""
+    return (2 * row["F"] + row["B"]) / (row["F"] + row["B"])
+
+
+def ratio(row: dict[str, Any], method: str, other: str) -> float:
+    """Return the median ratio of times of runs in turn."""
+    pairs = zip(row["seconds"][method], row["seconds"][other], strict=True)
+    return median(a / b for a, b in pairs)
+
+
+def table(content: dict[str, Any]) -> str:
+    """Return two Markdown tables: whole runs, and the engine alone."""
+    lines = [
+        "| step | M | F (ms) | B (ms) | chain : plain loop | (2F+B)/(F+B) | chain : checkpoint |",
+        "|---|" + "---:|" * 6,
+    ]
+    for name, row in content["runs"].items():
+        lines.append(
+            f"| {name} | {row['M']} | {row['F'] * 1e3:.1f} | {row['B'] * 1e3:.1f} "
+            f"| {ratio(row, 'nodes', 'plain loop'):.3f} | {bound(row):.3f} "
+            f"| {ratio(row, 'nodes', 'checkpoint'):.3f} |"
+        )
+    own = content["overhead"]["microseconds"]
+    lines += [
+        "",
+        "| one multiplication as a step | µs a step, forward and backward |",
+        "|---|---:|",
+        *(f"| {method} | {own[method]:.0f} |" for method in METHODS),
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default=device)
+    parser.add_argument("--pairs", type=int, default=9, help="runs of each method")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    runs = {}
+    for name, trainable in (("UNet, trainable", True), ("UNet, frozen weights", False)):
+        step, x = unet_step(options.device, trainable=trainable)
+        runs[name] = compared(step, x, 10, options.device, options.pairs)
+    content = {
+        "environment": {**environment(options.device), "command": "python benchmarks/speed.py"},
+        "runs": runs,
+        "overhead": overhead(options.device),
+    }
+    folder = Path(__file__).parent / "results" / torch.device(options.device).type
+    out = options.out or folder / "speed.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(content, indent=2) + "\n")
+    print(table(content))
+    print(f"\nwrote {out}")
+
+
+if __name__ == "__main__":
+    main()
