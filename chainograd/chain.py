@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from chainograd.captured import Witness, find_captured
+from chainograd.compiling import eager
 from chainograd.costs import Kind, measure
 from chainograd.engine import Tape, Transform
 from chainograd.errors import CapturedTensorError, ChainError
@@ -40,7 +41,7 @@ class CheckpointedChain:
     something cannot be had it is refused, never left out.
 
     Under ``no_grad``, in forward-mode AD and inside ``torch.func`` transforms the plain loop runs.
-    Second derivatives are exact and cost the plain loop's memory; third ones are refused.
+    Second and further derivatives are exact and cost the plain loop's memory.
 
     Args:
         step: ``step(x, i, *args, **kwargs) -> x`` with ``i`` from 0 to ``num_steps - 1``; a
@@ -157,6 +158,7 @@ class CheckpointedChain:
             if not isinstance(value, Tensor):
                 raise TypeError(f"`params` must hold tensors, got {type(value).__name__}.")
 
+    @eager
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Run the chain.
 
@@ -192,6 +194,7 @@ class CheckpointedChain:
         tape.forward(visit)
         return attach(tape, last)[M].tree()
 
+    @eager
     def trajectory(self, x: Any, *args: Any, **kwargs: Any) -> list[Any]:
         """Run the chain and return every state, all of them differentiable.
 
@@ -225,6 +228,7 @@ class CheckpointedChain:
             self._watched(tape, states)
         return [x, *(states[i].tree() for i in range(1, self.num_steps + 1))]
 
+    @eager
     def measure(
         self, x: Any, *args: Any, kind: Kind | None = None, **kwargs: Any
     ) -> tuple[StepCost, ...]:

@@ -246,15 +246,29 @@ class Tape:
     def _draws(self) -> bool:
         return any(a is not b for a, b in zip(self.random, self.random[1:], strict=False))
 
-    def plain_loop(self) -> list[State]:
-        """Run all steps with one graph through all of them; return the states, x_T first."""
+    def plain_loop(self, inputs: list[Tensor] | None = None) -> tuple[list[State], list[Tensor]]:
+        """Run all steps with one graph through all of them.
+
+        Args:
+            inputs: What to run them on, in place of leaves with the values of ``inputs``.
+
+        Returns:
+            The states, x_T first, and the tensors that gradients can be taken for.
+        """
         if self._draws:
             self.streams.set(self.random[0])
-        states = [self.x_T.entering(self.x_T_wanted)]
+        if inputs is None:
+            x_T, steps = self.x_T.entering(self.x_T_wanted), self.steps
+        else:
+            coming = iter(inputs)
+            pairs = zip(self.x_T.leaves, self.x_T_wanted, strict=True)
+            leaves = tuple(next(coming) if wanted else leaf for leaf, wanted in pairs)
+            x_T, steps = self.x_T._replace(leaves=leaves), self.steps.on(list(coming))
+        states = [x_T]
         for i in range(self.plan.num_steps):
             with torch.set_grad_enabled(self.passes(i)):
-                states.append(self.steps.run(i, states[-1]))
-        return states
+                states.append(steps.run(i, states[-1]))
+        return states, inputs or [*filter(wants_gradient, x_T.leaves), *steps.shared]
 
     # Both
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 from torch._C._autograd import (
     _get_current_graph_task_keep_graph,  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
 )
+from torch._C._functorch import is_legacy_batchedtensor  # pyright: ignore[reportMissingImports]
 
 from chainograd.engine import Tape
 from chainograd.errors import ChainError
@@ -58,19 +61,32 @@ class ChainFunction(torch.autograd.Function):
                 "Trying to backward through a chain a second time, but its nodes have been freed. "
                 "Pass `retain_graph=True` to the first backward pass."
             )
+        if torch._C._are_functorch_transforms_active():
+            raise ChainError(
+                "The backward pass of a chain that was called before a torch.func transform cannot "
+                "run inside it. Call the chain inside the transform, or pass "
+                "`is_grads_batched=True` to torch.autograd.grad."
+            )
         pairs = [(p, g) for p, g in zip(ctx.places, grads, strict=True) if g is not None]
         places, given = [place for place, _ in pairs], [g for _, g in pairs]
         if torch.is_grad_enabled():
+            if any(map(is_legacy_batchedtensor, given)):
+                raise ChainError(
+                    "`is_grads_batched=True` together with `create_graph=True` does not pass "
+                    "through a chain. Take the gradients one by one, or use torch.func.vmap of "
+                    "torch.func.vjp."
+                )
             return None, None, None, *ChainVjp.apply(tape, places, *tape.inputs, *given)
         keep = _get_current_graph_task_keep_graph()  # retain_graph
-        return None, None, None, *tape.backward(by_state(places, given), keep=keep)
+        with outside_vmap():
+            return None, None, None, *tape.backward(by_state(places, given), keep=keep)
 
 
 class ChainVjp(torch.autograd.Function):
     """The backward pass of a chain as a function that can be differentiated once more.
 
-    Its own backward pass builds the whole graph of the chain: second derivatives are exact, and
-    cost the memory of the plain loop.
+    Its own backward pass builds the whole graph of the chain, so that second and further
+    derivatives are exact and cost the memory of the plain loop.
     """
 
     @staticmethod
@@ -89,18 +105,16 @@ class ChainVjp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *u: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]  # noqa: D102
-        if torch.is_grad_enabled():
-            # Its result would be a constant to autograd, and the next derivative silently wrong.
-            raise ChainError(
-                "A chain can be differentiated twice, but `create_graph=True` asks its second "
-                "derivative to be differentiable. Leave it out, or run the plain loop over the "
-                "steps for third derivatives."
-            )
         tape: Tape = ctx.tape
-        given = [stand_in(g) for g in ctx.saved_tensors[len(tape.inputs) :]]
+        further = torch.is_grad_enabled()  # this derivative is itself to be differentiated
+        count = len(tape.inputs)
+        given = [
+            aside(g) if further and g.requires_grad else stand_in(g)
+            for g in ctx.saved_tensors[count:]
+        ]
         with torch.enable_grad(), tape.surroundings():
-            states = tape.plain_loop()
-            inputs = [*filter(wants_gradient, states[0].leaves), *tape.steps.shared]
+            seen = [aside(t) for t in ctx.saved_tensors[:count]] if further else None
+            states, inputs = tape.plain_loop(seen)
             pairs = [
                 (states[i].leaves[place], g)
                 for (i, place), g in zip(ctx.places, given, strict=True)
@@ -121,9 +135,32 @@ class ChainVjp(torch.autograd.Function):
                 [g for g, _ in roots],
                 [*inputs, *given],
                 [v for _, v in roots],
+                create_graph=further,
                 allow_unused=True,
             )
         return None, None, *second
+
+
+def aside(tensor: Tensor) -> Tensor:
+    """Return the tensor as a node of its own behind it: a place to stop at that leads on."""
+    return tensor.view_as(tensor)
+
+
+@contextmanager
+def outside_vmap() -> Iterator[None]:
+    """Let steps that run again draw random numbers while cotangents are a batch of gradients.
+
+    Inside vmap torch refuses to draw, because a draw might be meant for each row; that of a step is
+    the same for all rows, since the step ran before.
+    """
+    levels = torch._C._vmapmode_increment_nesting()
+    for _ in range(levels):
+        torch._C._vmapmode_decrement_nesting()
+    try:
+        yield
+    finally:
+        for _ in range(levels - 1):
+            torch._C._vmapmode_increment_nesting()
 
 
 def by_state(places: list[Place], given: list[Tensor]) -> dict[int, Cotangents]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -150,6 +151,15 @@ class Steps:
     @property
     def _watched(self) -> list[Tensor]:
         return [*self.arguments.tensors, *self.captured]
+
+    def on(self, inputs: list[Tensor]) -> Steps:
+        """Return the same steps, run on other tensors in place of ``inputs``."""
+        steps, coming = copy.copy(self), iter(inputs)
+        steps.inner_arguments = self.arguments._replace(
+            leaves=tuple(next(coming) if wants_gradient(t) else t for t in self.arguments.leaves)
+        )
+        steps.inner_captured = list(coming)
+        return steps
 
     def run(self, index: int, state: State) -> State:
         """Run one step, in the grad mode that is in force."""

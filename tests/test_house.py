@@ -12,9 +12,11 @@ import chainograd
 
 ROOT = Path(chainograd.__file__).parent
 # A module may import those before it, never those after.
-ROOMS = ("errors", "drawing", "plan", "planners", "metering", "captured", "replay", "frozen",
-         "steps", "slices", "packing", "transfers", "background", "folders", "stores", "costs",
-         "reporting", "engine", "functions", "chain", "samplers")  # fmt: skip
+ROOMS = (
+    "errors", "compiling", "drawing", "plan", "planners", "metering", "captured", "replay",
+    "frozen", "steps", "slices", "packing", "transfers", "background", "folders", "stores", "costs",
+    "reporting", "engine", "functions", "chain", "samplers",
+)  # fmt: skip
 
 
 def test_the_core_imports_neither_application_nor_optional_libraries():
