@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from chainograd.errors import ChainError
 
@@ -168,6 +168,17 @@ class Witness(TorchFunctionMode):
             if isinstance(value, Tensor) and value.requires_grad:
                 self.report(value)
         return func(*args, **(kwargs or {}))
+
+
+def standing_in(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return what now stands in for each tensor: inside a step of a chain, perhaps another."""
+    modes = [m for m in _get_current_function_mode_stack() if isinstance(m, StandIns)]
+    found = []
+    for tensor in tensors:
+        for mode in reversed(modes):
+            tensor = mode.stand_ins.get(id(tensor), tensor)
+        found.append(tensor)
+    return found
 
 
 class StandIns(TorchFunctionMode):

@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from chainograd.captured import Witness, find_captured
+from chainograd.captured import Witness, find_captured, standing_in
 from chainograd.compiling import eager
 from chainograd.costs import Kind, measure
 from chainograd.engine import Tape, Transform
@@ -25,7 +25,7 @@ from chainograd.planners import PlanName, parse_bytes, resolve, within, without_
 from chainograd.replay import Autocast, RandomStreams, Verify, autocast_as, undisturbed
 from chainograd.reporting import Log, Report
 from chainograd.slices import SlicedSteps, batch_of, difference
-from chainograd.steps import State, Steps, differentiable
+from chainograd.steps import NO_ARGUMENTS, State, Steps, differentiable
 from chainograd.stores import Store
 
 Frozen = Literal["off", "auto"]
@@ -320,7 +320,8 @@ class CheckpointedChain:
         seen = {id(tensor) for tensor in named}
         captured = find_captured(self.step)
         found = [tensor for tensor in captured.tensors if id(tensor) not in seen]
-        x_T, arguments = State.of(x), State.of((args, kwargs))
+        x_T = State.of(x)
+        arguments = State.of((args, kwargs)) if args or kwargs else NO_ARGUMENTS
         seen_by_steps = (
             self.step,
             self.num_steps,
@@ -328,6 +329,7 @@ class CheckpointedChain:
             named + found,
             captured.buffers,
             FrozenLayers if self.frozen == "auto" else nullcontext,
+            standing_in(named + found),
         )
         if self.micro_batch is None:
             steps = Steps(*seen_by_steps)

@@ -34,11 +34,15 @@ class State(NamedTuple):
     @classmethod
     def of(cls, tree: Any) -> State:
         """Flatten a pytree; containers are thereby copied, tensors are not."""
+        if isinstance(tree, Tensor):
+            return cls((tree,), _LEAF)
         leaves, spec = pytree.tree_flatten(tree)
         return cls(tuple(leaves), spec)
 
     def tree(self) -> Any:
         """Return the state as the user's pytree."""
+        if self.spec is _LEAF:
+            return self.leaves[0]
         return pytree.tree_unflatten(list(self.leaves), self.spec)
 
     @property
@@ -69,6 +73,10 @@ class State(NamedTuple):
                 for leaf, want in zip(self.leaves, wanted, strict=True)
             )
         )
+
+
+_LEAF = pytree.tree_structure(0)
+NO_ARGUMENTS = State.of(((), {}))
 
 
 @dataclass(slots=True, eq=False)
@@ -112,6 +120,8 @@ class Steps:
         captured: Tensors requiring a gradient that the step reaches by itself.
         buffers: Buffers of modules in training, which a rerun must leave as they are.
         recording: Makes the context that a step is recorded in.
+        routes: Where the gradients of the captured tensors go, one each: to themselves, or inside
+            a step of another chain to what stands in for them there.
     """
 
     step: Callable[..., Any]
@@ -120,6 +130,7 @@ class Steps:
     captured: list[Tensor]
     buffers: list[Tensor]
     recording: Callable[[], AbstractContextManager[object]] = nullcontext
+    routes: list[Tensor] = field(default_factory=list)
     inner_arguments: State = field(init=False)
     inner_captured: list[Tensor] = field(init=False)
     versions: list[int] = field(init=False)
@@ -130,17 +141,18 @@ class Steps:
                 stand_in(leaf) if wants_gradient(leaf) else leaf for leaf in self.arguments.leaves
             )
         )
+        self.routes = self.routes or self.captured
         # A plain parameter is used as it is: note [Captured tensors], 3.
         self.inner_captured = [
             tensor if tensor.is_leaf and not tensor._backward_hooks else stand_in(tensor)
-            for tensor in self.captured
+            for tensor in self.routes
         ]
         self.versions = [tensor._version for tensor in self._watched]
 
     @property
     def inputs(self) -> list[Tensor]:
         """Tensors that gradients are returned for: of the arguments, and the captured ones."""
-        return [leaf for leaf in self.arguments.leaves if wants_gradient(leaf)] + self.captured
+        return [leaf for leaf in self.arguments.leaves if wants_gradient(leaf)] + self.routes
 
     @property
     def shared(self) -> list[Tensor]:
