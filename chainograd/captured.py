@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from chainograd.errors import ChainError
+from chainograd.sharded import sharded_modules, with_shards
 
 # Note [Captured tensors]
 # 1. A gradient reaches a tensor only if the chain's autograd function has it as an input. What a
@@ -30,10 +31,17 @@ _LIBRARIES = {"torch", "numpy", "builtins", "math", "functools", "itertools", "r
 
 
 class Captured(NamedTuple):
-    """What a step can reach: tensors requiring a gradient, and buffers of modules in training."""
+    """What a step can reach that the chain must know of.
+
+    Attributes:
+        tensors: Those that require a gradient.
+        buffers: Those of modules in training.
+        sharded: Modules that FSDP2 shards.
+    """
 
     tensors: list[Tensor]
     buffers: list[Tensor]
+    sharded: list[Any]
 
 
 def find_captured(step: object) -> Captured:
@@ -47,7 +55,7 @@ def find_captured(step: object) -> Captured:
     Raises:
         ChainError: If a module is found that would make the gradients wrong.
     """
-    found, buffers = [], []
+    found, buffers, modules = [], [], []
     seen: set[int] = set()
     stack: list[Any] = [step]
     while stack:
@@ -60,11 +68,14 @@ def find_captured(step: object) -> Captured:
                 found.append(thing)
         else:
             _refuse_static_graph(thing)
-            if isinstance(thing, torch.nn.Module) and thing.training:
-                buffers += [buffer for buffer in thing._buffers.values() if buffer is not None]
+            if isinstance(thing, torch.nn.Module):
+                modules.append(thing)
+                if thing.training:
+                    buffers += [buffer for buffer in thing._buffers.values() if buffer is not None]
             # Containers made on the fly must stay alive, or their ids would be used again.
             stack.extend(_parts(thing))
-    return Captured(found, buffers)
+    sharded = sharded_modules(modules)
+    return Captured(with_shards(found, sharded), buffers, sharded)
 
 
 def _refuse_static_graph(thing: object) -> None:

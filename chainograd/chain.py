@@ -330,6 +330,7 @@ class CheckpointedChain:
             captured.buffers,
             FrozenLayers if self.frozen == "auto" else nullcontext,
             standing_in(named + found),
+            captured.sharded,
         )
         if self.micro_batch is None:
             steps = Steps(*seen_by_steps)

@@ -15,6 +15,7 @@ from torch._C._functorch import is_legacy_batchedtensor  # pyright: ignore[repor
 
 from chainograd.engine import Tape
 from chainograd.errors import ChainError
+from chainograd.sharded import shards_are_asked_for
 from chainograd.steps import Cotangents, State, stand_in, wants_gradient
 
 Place = tuple[int, int]  # a leaf of a state: the state's index, the leaf's place in it
@@ -77,6 +78,8 @@ class ChainFunction(torch.autograd.Function):
                     "torch.func.vjp."
                 )
             return None, None, None, *ChainVjp.apply(tape, places, *tape.inputs, *given)
+        if tape.steps.sharded:
+            tape.steps.trains_shards = shards_are_asked_for(tape.inputs, ctx)
         keep = _get_current_graph_task_keep_graph()  # retain_graph
         with outside_vmap():
             return None, None, None, *tape.backward(by_state(places, given), keep=keep)
@@ -91,6 +94,11 @@ class ChainVjp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tape: Tape, places: list[Place], *tensors: Tensor) -> Any:  # noqa: D102
+        if tape.steps.trains_shards:
+            raise ChainError(
+                "`create_graph=True` does not pass through parameters that FSDP2 shards: FSDP "
+                "sends their gradients on by itself, once. Freeze them, or do not shard them."
+            )
         if tape.transform is not None:
             raise ChainError(
                 "`create_graph=True` would leave `grad_transform` out of the second derivative. "

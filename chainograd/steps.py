@@ -14,6 +14,7 @@ from torch import Tensor
 
 from chainograd.captured import StandIns, unrouted
 from chainograd.errors import CapturedTensorError, ChainError, ChangedTensorError
+from chainograd.sharded import gathered, gradients_by_accumulation, is_shard, trainable
 
 # Note [Sums in order]
 # The plain loop adds up a gradient use by use, from the last step to the first: that of a
@@ -122,6 +123,7 @@ class Steps:
         recording: Makes the context that a step is recorded in.
         routes: Where the gradients of the captured tensors go, one each: to themselves, or inside
             a step of another chain to what stands in for them there.
+        sharded: Modules that FSDP2 shards.
     """
 
     step: Callable[..., Any]
@@ -131,9 +133,11 @@ class Steps:
     buffers: list[Tensor]
     recording: Callable[[], AbstractContextManager[object]] = nullcontext
     routes: list[Tensor] = field(default_factory=list)
+    sharded: list[Any] = field(default_factory=list)
     inner_arguments: State = field(init=False)
     inner_captured: list[Tensor] = field(init=False)
     versions: list[int] = field(init=False)
+    trains_shards: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.inner_arguments = self.arguments._replace(
@@ -143,8 +147,13 @@ class Steps:
         )
         self.routes = self.routes or self.captured
         # A plain parameter is used as it is: note [Captured tensors], 3.
+        self.trains_shards = any(map(trainable, self.sharded))
         self.inner_captured = [
-            tensor if tensor.is_leaf and not tensor._backward_hooks else stand_in(tensor)
+            stand_in(tensor)
+            if tensor._backward_hooks
+            or not tensor.is_leaf
+            or (self.trains_shards and not is_shard(tensor))
+            else tensor
             for tensor in self.routes
         ]
         self.versions = [tensor._version for tensor in self._watched]
@@ -224,7 +233,7 @@ class Steps:
         Raises:
             CapturedTensorError: If it has one.
         """
-        inside = {id(t) for t in (*entering.leaves, *self.shared)}
+        inside = {id(t) for t in (*entering.leaves, *self.shared, *gathered(self.sharded))}
         for stranger in unrouted(filter(wants_gradient, leaving.leaves), inside):
             raise CapturedTensorError(
                 f"Step {index} uses a tensor of shape {tuple(stranger.shape)} that requires a "
@@ -259,12 +268,13 @@ class Steps:
         roots = [(leaf, g) for leaf, g in pairs if g is not None and wants_gradient(leaf)]
         if not roots or not (places or shared):
             return {}, sums
-        grads = torch.autograd.grad(
-            [leaf for leaf, _ in roots],
-            [*(entering[place] for place in places), *shared],
-            [g for _, g in roots],
-            allow_unused=True,
-        )
+        outputs, cotangents = zip(*roots, strict=True)
+        inputs = [*(entering[place] for place in places), *shared]
+        if self.trains_shards:
+            trained = [tensor for tensor in gathered(self.sharded) if tensor.requires_grad]
+            grads = gradients_by_accumulation(outputs, inputs, cotangents, trained)
+        else:
+            grads = torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True)
         before = {p: g for p, g in zip(places, grads, strict=False) if g is not None}
         return before, list(grads[len(places) :])
 
