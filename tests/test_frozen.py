@@ -41,6 +41,18 @@ class Modulated(nn.Module):
         return self.act(self.norm(x) * (1 + self.scale.to(x)) + self.shift.to(x))
 
 
+class Adaptive(nn.Module):
+    """A layer norm whose scale and shift come from a conditioning, as in transformers."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(8, elementwise_affine=False)
+        self.scale, self.shift = torch.randn(2, 1, 8), torch.randn(2, 1, 8)
+
+    def forward(self, x):
+        return nn.functional.silu(self.norm(x) * (1 + self.scale.to(x)) + self.shift.to(x))
+
+
 def norm_act(act):
     return nn.Sequential(nn.GroupNorm(2, 8), act)
 
@@ -57,6 +69,8 @@ BLOCKS = [
     (nn.Sequential(nn.BatchNorm1d(8, affine=False).eval(), nn.SiLU()), (5, 8)),
     (nn.Sequential(nn.LayerNorm(8), nn.GELU()), (2, 3, 8)),
     (nn.Sequential(nn.RMSNorm(8), nn.SiLU(), nn.Linear(8, 5)), (2, 3, 8)),
+    (nn.Sequential(nn.LayerNorm(8, elementwise_affine=False), nn.ReLU()), (2, 3, 8)),
+    (Adaptive(), (2, 16, 8)),
 ]
 
 
@@ -129,16 +143,57 @@ def with_mode(layer):
 
 def test_a_frozen_stack_keeps_the_norms_inputs_and_nothing_else():
     n = 4 * 8 * 16 * 16 * 4
-    layer = nn.Sequential(
-        nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 8, 3, padding=1),
-        nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 8, 3, padding=1),
-    ).requires_grad_(False)  # fmt: skip
-    x = torch.randn(4, 8, 16, 16, requires_grad=True)
+    layer, x = stack(), torch.randn(4, 8, 16, 16, requires_grad=True)
 
     small = 8 * 4 * 100  # statistics, scales and shifts
     # torch: both norms' results and both activations', and one convolution's result
     assert 5 * n <= kept(layer, x) <= 5 * n + small
     assert n <= kept(with_mode(layer), x) <= n + small
+
+
+def stack():
+    return nn.Sequential(
+        nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 8, 3, padding=1),
+        nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 8, 3, padding=1),
+    ).requires_grad_(False)  # fmt: skip
+
+
+def test_under_autocast_a_frozen_stack_keeps_half_of_that():
+    n = 4 * 8 * 16 * 16 * 2
+    x = torch.randn(4, 8, 16, 16, requires_grad=True, dtype=torch.bfloat16)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        assert n <= kept(with_mode(stack()), x) <= n + 8 * 4 * 100
+        assert kept(stack(), x) >= 5 * n
+
+
+@pytest.mark.parametrize("make", ["channels last", "strided"])
+def test_in_another_order_in_memory_it_keeps_no_more(make):
+    n = 4 * 8 * 16 * 16 * 4
+    layer, x = stack(), torch.randn(4, 8, 16, 16)
+    if make == "channels last":
+        layer, x = (thing.to(memory_format=torch.channels_last) for thing in (layer, x))
+        most = n
+    else:
+        x = torch.randn(4, 16, 16, 8).permute(0, 3, 2, 1)
+        most = 2 * n  # the norm's own copy, of which torch keeps one as well
+    x.requires_grad_()
+
+    assert kept(with_mode(layer), x) <= most + 8 * 4 * 100
+    y, g = gradient(layer, x.detach(), torch.ones_like(x), FrozenLayers())
+    expected, plain = gradient(layer, x.detach(), torch.ones_like(x))
+    assert torch.equal(y, expected)
+    assert y.stride() == expected.stride()
+    torch.testing.assert_close(g, plain, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
+def test_the_activation_of_a_norm_of_the_last_axis_keeps_nothing(norm):
+    n = 64 * 32 * 4
+    layer = nn.Sequential(norm(32), nn.SiLU(), nn.Linear(32, 32)).requires_grad_(False)
+    x = torch.randn(64, 32, requires_grad=True)
+
+    assert kept(layer, x) - kept(with_mode(layer), x) >= n
 
 
 def test_batch_norm_in_eval_mode_keeps_nothing():

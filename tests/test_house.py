@@ -14,8 +14,9 @@ ROOT = Path(chainograd.__file__).parent
 # A module may import those before it, never those after.
 ROOMS = (
     "errors", "compiling", "drawing", "plan", "planners", "metering", "sharded", "captured",
-    "replay", "frozen", "steps", "slices", "packing", "transfers", "background", "folders",
-    "stores", "costs", "reporting", "engine", "functions", "chain", "samplers",
+    "replay", "frozen_layers", "recipes", "frozen", "steps", "slices", "packing", "transfers",
+    "background", "folders", "stores", "costs", "reporting", "engine", "functions", "chain",
+    "samplers",
 )  # fmt: skip
 
 
