@@ -24,7 +24,7 @@ docs: $(VENV)/.installed
 
 # Minutes: every known mistake is made in a copy, and its tests must fail.
 mutants: $(VENV)/.installed
-	$(BIN)/python tests/mutate.py
+	$(BIN)/python tests/mutate.py --jobs 2
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/vram_vs_M.py

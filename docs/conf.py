@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -46,7 +47,17 @@ def draw_plan() -> None:
     figure.savefig(ROOT / "docs" / "_generated" / "plan.png", dpi=120)  # type: ignore[union-attr]
 
 
+def write_conformance() -> None:
+    """Run every scheduler of diffusers against its loop, and write the table of a page."""
+    sys.path.insert(0, str(ROOT))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # diffusers', about options that it changes
+        table = importlib.import_module("tests.conformance").table()
+    (ROOT / "docs" / "_generated" / "conformance.md").write_text(table + "\n")
+
+
 matplotlib.use("agg")
 for name in ("vram_vs_M", "frozen_unet", "speed"):
     write_table(name)
 draw_plan()
+write_conformance()

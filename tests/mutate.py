@@ -1,16 +1,21 @@
 """Make the mistakes of ``mutants.toml`` one at a time in a copy, and see that tests fail.
 
-Run from the project's root: ``python tests/mutate.py [WORD …]`` (those whose `what` has a WORD).
+Run from the project's root: ``python tests/mutate.py [--jobs N] [WORD …]`` (those whose `what` has
+a WORD). What caught each of them is written into ``tests/README.md``.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -18,14 +23,18 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "tests" / "README.md"
+HEAD = "| mistake | in | caught by |\n|---|---|---|\n"
+SURVIVES = "**nothing**"
+Mutant = dict[str, str]
 
 
-def mutants() -> list[dict[str, str]]:
+def mutants() -> list[Mutant]:
     """Return the mutants, each with `what`, `file`, `before`, `after` and `tests`."""
     return tomllib.loads((ROOT / "tests" / "mutants.toml").read_text())["mutant"]
 
 
-def mutated(mutant: dict[str, str]) -> str:
+def mutated(mutant: Mutant) -> str:
     """Return the text of the mutant's file with its mistake in it.
 
     Raises:
@@ -40,8 +49,8 @@ def mutated(mutant: dict[str, str]) -> str:
     return text.replace(mutant["before"], mutant["after"])
 
 
-def survives(mutant: dict[str, str], copy: Path) -> bool:
-    """Return whether the mutant's tests pass although it is in force."""
+def caught_by(mutant: Mutant, copy: Path) -> str:
+    """Return the first test that fails with the mutant in force, or that none does."""
     original = copy / mutant["file"]
     before = original.read_text()
     original.write_text(mutated(mutant))
@@ -57,25 +66,62 @@ def survives(mutant: dict[str, str], copy: Path) -> bool:
         original.write_text(before)
     if done.returncode not in (0, 1):
         raise RuntimeError(f"pytest ended with {done.returncode}:\n{done.stdout}")
-    return done.returncode == 0
+    if done.returncode == 0:
+        return SURVIVES
+    failed = re.search(r"^(?:FAILED|ERROR) ([\w/.]+)(?:::([\w:]+))?", done.stdout, re.MULTILINE)
+    assert failed is not None, done.stdout
+    path, test = failed[1].removeprefix("tests/"), failed[2] or ""
+    return f"`{path}` {test.rpartition('::')[2].removeprefix('test_').replace('_', ' ')}"
 
 
-def main(words: list[str]) -> int:
-    """Run the mutants; return how many survive."""
-    chosen = [m for m in mutants() if not words or any(word in m["what"] for word in words)]
-    survivors = 0
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder)
-        for name in ("chainograd", "applications", "tests"):
-            shutil.copytree(ROOT / name, copy / name)
-        shutil.copy(ROOT / "pyproject.toml", copy)
-        for mutant in chosen:
-            survived = survives(mutant, copy)
-            survivors += survived
-            print("SURVIVES" if survived else "caught  ", mutant["what"], flush=True)
+def run(chosen: list[Mutant], jobs: int) -> list[str]:
+    """Return what catches each mutant, several at once, each in a copy of the code of its own."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
+        free: SimpleQueue[Path] = SimpleQueue()
+        for j in range(jobs):
+            free.put(copy := Path(folder) / str(j))
+            for name in ("chainograd", "applications", "tests", "examples"):
+                shutil.copytree(ROOT / name, copy / name)
+            shutil.copy(ROOT / "pyproject.toml", copy)
+
+        def one(mutant: Mutant) -> str:
+            copy = free.get()
+            try:
+                found = caught_by(mutant, copy)
+            finally:
+                free.put(copy)
+            print("SURVIVES" if found == SURVIVES else "caught  ", mutant["what"], flush=True)
+            return found
+
+        return list(pool.map(one, chosen))
+
+
+def rows(page: str) -> dict[str, str]:
+    """Return the rows of the table in a page, by the mistake."""
+    table = page.partition(HEAD)[2]
+    return {line.split(" | ")[0].removeprefix("| "): line for line in table.splitlines()}
+
+
+def main() -> int:
+    """Run the mutants, write what caught them; return how many survive."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=1, help="mutants at once")
+    parser.add_argument("words", nargs="*")
+    given = parser.parse_args()
+    chosen = [m for m in mutants() if not given.words or any(w in m["what"] for w in given.words)]
+    found = run(chosen, given.jobs)
+    page = PAGE.read_text()
+    known = rows(page)
+    for mutant, test in zip(chosen, found, strict=True):
+        where = f"`{mutant['file'].removeprefix('chainograd/')}`"
+        known[mutant["what"]] = f"| {mutant['what']} | {where} | {test} |"
+    order = [mutant["what"] for mutant in mutants()]
+    table = "\n".join(known[what] for what in order if what in known)
+    PAGE.write_text(f"{page.partition(HEAD)[0]}{HEAD}{table}\n")
+    survivors = found.count(SURVIVES)
     print(f"{len(chosen) - survivors} of {len(chosen)} caught")
     return survivors
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

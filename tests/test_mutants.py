@@ -1,11 +1,20 @@
-"""The list of mutants fits the code; ``make mutants`` runs them."""
+"""The list of mutants fits the code, and the page says what caught each of them."""
 
 import pytest
 
-from tests.mutate import ROOT, mutants, mutated
+from tests.mutate import PAGE, ROOT, SURVIVES, mutants, mutated, rows
 
 
 @pytest.mark.parametrize("mutant", mutants(), ids=lambda mutant: mutant["what"])
 def test_a_mutant_changes_code_that_is_there(mutant):
     assert mutated(mutant) != (ROOT / mutant["file"]).read_text()
     compile(mutated(mutant), mutant["file"], "exec")
+
+
+def test_the_page_says_what_caught_every_mutant():
+    names = [mutant["what"] for mutant in mutants()]
+    caught = rows(PAGE.read_text())
+
+    assert len(names) == len(set(names))
+    assert set(caught) == set(names)
+    assert not [what for what, row in caught.items() if SURVIVES in row]

@@ -1,0 +1,105 @@
+"""Schedulers that remember things, run as pure functions of what they remember.
+
+A diffusers scheduler counts its steps and keeps earlier outputs of the network in attributes. Here
+those attributes travel with the state: put into a fresh copy of the scheduler before a step, read
+from it afterwards. So a step can be run again from any state, and the gradient passes through the
+history as it passes through the sample.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from chainograd.errors import ChainError
+
+Memory = dict[str, Any]  # attributes, by name
+
+
+class PureScheduler:
+    """A scheduler as it stands, of which every step gets a copy with a memory of its own.
+
+    No list of attributes is kept here: what differs from how the scheduler stood is memory,
+    whatever its name. Opaque objects (a Brownian tree) are carried along and shared.
+
+    Args:
+        scheduler: Any object whose state is in its attributes, ready for its first step. It is
+            left alone.
+
+    Example:
+        >>> class Counts:
+        ...     count = 0
+        >>> pure = PureScheduler(Counts())
+        >>> counts = pure.remembering({})
+        >>> counts.count += 1
+        >>> pure.memory_of(counts)
+        {'count': 1}
+    """
+
+    def __init__(self, scheduler: Any) -> None:
+        self.original = _copied(scheduler)
+        self._constants = {
+            name: value._version
+            for name, value in vars(self.original).items()
+            if isinstance(value, Tensor)
+        }
+
+    def remembering(self, memory: Memory) -> Any:
+        """Return a copy of the scheduler that remembers what it is given."""
+        scheduler = _copied(self.original)
+        vars(scheduler).update(pytree.tree_map(_own, memory))
+        return scheduler
+
+    def memory_of(self, scheduler: Any) -> Memory:
+        """Return what a copy remembers.
+
+        Raises:
+            ChainError: If it changed a tensor that all copies share.
+        """
+        before = vars(self.original)
+        for name, version in self._constants.items():
+            if before[name]._version != version:
+                raise ChainError(
+                    f"{type(scheduler).__name__} changed its tensor `{name}` in place, so its "
+                    "steps cannot be run again. Use a scheduler that leaves its tables alone."
+                )
+        return {
+            name: value
+            for name, value in vars(scheduler).items()
+            if not (name in before and _same(value, before[name]))
+        }
+
+
+def _copied(scheduler: Any) -> Any:
+    """Return a copy that shares tensors and opaque objects, but no container."""
+    copy = object.__new__(type(scheduler))
+    for name, value in vars(scheduler).items():
+        vars(copy)[name] = _copied_container(value)
+    return copy
+
+
+def _copied_container(value: Any) -> Any:
+    # Exact types only: a config is a dict of its own kind, and never changes.
+    if type(value) in (list, dict):
+        return pytree.tree_map(lambda leaf: leaf, value)
+    return value
+
+
+def _own(leaf: Any) -> Any:
+    # Some schedulers add to a remembered tensor in place; the node must survive that.
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Return whether an attribute stands as it stood: the same thing, or equal plain values."""
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    return isinstance(a, (bool, int, float, complex, str)) and a == b
