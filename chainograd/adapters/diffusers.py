@@ -13,6 +13,7 @@ from chainograd.adapters.protocols import protocol_of
 from chainograd.adapters.sampling import SamplingHalfStep, SamplingStep
 from chainograd.adapters.schedulers import PureScheduler
 from chainograd.chain import CheckpointedChain
+from chainograd.findings import Findings
 from chainograd.plan import Plan, StepCost
 from chainograd.reporting import Report
 
@@ -159,6 +160,20 @@ class DiffusersChain:
     ) -> tuple[StepCost, ...]:
         """Measure what each step of the inner chain costs; see `CheckpointedChain.measure`."""
         return self.chain.measure(*self._arguments(x, cond, uncond, guidance_scale))
+
+    def check(
+        self,
+        x: Tensor,
+        *,
+        cond: Any = None,
+        uncond: Any = None,
+        guidance_scale: Any = None,
+        loss: Callable[[Tensor], Any] | None = None,
+    ) -> Findings:
+        """Look at a few calls for what would go wrong; see `CheckpointedChain.check`."""
+        arguments = self._arguments(x, cond, uncond, guidance_scale)
+        of_carry = None if loss is None else lambda carry: loss(carry[0])
+        return self.chain.check(*arguments, loss=of_carry)
 
     def report(self) -> Report:
         """Return what each step of the last run took; see `CheckpointedChain.report`."""

@@ -332,6 +332,31 @@ def test_a_transform_sees_the_cotangent_of_the_sample_before_every_call(guidance
     assert seen == [(j, torch.Size(SHAPE)) for j in (4, 3, 2, 1, 0)]
 
 
+@pytest.mark.parametrize("guidance", ["together", "in turn"])
+@pytest.mark.parametrize("name", ["DDIMScheduler", "DPMSolverMultistepScheduler", "PNDMScheduler"])
+def test_a_preflight_finds_nothing_in_a_good_chain(name, guidance, net, noise):
+    cond, uncond = conditions()
+    chain = diffusers_chain(
+        net, getattr(diffusers, name)(), 6, guidance_scale=2.0, guidance=guidance
+    )
+
+    found = chain.check(noise, cond=cond, uncond=uncond, loss=lambda x: x.square().mean())
+
+    assert not found, found
+
+
+def test_a_preflight_names_a_decode_without_gradients(net, noise):
+    @torch.no_grad()
+    def decode(x):
+        return x.square()
+
+    found = diffusers_chain(net, solver()).check(
+        noise, cond=conditions()[0], loss=lambda x: decode(x).mean()
+    )
+
+    assert "gradients off" in {finding.kind for finding in found}
+
+
 def test_memory_is_that_of_one_call_however_many_there_are():
     unet = diffusers.UNet2DModel(
         16, 3, 3, block_out_channels=(32, 32), down_block_types=("DownBlock2D",) * 2,
