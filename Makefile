@@ -30,6 +30,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/vram_vs_M.py
 	$(BIN)/python benchmarks/frozen_unet.py
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/diffusers_loop.py
 
 clean:
 	rm -rf $(VENV)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from chainograd.errors import ChainError
@@ -64,6 +65,11 @@ def find_captured(step: object) -> Captured:
             continue
         seen.add(id(thing))
         if isinstance(thing, Tensor):
+            if is_lazy(thing):
+                raise ChainError(
+                    "The step uses a lazy module whose parameters have no shape yet. Run it once, "
+                    "under `torch.no_grad()`, before the chain."
+                )
             if thing.requires_grad:
                 found.append(thing)
         else:
@@ -173,12 +179,18 @@ class Witness(TorchFunctionMode):
     def __init__(self, report: Callable[[Tensor], None]) -> None:
         super().__init__()
         self.report = report
+        self.own: dict[int, Tensor] = {}  # made to require one by the step itself
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for value in pytree.tree_leaves((args, kwargs)):
-            if isinstance(value, Tensor) and value.requires_grad:
+        given = [value for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        for value in given:
+            if value.requires_grad and id(value) not in self.own:
                 self.report(value)
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        for value in (*given, *pytree.tree_leaves(result)):
+            if isinstance(value, Tensor) and value.requires_grad:
+                self.own[id(value)] = value
+        return result
 
 
 def standing_in(tensors: Iterable[Tensor]) -> list[Tensor]:

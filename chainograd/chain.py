@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Generator, Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
-from chainograd.captured import Witness, find_captured, standing_in
+from chainograd.captured import find_captured, standing_in
 from chainograd.compiling import eager
 from chainograd.costs import Kind, measure
 from chainograd.engine import Tape, Transform
-from chainograd.errors import CapturedTensorError, ChainError
+from chainograd.errors import ChainError
+from chainograd.findings import Findings
 from chainograd.frozen import FrozenLayers
 from chainograd.functions import attach
+from chainograd.grad_steps import GradSteps, drawn, resolve_grad_steps
 from chainograd.plan import Plan, StepCost
 from chainograd.planners import PlanName, parse_bytes, resolve, within, without_graphs
-from chainograd.replay import Autocast, RandomStreams, Verify, autocast_as, undisturbed
+from chainograd.preflight import check
+from chainograd.refusals import compare_slices, refuse_micro_batch, run_without_gradient
+from chainograd.replay import Autocast, RandomStreams, Verify, undisturbed
 from chainograd.reporting import Log, Report
-from chainograd.slices import SlicedSteps, batch_of, difference
-from chainograd.steps import NO_ARGUMENTS, State, Steps, differentiable
+from chainograd.slices import SlicedSteps, batch_of
+from chainograd.steps import NO_ARGUMENTS, State, Steps
 from chainograd.stores import Store
 
 Frozen = Literal["off", "auto"]
-GradSteps = int | Collection[int]
 
 
 class CheckpointedChain:
@@ -73,7 +76,6 @@ class CheckpointedChain:
         grad_transform: ``f(i, g) -> g``, applied to the cotangent g of the state that enters step
             i, on its way back: to look at it, clip it, rescale it. g is shaped like the state,
             with None where a leaf has no cotangent.
-
         progress: Show a bar of step evaluations for the forward and for the backward pass.
 
     Raises:
@@ -121,13 +123,7 @@ class CheckpointedChain:
             raise ValueError(f"`verify` must be one of {get_args(Verify)}, got {verify!r}.")
         if frozen not in get_args(Frozen):
             raise ValueError(f"`frozen` must be one of {get_args(Frozen)}, got {frozen!r}.")
-        if micro_batch is not None and (
-            not isinstance(micro_batch, int) or isinstance(micro_batch, bool) or micro_batch < 1
-        ):
-            raise ValueError(
-                f"`micro_batch` must be a number of samples of at least 1, or None, got "
-                f"{micro_batch!r}."
-            )
+        refuse_micro_batch(micro_batch)
         self.step = step
         self.num_steps = num_steps
         self._budget: int | None = None
@@ -152,6 +148,7 @@ class CheckpointedChain:
         self.progress = progress
         if progress and importlib.util.find_spec("tqdm") is None:
             raise ImportError("`progress=True` shows its bars with tqdm: `pip install tqdm`.")
+        self._draws_on_host: bool | None = None  # not known before the first call
         self._log: Log | None = None  # of the last run
         self._costs: tuple[StepCost, ...] | None = None  # as measured last
         for value in self.params:
@@ -184,14 +181,14 @@ class CheckpointedChain:
                 "no gradient at all. Let it in, or call `trajectory` for losses on earlier states."
             )
         if not tape.inputs:
-            return self._watched(tape)
+            return run_without_gradient(tape).tree()
         M, last = self.num_steps, {}
 
         def visit(i: int, state: State) -> None:
             if i == M:
                 last[i] = state
 
-        tape.forward(visit)
+        self._run(tape, visit)
         return attach(tape, last)[M].tree()
 
     @eager
@@ -222,10 +219,10 @@ class CheckpointedChain:
         tape = self._prepared(x, args, kwargs)
         states: dict[int, State] = {}
         if tape.inputs:
-            tape.forward(states.__setitem__)
+            self._run(tape, states.__setitem__)
             states = attach(tape, states)
         else:
-            self._watched(tape, states)
+            run_without_gradient(tape, states)
         return [x, *(states[i].tree() for i in range(1, self.num_steps + 1))]
 
     @eager
@@ -251,6 +248,51 @@ class CheckpointedChain:
         with torch.enable_grad(), undisturbed(tape.streams), tape.surroundings():
             self._costs = measure(tape.steps, tape.x_T, tape.x_T_wanted, self.store, kind)
         return self._costs
+
+    @eager
+    def check(
+        self, x: Any, *args: Any, loss: Callable[[Any], Any] | None = None, **kwargs: Any
+    ) -> Findings:
+        """Look at a few steps for what would make gradients missing, wrong or surprising.
+
+        The first three steps and the last one run as the plain loop, and again as in a chain; a
+        gradient is sent back through both. That is 13 step evaluations, whatever M is, and four
+        graphs at once: take a small batch where one hardly fits.
+
+        It leaves no trace: random streams, statistics of batches, parameters and their ``.grad``
+        are as before (but for attributes that a step keeps). ``grad_transform`` is left out, and
+        ``grad_steps``, so that all steps are seen alike.
+
+        Args:
+            x: The state that enters step 0; a small batch will do.
+            args: Handed to every step.
+            loss: ``loss(x) -> tensor``, called once on what the steps give: no finished sample.
+            kwargs: Handed to every step.
+
+        Returns:
+            What was found, each thing with its line and the way out; empty, and so false, if all
+            is well. Printed, it says what was looked at.
+
+        Raises:
+            Exception: What a step or the loss raises, if it is nothing that can be named.
+
+        Example:
+            >>> w = torch.tensor([0.5], requires_grad=True)
+            >>> chain = CheckpointedChain(lambda x, i: torch.sin(w.detach() * x), num_steps=50)
+            >>> [finding.kind for finding in chain.check(torch.ones(1))]
+            ['detached']
+        """
+
+        def first_steps(count: int, x: Any) -> Tape:
+            few = copy.copy(self)
+            few.num_steps, few.plan, few._budget = count, resolve("nodes", count), None
+            if self.micro_batch is not None:
+                few.plan = without_graphs(few.plan)
+            few.grad_steps, few.grad_transform = None, None
+            few.progress, few._compared = False, set()
+            return few._prepared(x, args, kwargs)
+
+        return check(first_steps, self.num_steps, x, loss)
 
     def report(self) -> Report:
         """Return what each step of the last run took: seconds, bytes, norms of cotangents.
@@ -282,9 +324,10 @@ class CheckpointedChain:
         tape = self._tape(x, args, kwargs)
         leaves = (*tape.x_T.tensors, *tape.steps.arguments.tensors)
         key = tuple((t.shape, t.dtype, t.device, t.requires_grad) for t in leaves)
-        if isinstance(tape.steps, SlicedSteps) and key not in self._compared:
-            self._compare_slices(tape, tape.steps)
-            self._compared.add(key)
+        mode = (key, len(tape.steps.buffers))  # modules in training may look at the batch
+        if isinstance(tape.steps, SlicedSteps) and mode not in self._compared:
+            compare_slices(tape, tape.steps)
+            self._compared.add(mode)
         if self._budget is not None and tape.inputs:
             if key not in self._plans:
                 with undisturbed(tape.streams), tape.surroundings():
@@ -297,27 +340,15 @@ class CheckpointedChain:
         self._log = tape.log
         return tape
 
-    def _compare_slices(self, tape: Tape, steps: SlicedSteps) -> None:
-        if steps.batch <= steps.size or any(isinstance(t, FakeTensor) for t in tape.x_T.tensors):
-            return
-        before = tape.streams.state()
-        with undisturbed(tape.streams), tape.surroundings():
-            off = difference(steps, tape.x_T)
-            if tape.streams.state(before) is not before:
-                return  # noise is drawn slice by slice: nothing to compare
-        dtypes = [t.dtype for t in tape.x_T.tensors if differentiable(t)]
-        dtypes += [autocast.dtype for autocast in tape.autocast if autocast.enabled]
-        if off > min(10 * max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5, 0.1):
-            raise ChainError(
-                f"`micro_batch={steps.size}` gives another chain: step 0 gives two slices another "
-                f"result one by one than together, {off:.2g} of their size apart. Either samples "
-                "see each other (batch norm in training: call `eval()`), or a table with as many "
-                "rows as the batch has samples was cut with it: hand it over as `table[None]`."
-            )
+    def _run(self, tape: Tape, visit: Callable[[int, State], None]) -> None:
+        tape.streams.closely = self._draws_on_host is not False
+        tape.forward(visit)
+        self._draws_on_host = bool(self._draws_on_host) or tape.drew_on_host
 
     def _tape(self, x: Any, args: Any, kwargs: Any) -> Tape:
-        named = [tensor for tensor in self.params if tensor.requires_grad]
-        seen = {id(tensor) for tensor in named}
+        # Each once: the sums of a tensor that was there twice would be added to each other.
+        seen = {id(tensor): tensor for tensor in self.params if tensor.requires_grad}
+        named = list(seen.values())
         captured = find_captured(self.step)
         found = [tensor for tensor in captured.tensors if id(tensor) not in seen]
         x_T = State.of(x)
@@ -343,18 +374,16 @@ class CheckpointedChain:
             x_T=x_T,
             streams=RandomStreams(devices, self.generators),
             verify=self.verify,
-            autocast=tuple(map(Autocast.current, sorted({d.type for d in devices}))),
+            autocast=tuple(
+                Autocast.current(kind)
+                for kind in sorted({d.type for d in devices})
+                if torch.amp.is_autocast_available(kind)
+            ),
             transform=self.grad_transform,
-            grad_steps=self._drawn_grad_steps(),
+            grad_steps=drawn(self.grad_steps, self.num_steps),
             store=self.store,
             progress=self.progress,
         )
-
-    def _drawn_grad_steps(self) -> frozenset[int] | None:
-        if self.grad_steps is None:
-            return None
-        drawn = self.grad_steps(self.num_steps) if callable(self.grad_steps) else self.grad_steps
-        return resolve_grad_steps(drawn, self.num_steps)
 
     def _loop(self, x: Any, args: Any, kwargs: Any) -> Iterator[Any]:
         """Yield the states of the plain loop, x first."""
@@ -368,48 +397,6 @@ class CheckpointedChain:
         for i in range(self.num_steps):
             x = self.step(x, i, *args, **kwargs)
             yield x
-
-    def _watched(self, tape: Tape, states: dict[int, State] | None = None) -> Any:
-        """Run a chain in which nothing is known to need a gradient, and see that it is so."""
-        state = tape.x_T
-        for i in range(self.num_steps):
-
-            def refuse(tensor: Tensor, i: int = i) -> None:
-                # Nothing made under no_grad requires a gradient: leaf or not, it is captured.
-                raise CapturedTensorError(
-                    f"Step {i} uses a tensor of shape {tuple(tensor.shape)} that requires a "
-                    "gradient and that the chain cannot see. Name it, "
-                    "`CheckpointedChain(…, params=[tensor])`, or run the chain under "
-                    "`torch.no_grad()` if its gradient is not wanted."
-                )
-
-            with autocast_as(tape.autocast), Witness(refuse), torch.no_grad():
-                state = tape.steps.run(i, state)
-            if states is not None:
-                states[i + 1] = state
-        return state.tree()
-
-
-def resolve_grad_steps(grad_steps: GradSteps, num_steps: int) -> frozenset[int]:
-    """Return the steps that ``grad_steps=`` means.
-
-    Raises:
-        ValueError: If there are no such steps.
-    """
-    if isinstance(grad_steps, int):
-        if not 1 <= grad_steps <= num_steps:
-            raise ValueError(
-                f"`grad_steps` as a number of last steps must lie in 1 … {num_steps}, got "
-                f"{grad_steps}."
-            )
-        return frozenset(range(num_steps - grad_steps, num_steps))
-    steps = frozenset(grad_steps)
-    strange = [i for i in steps if not isinstance(i, int) or not 0 <= i < num_steps]
-    if strange or not steps:
-        raise ValueError(
-            f"`grad_steps` must hold indices in 0 … {num_steps - 1}, got {sorted(steps, key=str)}."
-        )
-    return steps
 
 
 def _transformed() -> bool:

@@ -1,4 +1,4 @@
-"""Carries a plan out: keeps states, runs steps, sends cotangents back. One action at a time."""
+"""Carries out the forward half of a plan, and remembers what its backward half needs."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from chainograd.plan import Action, Advance, Backprop, Drop, Keep, Load, Plan, Record
+from chainograd.plan import Action, Advance, Backprop, Keep, Load, Plan, Record
 from chainograd.planners import restricted
 from chainograd.replay import (
     Autocast,
@@ -23,27 +21,26 @@ from chainograd.replay import (
     Streams,
     Verify,
     autocast_as,
-    compare,
-    compare_digest,
-    compare_rounded,
     digest,
+    put_back,
+    sample,
+    uncached_parametrizations,
     unchanged,
     undisturbed,
+    without_hooks,
 )
 from chainograd.reporting import Log
 from chainograd.steps import (
-    Cotangents,
     Recorded,
-    Rerun,
     State,
     Steps,
-    Sums,
     differentiable,
     wants_gradient,
 )
-from chainograd.stores import DeviceNode, Node, Shelf, Store
+from chainograd.stores import Node, Shelf, Store
 
 Transform = Callable[[int, Any], Any]
+T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +62,7 @@ class Tape:
         graphs: Steps that are recorded.
         spent: Whether a backward pass has freed the nodes.
         twice: Whether a backward pass is itself to be differentiated, from x_T on.
+        drew_on_host: Whether the steps drew from Python's or numpy's stream.
         first: The first step that a gradient needs; those before it are never run again.
         inputs: Tensors outside that gradients are returned for: of x_T, then of the steps.
     """
@@ -82,10 +80,12 @@ class Tape:
     nodes: dict[int, Node] = field(default_factory=dict)
     graphs: dict[int, Recorded] = field(default_factory=dict)
     digests: dict[int, Digest] = field(default_factory=dict)
+    samples: dict[int, tuple[Tensor | None, ...]] = field(default_factory=dict)
     random: list[Streams] = field(default_factory=list)
     first: int = 0
     spent: bool = False
     twice: bool = False
+    drew_on_host: bool = False
     x_T_wanted: list[bool] = field(init=False)
     inputs: list[Tensor] = field(init=False)
     shelf: Shelf = field(init=False)
@@ -109,20 +109,39 @@ class Tape:
 
     def forward(self, visit: Callable[[int, State], None]) -> None:
         """Carry out the forward actions; ``visit`` is shown every state that a step gives."""
+        streams, buffers = self.streams, self.steps.buffers
+        start = streams.state()
+        values = [] if streams.closely else [buffer.clone() for buffer in buffers]
+        self._carry_out(visit, start)
+        self.drew_on_host = not start.same_on_host(streams.state())
+        if self.drew_on_host and not streams.closely:  # note [Host streams], 2
+            self.let_go()
+            self.first, streams.closely = 0, True
+            streams.set(start)
+            put_back(buffers, values)
+            self._carry_out(visit, start)
+
+    def _carry_out(self, visit: Callable[[int, State], None], start: Streams) -> None:
         self.shelf = self.store.shelf(self.x_T, lambda: self.plan.nodes)
         try:
-            with autocast_as(self.autocast), self.log.showing("forward", self.plan.num_steps):
-                self._forward(visit)
+            with (
+                autocast_as(self.autocast),
+                uncached_parametrizations(),
+                self.log.showing("forward", self.plan.num_steps),
+            ):
+                self._forward(visit, start)
             self.shelf.settle()
         except BaseException:
-            self._let_go()
+            self.let_go()
             raise
         if self.first:
             self._forget_unneeded()
 
-    def _forward(self, visit: Callable[[int, State], None]) -> None:
-        state, self.random = self.x_T, [self.streams.state()]
-        seen = {a.index for a in self.plan.forward if isinstance(a, Keep) and self.shelf.in_sight}
+    def _forward(self, visit: Callable[[int, State], None], start: Streams) -> None:
+        state, self.random = self.x_T, [start]
+        # Where the comparison is not to the bit, kept states are brought back for it.
+        in_sight = self.shelf.in_sight or not self.exact
+        seen = {a.index for a in self.plan.forward if isinstance(a, Keep) and in_sight}
         again = {a.index for a in self.plan.backward if isinstance(a, (Advance, Record))}
         for action in self.plan.forward:
             i = action.index
@@ -139,15 +158,26 @@ class Tape:
             visit(i + 1, state)
 
     def _run_first(self, action: Action, state: State) -> State:
+        """Run a step as planned; if memory runs out, let all kept graphs go and run it without."""
+        buffers = [buffer.clone() for buffer in self.steps.buffers] if self.graphs else []
+        try:
+            return self._run_as_planned(action, state)
+        except Exception as error:
+            if not self.droppable(error, action.index, self.nodes):
+                raise
+        self.drop_graphs(action.index)
+        self.streams.set(self.random[-1])
+        put_back(self.steps.buffers, buffers)
+        return self._run_as_planned(Advance(action.index), state)
+
+    def _run_as_planned(self, action: Action, state: State) -> State:
         i = action.index
         if isinstance(action, Record):
-            recorded = self._record_within_memory(i, state)
-            if recorded is not None:
-                self.graphs[i] = recorded
-                state = recorded.leaving.detached()
-                if self._leads_nowhere(i) and not any(map(wants_gradient, recorded.leaving.leaves)):
-                    self.first = i + 1
-                return state
+            recorded = self.graphs[i] = self.steps.record(i, state, self.wanted(i, state))
+            state = recorded.leaving.detached()
+            if self._leads_nowhere(i) and not any(map(wants_gradient, recorded.leaving.leaves)):
+                self.first = i + 1
+            return state
         if not self.passes(i):
             self.first += i == self.first
             return self.steps.advance(i, state)
@@ -169,59 +199,31 @@ class Tape:
         """Return whether the gradient may pass step i."""
         return self.grad_steps is None or i in self.grad_steps
 
-    def _record_within_memory(self, i: int, state: State) -> Recorded | None:
-        """Record a step of the forward pass; if memory runs out, let all kept graphs go."""
-        try:
-            return self.steps.record(i, state, self.wanted(i, state))
-        except Exception as error:
-            kept_nodes = all(j in self.nodes for j in (*self.graphs, i))
-            if not (_out_of_memory(error) and self.graphs and kept_nodes):
-                raise
+    def droppable(self, error: Exception, i: int, nodes: dict[int, Node]) -> bool:
+        """Return whether step i can go on without the kept graphs that filled the memory."""
+        kept_nodes = all(j in nodes for j in (*self.graphs, i))
+        return bool(self.graphs) and kept_nodes and _out_of_memory(error)
+
+    def drop_graphs(self, i: int) -> None:
+        """Let all kept graphs go, since memory ran out at step i."""
         count = len(self.graphs)
         self.graphs.clear()
-        self.streams.set(self.random[-1])
         warnings.warn(
             f"Memory ran out at step {i} with {count} graphs kept. They are dropped, and their "
             "steps will be run again in the backward pass. A smaller `plan` avoids this.",
             stacklevel=2,
         )
-        return None
 
     def _forget_unneeded(self) -> None:
-        loaded = {a.index for a in self._backward_actions() if isinstance(a, Load)}
+        loaded = {a.index for a in self.backward_actions() if isinstance(a, Load)}
         for i in [i for i in self.nodes if i < self.first and i not in loaded]:
             del self.nodes[i]
 
     # The backward pass
 
-    def backward(self, given: dict[int, Cotangents], *, keep: bool) -> Sums:
-        """Carry out the backward actions.
-
-        Args:
-            given: Cotangents that states have from outside, by the state's index (M is the
-                result's) and the leaf's place.
-            keep: Whether the nodes must be there for another backward pass.
-
-        Returns:
-            The gradients of ``inputs``.
-        """
-        nodes = dict(self.nodes) if keep else self.nodes
-        self.spent = not keep
-        try:
-            actions = self._backward_actions()
-            runs = sum(isinstance(action, (Advance, Record)) for action in actions)
-            with self.surroundings(), self.log.showing("backward", runs):
-                before, sums = Sweep(self, nodes, given).run(actions)
-        finally:
-            if not keep:
-                self._let_go()
-                if not self.twice:
-                    self.random.clear()
-                    self.x_T = self.x_T._replace(leaves=())
-        return [before.get(place) for place, wanted in enumerate(self.x_T_wanted) if wanted] + sums
-
-    def _let_go(self) -> None:
-        for kept in (self.nodes, self.graphs, self.digests):
+    def let_go(self) -> None:
+        """Free what is kept, and the store's room for it."""
+        for kept in (self.nodes, self.graphs, self.digests, self.samples):
             kept.clear()
         self.shelf.close()
 
@@ -232,10 +234,12 @@ class Tape:
             if self._draws:
                 stack.enter_context(undisturbed(self.streams))
             stack.enter_context(unchanged(self.steps.buffers))
+            stack.enter_context(without_hooks(self.steps.inner_captured))
             stack.enter_context(autocast_as(self.autocast))
+            stack.enter_context(uncached_parametrizations())
             yield
 
-    def _backward_actions(self) -> list[Action]:
+    def backward_actions(self) -> list[Action]:
         """Return the backward actions until the first step that a gradient needs is done."""
         actions = list(self.plan.backward)
         if self.first in (0, self.plan.num_steps):
@@ -294,141 +298,16 @@ class Tape:
             self.streams.set(self.random[i])
 
     def note(self, i: int, state: State) -> None:
-        """Remember a state's digest: what a later run of step i - 1 is compared with."""
-        if self.verify == "exact" and self.store.dtype is None:
+        """Remember what a later run of step i - 1 is compared with: a digest, or a sample."""
+        if self.exact:
             self.digests[i] = digest(state.leaves)
+        elif self.verify != "off":
+            self.samples[i] = sample(state.leaves)
 
-
-@dataclass(slots=True, eq=False)
-class Sweep:
-    """One backward pass: the cotangent on its way from the result to x_T.
-
-    Attributes:
-        tape: What the forward pass left.
-        nodes: States that are there now.
-        given: Cotangents that states have from outside, by the state's index and the leaf's place.
-    """
-
-    tape: Tape
-    nodes: dict[int, Node]
-    given: dict[int, Cotangents]
-    graphs: dict[int, Recorded] = field(init=False)
-    cotangents: Cotangents = field(init=False)
-    sums: Sums = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.graphs = self.tape.graphs
-        self.cotangents = self.given.get(self.tape.plan.num_steps, {})
-        self.sums = [None] * len(self.tape.steps.shared)
-
-    def run(self, actions: list[Action]) -> tuple[Cotangents, Sums]:
-        """Carry the actions out; return the cotangents of x_T and the gradients of the rest."""
-        state: State | None = None
-        runs = {a.index: p for p, a in enumerate(actions) if isinstance(a, (Advance, Record))}
-        coming = iter([a.index for a in actions if isinstance(a, Load)])
-        self.prefetch(next(coming, None))
-        for position, action in enumerate(actions):
-            i = action.index
-            match action:
-                case Load():
-                    state = self.nodes[i].load()
-                    self.prefetch(next(coming, None))
-                case Advance():
-                    assert state is not None, "a plan loads a state before it runs a step"
-                    state = self.advance(i, state)
-                case Keep():
-                    assert state is not None
-                    self.nodes[i] = self.tape.shelf.put(i, state)
-                case Drop():
-                    self.drop(i, again=runs.get(i - 1, -1) > position)
-                case Record():
-                    assert state is not None
-                    if self.cotangents:  # else no loss sees what this step gives
-                        self.graphs[i] = self.record(i, state)
-                case Backprop():
-                    if self.cotangents:
-                        self.backprop(i)
-                    else:
-                        self.graphs.pop(i, None)
-                        self.cotangents = self.given.get(i, {})
-        return self.cotangents, self.sums
-
-    def prefetch(self, i: int | None) -> None:
-        """Begin to bring a node back, if it is kept by now."""
-        if i in self.nodes:
-            self.nodes[i].prefetch()
-
-    def drop(self, i: int, *, again: bool) -> None:
-        """Forget a node; what it is compared with if its step runs again is noted first."""
-        dropped = self.nodes.pop(i, None)
-        if again and isinstance(dropped, DeviceNode):
-            self.tape.note(i, dropped.state)
-
-    def advance(self, i: int, state: State) -> State:
-        """Run a step again without a graph."""
-        self.tape.steps.refuse_changes(i)
-        began = self.tape.log.now()
-        self.tape.rewind(i)
-        after = self.tape.steps.advance(i, state)
-        self.compare(i, after, self.nodes.get(i + 1))
-        self.tape.log.ran("rerun", i, began)
-        return after
-
-    def record(self, i: int, state: State) -> Recorded:
-        """Run a step again with its graph."""
-        self.tape.steps.refuse_changes(i)
-        first = self.nodes.get(i + 1)
-        rerun = Rerun(partial(self.tape.rewind, i), lambda after: self.compare(i, after, first))
-        began = self.tape.log.now()
-        recorded = self.tape.steps.record(i, state, self.tape.wanted(i, state), rerun)
-        self.tape.log.ran("rerun", i, began)
-        return recorded
-
-    def compare(self, i: int, after: State, node: Node | None) -> None:
-        """Check that a step gave what it gave the first time, by its node or by its digest."""
-        verify, rounding = self.tape.verify, self.tape.store.dtype
-        if rounding is not None:
-            if node is not None and verify != "off":
-                compare_rounded(i, node.load().leaves, after.leaves, rounding)
-        elif node is not None and (verify == "close" or isinstance(node, DeviceNode)):
-            compare(i, node.load().leaves, after.detached().leaves, verify)
-        elif i + 1 in self.tape.digests:
-            compare_digest(i, self.tape.digests[i + 1], after.leaves)
-
-    def backprop(self, i: int) -> None:
-        """Send the cotangent through step i, from the state after it to the one before."""
-        if i not in self.graphs:  # dropped for want of memory, or freed by an earlier backward pass
-            self.graphs[i] = self.restored(i)
-        recorded = self.graphs.pop(i)
-        began = self.tape.log.now()
-        before, self.sums = self.tape.steps.backprop(
-            recorded, self.cotangents, self.given.get(i, {}), self.sums
-        )
-        if self.tape.transform is not None and before:
-            before = self.transformed(i, before, recorded.entering)
-        self.cotangents = before
-        self.tape.log.ran("backward", i, began)
-        self.tape.log.sent(i, before)
-
-    def transformed(self, i: int, before: Cotangents, entering: State) -> Cotangents:
-        """Return cotangents as the caller's transform changes them."""
-        assert self.tape.transform is not None
-        listed = [before.get(place) for place in range(len(entering.leaves))]
-        tree = pytree.tree_unflatten(listed, entering.spec)
-        changed = pytree.tree_leaves(self.tape.transform(i, tree), is_leaf=_none)
-        return {place: g for place, g in enumerate(changed) if g is not None}
-
-    def restored(self, i: int) -> Recorded:
-        """Record step i again from the nearest node before it."""
-        start = max(j for j in self.nodes if j <= i)
-        state = self.nodes[start].load()
-        for j in range(start, i):
-            state = self.advance(j, state)
-        return self.record(i, state)
-
-
-def _none(thing: Any) -> bool:
-    return thing is None
+    @property
+    def exact(self) -> bool:
+        """Whether a state that is run again must be the same to the bit."""
+        return self.verify == "exact" and self.store.dtype is None
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -97,7 +97,8 @@ def batch_norm(
 
 def frozen(x: Tensor, *weights: Tensor | None) -> bool:
     """Return whether the gradient passes x, and none of the weights wants one."""
-    return x.requires_grad and not any(w is not None and w.requires_grad for w in weights)
+    known = x.requires_grad and x.is_floating_point() and x.numel() > 0
+    return known and not any(w is not None and w.requires_grad for w in weights)
 
 
 def _each(value: int | tuple[int, ...], n: int) -> list[int]:

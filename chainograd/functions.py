@@ -17,6 +17,7 @@ from chainograd.engine import Tape
 from chainograd.errors import ChainError
 from chainograd.sharded import shards_are_asked_for
 from chainograd.steps import Cotangents, State, stand_in, wants_gradient
+from chainograd.sweep import go_back
 
 Place = tuple[int, int]  # a leaf of a state: the state's index, the leaf's place in it
 
@@ -82,7 +83,7 @@ class ChainFunction(torch.autograd.Function):
             tape.steps.trains_shards = shards_are_asked_for(tape.inputs, ctx)
         keep = _get_current_graph_task_keep_graph()  # retain_graph
         with outside_vmap():
-            return None, None, None, *tape.backward(by_state(places, given), keep=keep)
+            return None, None, None, *go_back(tape, by_state(places, given), keep=keep)
 
 
 class ChainVjp(torch.autograd.Function):
@@ -109,7 +110,7 @@ class ChainVjp(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
         given = [g.detach() for g in tensors[len(tape.inputs) :]]
-        return tuple(tape.backward(by_state(places, given), keep=True))
+        return tuple(go_back(tape, by_state(places, given), keep=True))
 
     @staticmethod
     def backward(ctx: Any, *u: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]  # noqa: D102

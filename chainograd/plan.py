@@ -268,7 +268,7 @@ class Plan:
             ("graphs kept", f"{self.graphs}   (plain loop: {M})"),
         ]
         if self.costs is not None:
-            plain_bytes = sum(cost.graph_bytes for cost in self.costs)
+            plain_bytes = max(sum(cost.graph_bytes for cost in self.costs), 1)
             plain = sum(cost.forward_seconds + cost.backward_seconds for cost in self.costs)
             rows += [
                 ("peak", f"{self.peak_bytes / 2**20:.1f} MiB   "

@@ -220,8 +220,12 @@ def within(budget: int | str, costs: Sequence[StepCost]) -> Plan:
         lambda s: binomial(M, slots=s),
     ]
     fitting = [plan for make in families if (plan := _largest(make, costs, limit)) is not None]
+    # Of steps of unequal cost, more slots may run the dear ones again more often.
+    few = (binomial(M, slots=s).with_costs(costs) for s in range(1, min(M, 32) + 1))
+    fitting += [plan for plan in few if plan.peak_bytes <= limit]
     if not fitting:
-        least = binomial(M, slots=1).with_costs(costs).peak_bytes
+        plans = (make(1).with_costs(costs) for make in families)
+        least = min(plan.peak_bytes for plan in plans)
         raise ValueError(
             f"`plan` {budget!r} is {limit:,} bytes, but this chain needs {least:,} at the least "
             "(one node, one graph at a time). Give it that, or make the step smaller: a smaller "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,13 @@ Verify = Literal["exact", "close", "off"]
 # 1. What a step sees besides its arguments is captured once, before the first run of that step.
 # 2. Every rerun happens inside those surroundings and leaves no trace outside.
 # 3. The streams that belong to the caller continue as if there had been no rerun.
+
+# Note [Host streams]
+# 1. To read where Python's and numpy's streams stand takes longer than all else that the engine
+#    does in a small step, and hardly any step draws from them. So they are read before and after
+#    every step in a chain's first call only, and around the whole forward pass in later ones.
+# 2. If they have moved by then, it is not known in which step: the forward pass is run once more
+#    from where everything stood, and from then on they are read at every step.
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,25 @@ def autocast_as(states: Sequence[Autocast]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def uncached_parametrizations() -> Iterator[None]:
+    """Let `torch.nn.utils.parametrize.cached` cache nothing.
+
+    A weight that was made without a graph would be reused where the graph is wanted, as under
+    autocast, and one that was made in a step's graph would tie the steps' graphs together.
+    """
+    parametrize: Any = sys.modules.get("torch.nn.utils.parametrize")
+    if parametrize is None or not parametrize._cache_enabled:
+        yield
+        return
+    depth, cache = parametrize._cache_enabled, parametrize._cache
+    parametrize._cache_enabled, parametrize._cache = 0, {}
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled, parametrize._cache = depth, cache
+
+
 class RandomStreams:
     """The random streams that steps may draw from: the global ones, and named generators.
 
@@ -72,6 +99,7 @@ class RandomStreams:
     ) -> None:
         self.cuda = sorted({d.index or 0 for d in devices if d.type == "cuda"})
         self.generators = tuple(generators)
+        self.closely = True  # note [Host streams]
 
     def state(self, since: Streams | None = None) -> Streams:
         """Return where the streams stand; ``since`` itself if nothing was drawn since then."""
@@ -80,7 +108,10 @@ class RandomStreams:
             *(torch.cuda.get_rng_state(index) for index in self.cuda),
             *(generator.get_state() for generator in self.generators),
         )
-        now = Streams(tensors, random.getstate(), numpy.random.get_state())
+        if since is None or self.closely:
+            now = Streams(tensors, random.getstate(), numpy.random.get_state(legacy=False))
+        else:
+            now = since._replace(tensors=tensors)
         return since if since is not None and since.same(now) else now
 
     def set(self, state: Streams) -> None:
@@ -106,12 +137,20 @@ class Streams(NamedTuple):
         """Return whether nothing was drawn between the two."""
         with no_dispatch():  # these are real tensors, under FakeTensorMode too
             drawn = not all(map(torch.equal, self.tensors, other.tensors))
-        return (
-            not drawn
-            and self.python == other.python
-            and self.numpy[2:] == other.numpy[2:]  # the position and what is left over
-            and bool((self.numpy[1] == other.numpy[1]).all())
-        )
+        return not drawn and self.same_on_host(other)
+
+    def same_on_host(self, other: Streams) -> bool:
+        """Return whether nothing was drawn from Python's or numpy's stream between the two."""
+        if self.python is other.python and self.numpy is other.numpy:
+            return True
+        return self.python == other.python and _equal(self.numpy, other.numpy)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Return whether two nested dicts of numbers, text and arrays are the same."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    return numpy.array_equal(a, b)
 
 
 @contextmanager
@@ -125,19 +164,38 @@ def undisturbed(streams: RandomStreams) -> Iterator[None]:
 
 
 @contextmanager
-def unchanged(buffers: Sequence[Tensor]) -> Iterator[None]:
-    """Put buffers back as they were: statistics of batches count a step's first run only."""
-    before = [(buffer, buffer.clone()) for buffer in buffers]
+def without_hooks(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Let hooks that tensors were given since the first run wait for the whole gradient."""
+    hooked = [tensor._backward_hooks for tensor in tensors if tensor._backward_hooks]
+    kept = [dict(hooks) for hooks in hooked]
+    for hooks in hooked:
+        hooks.clear()
     try:
         yield
     finally:
-        with torch.no_grad():
-            for buffer, value in before:
-                # Batch norm changes its statistics without counting a version; so does this, for
-                # graphs outside the chain that hold them.
-                if not torch.equal(buffer, value):
-                    with _unsafe_preserve_version_counter(buffer):
-                        buffer.copy_(value)
+        for hooks, own in zip(hooked, kept, strict=True):
+            hooks.update(own)
+
+
+@contextmanager
+def unchanged(buffers: Sequence[Tensor]) -> Iterator[None]:
+    """Put buffers back as they were: statistics of batches count a step's first run only."""
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        put_back(buffers, before)
+
+
+def put_back(buffers: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Give buffers the values that they had."""
+    with torch.no_grad():
+        for buffer, value in zip(buffers, values, strict=True):
+            # Batch norm changes its statistics without counting a version; so does this, for
+            # graphs outside the chain that hold them.
+            if not torch.equal(buffer, value):
+                with _unsafe_preserve_version_counter(buffer):
+                    buffer.copy_(value)
 
 
 def compare(index: int, first: Sequence[object], again: Sequence[object], verify: Verify) -> None:
@@ -182,6 +240,16 @@ def compare_rounded(
             )
 
 
+def sample(leaves: Sequence[object]) -> tuple[Tensor | None, ...]:
+    """Return up to 2048 entries of each tensor: enough to tell other noise from rounding."""
+    return tuple(_some(leaf) if isinstance(leaf, Tensor) else None for leaf in leaves)
+
+
+def _some(tensor: Tensor) -> Tensor:
+    entries = tensor.detach().flatten()
+    return entries[:: max(entries.numel() // 1024, 1)].clone()
+
+
 Digest = tuple[Tensor | None, ...]
 
 
@@ -217,7 +285,7 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _sum_of_bits(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
+    tensor = tensor.detach().resolve_neg()
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
     return tensor.view(_INTEGERS[tensor.element_size()]).sum(dtype=torch.int64)
@@ -240,9 +308,13 @@ def _alike(a: Tensor, b: Tensor, verify: Verify) -> bool:
         return torch.equal(a, b)
     # Room for reordered sums, far from what other noise or other weights would do.
     tolerance = 100 * torch.finfo(a.dtype).eps
-    return torch.allclose(
-        a, b, rtol=tolerance, atol=tolerance * float(a.abs().max()), equal_nan=True
-    )
+    sizes = torch.where(a.isfinite(), a, 0).abs().flatten()
+    largest = float(sizes.max()) if sizes.numel() else 0.0
+    return torch.allclose(a, b, rtol=tolerance, atol=tolerance * largest, equal_nan=True)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
 def _difference(a: Tensor, b: Tensor) -> str:
@@ -253,5 +325,5 @@ def _difference(a: Tensor, b: Tensor) -> str:
         )
     return (
         "was recomputed with another result than in the forward pass: the largest difference is "
-        f"{(a.to(b.dtype) - b).abs().max().item():.3g}"
+        f"{(_wide(a) - _wide(b)).abs().max().item():.3g}"
     )

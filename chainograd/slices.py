@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,26 +167,68 @@ def batch_of(x_T: State) -> int:
     return sizes[0]
 
 
-def difference(steps: SlicedSteps, x_T: State) -> float:
-    """Return how far step 0 takes two slices apart from where it takes them together.
+def difference(steps: SlicedSteps, x_T: State) -> tuple[float, int]:
+    """Return how far a step takes two slices apart from where it takes them together, and which.
 
     It is relative to the state; rounding aside it is zero, unless samples see each other, or an
-    argument was cut that is no batch.
+    argument was cut that is no batch. Of all steps, the one that is farthest off counts.
     """
+    pair, x = _pair(steps, x_T)
+    half, worst = pair.size, (0.0, 0)
+    for i in range(steps.num_steps):
+        pair.size = half
+        apart = pair.advance(i, x)
+        pair.size = 2 * half
+        x = pair.advance(i, x)
+        worst = max(worst, (_apart(apart, x), -i))
+    return worst[0], -worst[1]
+
+
+def influence(steps: SlicedSteps, x_T: State, rewind: Callable[[], None]) -> tuple[float, int]:
+    """Return how far the first of two slices is moved by other values of the second, and when.
+
+    The same noise is drawn for both. This cannot see an argument that was cut and is no batch.
+    """
+    pair, x = _pair(steps, x_T)
+    half, worst = pair.size, (0.0, 0)
+    pair.size = 2 * half
+    other = x._replace(leaves=tuple(_other(leaf, half) for leaf in x.leaves))
+    rewind()
+    states = []
+    for i in range(steps.num_steps):
+        x = pair.advance(i, x)
+        states.append(_first(x, 2 * half, half))
+    rewind()
+    for i in range(steps.num_steps):
+        other = pair.advance(i, other)
+        worst = max(worst, (_apart(_first(other, 2 * half, half), states[i]), -i))
+    return worst[0], -worst[1]
+
+
+def _pair(steps: SlicedSteps, x_T: State) -> tuple[SlicedSteps, State]:
+    """Return the steps and the state for the first two slices, as one batch."""
     half = min(steps.size, steps.batch // 2)
     x, arguments = (_first(state, steps.batch, 2 * half) for state in (x_T, steps.inner_arguments))
     pair = SlicedSteps(
         steps.step, steps.num_steps, arguments, steps.captured, steps.buffers, batch=2 * half
     )
     pair.size = half
-    apart = pair.advance(0, x)
-    pair.size = 2 * half
-    together = pair.advance(0, x)
+    return pair, x
+
+
+def _other(leaf: Any, half: int) -> Any:
+    """Return a leaf with other values for its second slice."""
+    if not (has_batch(leaf, 2 * half) and differentiable(leaf)):
+        return leaf
+    return torch.cat([leaf[:half], 1 - 2 * leaf[half:]])
+
+
+def _apart(a: State, b: State) -> float:
     off = size = 0.0
-    for a, b in zip(apart.leaves, together.leaves, strict=True):
-        if differentiable(a):
-            off += float(torch.linalg.vector_norm(a - b, dtype=_wide(a)) ** 2)
-            size += float(torch.linalg.vector_norm(b, dtype=_wide(b)) ** 2)
+    for one, two in zip(a.leaves, b.leaves, strict=True):
+        if differentiable(one):
+            off += float(torch.linalg.vector_norm(one - two, dtype=_wide(one)) ** 2)
+            size += float(torch.linalg.vector_norm(two, dtype=_wide(two)) ** 2)
     return (off / size) ** 0.5 if off else 0.0
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointError
 
 from chainograd.captured import StandIns, unrouted
 from chainograd.errors import CapturedTensorError, ChainError, ChangedTensorError
@@ -44,6 +45,8 @@ class State(NamedTuple):
         """Return the state as the user's pytree."""
         if self.spec is _LEAF:
             return self.leaves[0]
+        if self.spec is _NOTHING:
+            return (), {}
         return pytree.tree_unflatten(list(self.leaves), self.spec)
 
     @property
@@ -77,7 +80,8 @@ class State(NamedTuple):
 
 
 _LEAF = pytree.tree_structure(0)
-NO_ARGUMENTS = State.of(((), {}))
+_NOTHING = pytree.tree_structure(((), {}))
+NO_ARGUMENTS = State((), _NOTHING)
 
 
 @dataclass(slots=True, eq=False)
@@ -103,6 +107,11 @@ def differentiable(leaf: Any) -> bool:
 def wants_gradient(leaf: Any) -> bool:
     """Return whether a leaf is a tensor that requires a gradient."""
     return isinstance(leaf, Tensor) and leaf.requires_grad
+
+
+def version(tensor: Tensor) -> int:
+    """Return how often a tensor was changed in place, as far as torch counts that."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def stand_in(tensor: Tensor) -> Tensor:
@@ -156,7 +165,7 @@ class Steps:
             else tensor
             for tensor in self.routes
         ]
-        self.versions = [tensor._version for tensor in self._watched]
+        self.versions = [version(tensor) for tensor in self._watched]
 
     @property
     def inputs(self) -> list[Tensor]:
@@ -189,10 +198,10 @@ class Steps:
     def call(self, index: int, state: State, arguments: State) -> State:
         """Call the user's step; the state it is given must survive it."""
         args, kwargs = arguments.tree()
-        before = [leaf._version for leaf in state.tensors]
+        before = [version(leaf) for leaf in state.tensors]
         with self._named(index), self._stand_ins():
             after = State.of(self.step(state.tree(), index, *args, **kwargs))
-        if before != [leaf._version for leaf in state.tensors]:
+        if before != [version(leaf) for leaf in state.tensors]:
             raise ChainError(
                 f"Step {index} changed its input state in place, but the gradient needs that "
                 "state again. Return new tensors (`x = x + …` instead of `x += …`)."
@@ -201,7 +210,8 @@ class Steps:
 
     def advance(self, index: int, state: State) -> State:
         """Run a step without a graph."""
-        with torch.no_grad():
+        # As in a rerun: a gradient that a step takes for itself must be the same to the bit.
+        with torch.no_grad(), self.recording():
             return self.run(index, state)
 
     def tried(self, index: int, state: State) -> tuple[State, bool]:
@@ -239,8 +249,16 @@ class Steps:
                 f"Step {index} uses a tensor of shape {tuple(stranger.shape)} that requires a "
                 "gradient and that the chain cannot see. Name it, "
                 "`CheckpointedChain(…, params=[tensor])`, pass it as an argument of the chain, "
-                "or detach it if its gradient is not wanted."
+                "or detach it if its gradient is not wanted. (If it began to require one after "
+                "the forward pass: call `requires_grad_()` before the chain.)"
             )
+
+    def leaves_of(self, state: State) -> set[int]:
+        """Return the ids of what the steps share that is in a state's graph, as it is outside."""
+        found = {id(leaf) for leaf in unrouted(filter(wants_gradient, state.leaves), set())}
+        wanted = filter(wants_gradient, self.arguments.leaves)
+        outside = [*wanted, *self.captured]
+        return {id(t) for t, inner in zip(outside, self.shared, strict=True) if id(inner) in found}
 
     def backprop(
         self, recorded: Recorded, after: Cotangents, at_node: Cotangents, sums: Sums
@@ -274,24 +292,43 @@ class Steps:
             trained = [tensor for tensor in gathered(self.sharded) if tensor.requires_grad]
             grads = gradients_by_accumulation(outputs, inputs, cotangents, trained)
         else:
-            grads = torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True)
+            # One that was frozen since then is left out, as the plain loop leaves it out.
+            asked = [tensor for tensor in inputs if tensor.requires_grad]
+            try:
+                got = iter(torch.autograd.grad(outputs, asked, cotangents, allow_unused=True))
+            except CheckpointError as error:
+                if self.recording is nullcontext:
+                    raise
+                raise ChainError(
+                    "The step uses torch.utils.checkpoint, which runs layers again without what "
+                    "`frozen='auto'` makes of them. Turn gradient checkpointing off in the step "
+                    "(a chain keeps one step's graph as it is), or pass `frozen='off'`."
+                ) from error
+            grads = [next(got) if tensor.requires_grad else None for tensor in inputs]
         before = {p: g for p, g in zip(places, grads, strict=False) if g is not None}
         return before, list(grads[len(places) :])
 
-    def refuse_changes(self, index: int) -> None:
-        """Check that no tensor the steps use has changed since the forward pass.
+    @property
+    def changed(self) -> list[Tensor]:
+        """Tensors that the steps can reach and that have changed since the forward pass."""
+        pairs = zip(self._watched, self.versions, strict=True)
+        return [tensor for tensor, before in pairs if version(tensor) != before]
+
+    def refuse_changes(self, index: int, used: Callable[[Tensor], bool]) -> None:
+        """Check that no tensor that a step uses has changed since the forward pass.
+
+        One that it can reach but does not use, such as another network of the same object, may.
 
         Raises:
             ChangedTensorError: If one has.
         """
-        for tensor, version in zip(self._watched, self.versions, strict=True):
-            if tensor._version != version:
-                raise ChangedTensorError(
-                    f"A tensor of shape {tuple(tensor.shape)} that step {index} uses was changed "
-                    "in place after the forward pass, so its gradient would be that of another "
-                    "chain. Call `backward()` before `optimizer.step()` and other in-place "
-                    "changes."
-                )
+        for tensor in filter(used, self.changed):
+            raise ChangedTensorError(
+                f"A tensor of shape {tuple(tensor.shape)} that step {index} uses was changed "
+                "in place after the forward pass, so its gradient would be that of another "
+                "chain. Call `backward()` before `optimizer.step()` and other in-place "
+                "changes."
+            )
 
     def _stand_ins(self) -> AbstractContextManager[object]:
         swapped = {

@@ -56,8 +56,15 @@ def write_conformance() -> None:
     (ROOT / "docs" / "_generated" / "conformance.md").write_text(table + "\n")
 
 
+def write_examples() -> None:
+    """Write what each example measured as the table that a page includes."""
+    sys.path.insert(0, str(ROOT / "examples"))
+    importlib.import_module("record").write_tables(ROOT / "docs" / "_generated")
+
+
 matplotlib.use("agg")
-for name in ("vram_vs_M", "frozen_unet", "speed"):
+for name in ("vram_vs_M", "frozen_unet", "speed", "diffusers_loop"):
     write_table(name)
 draw_plan()
 write_conformance()
+write_examples()

@@ -10,6 +10,8 @@ from hdiscovery import commands
 from hdiscovery.config import presets
 from hdiscovery.models.adm_unet import TABLE_3
 
+MENDABLE = (ValueError, FileNotFoundError, FileExistsError, FloatingPointError, ImportError)
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; errors that a user can mend are one line on standard error."""
@@ -29,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nStopped. Continue with --resume.", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError, FileExistsError, FloatingPointError) as error:
+    except MENDABLE as error:
         print(f"hdiscovery: {error}", file=sys.stderr)
         return 2
 
@@ -72,14 +74,31 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--num-steps", type=int, default=20, help="DDIM steps")
     judge.set_defaults(run=commands.judge)
 
-    convert = add("convert", help="turn published ADM or PDAE weights into a model's file")
-    convert.add_argument("weights", type=Path, help="ADM's ema_*.pt, or PDAE's .pt")
+    convert = add(
+        "convert", help="turn published weights or a diffusers folder into a model's file",
+        description="Examples: hdiscovery convert ema.pt --architecture CelebAHQ128 --out "
+        "dm.safetensors; hdiscovery convert ddpm-folder --out dm.safetensors",
+    )  # fmt: skip
     convert.add_argument(
-        "--architecture", required=True, metavar="NAME|JSON",
-        help=f"one of {', '.join(TABLE_3)}, or a JSON file of UNetConfig's fields",
+        "weights", type=Path,
+        help="ADM's ema_*.pt, PDAE's .pt, or a folder that a diffusers pipeline with a UNet2DModel "
+        "was saved to (unet/ and scheduler/)",
+    )  # fmt: skip
+    convert.add_argument(
+        "--architecture", metavar="NAME|JSON",
+        help=f"of a .pt file: one of {', '.join(TABLE_3)}, or a JSON file of UNetConfig's fields",
     )  # fmt: skip
     convert.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
     convert.set_defaults(run=commands.convert)
+
+    export = add(
+        "export", help="turn a diffusion model into a folder that diffusers loads",
+        description="Example: hdiscovery export MNIST32-small --out mnist; in Python then "
+        "diffusers.DDIMPipeline.from_pretrained('mnist')",
+    )  # fmt: skip
+    export.add_argument("dm", help="weight file or shipped diffusion model")
+    export.add_argument("--out", type=Path, required=True, help="the folder to write")
+    export.set_defaults(run=commands.export)
     return parser
 
 

@@ -99,10 +99,38 @@ def judge(options: Namespace) -> None:
 
 
 def convert(options: Namespace) -> None:
-    """Turn published weights into a diffusion model's file."""
-    from hdiscovery.models.published import convert
+    """Turn published weights, or a diffusers folder, into a diffusion model's file."""
+    if options.weights.is_dir():
+        from hdiscovery.models.diffusers_folder import convert_folder
 
-    convert(options.weights, options.architecture, options.out)
+        if options.architecture is not None:
+            raise ValueError(
+                f"`--architecture {options.architecture}` does not go with a folder: diffusers "
+                "writes the architecture into it. Leave the option out."
+            )
+        convert_folder(options.weights, options.out)
+    elif options.weights.is_file():
+        from hdiscovery.models.published import convert
+
+        if options.architecture is None:
+            raise ValueError(
+                f"`--architecture` is needed for {options.weights}: published weights do not tell "
+                "theirs. See --help for its values."
+            )
+        convert(options.weights, options.architecture, options.out)
+    else:
+        raise FileNotFoundError(
+            f"`weights` {options.weights} is not a file, and no diffusers folder either."
+        )
+    print(f"wrote {options.out}")
+
+
+def export(options: Namespace) -> None:
+    """Turn a diffusion model into a diffusers folder."""
+    from hdiscovery.models.diffusers_folder import write_folder
+    from hdiscovery.models.dm import load_dm
+
+    write_folder(load_dm(options.dm), options.out)
     print(f"wrote {options.out}")
 
 

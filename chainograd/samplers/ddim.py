@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from chainograd.samplers.prediction import per_sample, predicted_data
 from chainograd.samplers.schedule import NoiseSchedule
 
 
@@ -48,9 +49,7 @@ def ddim_update(
     """
     if epsilon_p is None:
         epsilon_p = epsilon
-    P = (x_t - math.sqrt(1 - alpha_bar_t) * epsilon_p) / math.sqrt(alpha_bar_t)
-    if clamp is not None:
-        P = P.clamp(-clamp, clamp)
+    P = predicted_data(x_t, epsilon_p, alpha_bar_t=alpha_bar_t, clamp=clamp)
     x_s = math.sqrt(alpha_bar_s) * P
     # Rounding may leave -1e-17 under the root where sigma takes all the variance.
     D = math.sqrt(max(1 - alpha_bar_s - sigma**2, 0.0))
@@ -106,6 +105,10 @@ class DDIM(nn.Module):
         >>> step = DDIM(lambda x, t: x, NoiseSchedule.linear(), time_grid(5))
         >>> step(torch.zeros(1, 3), 0).shape
         torch.Size([1, 3])
+
+        Inversion, from data to the noise that would give it:
+
+        >>> inverse = DDIM(lambda x, t: x, NoiseSchedule.linear(), time_grid(5)[::-1])
     """
 
     def __init__(
@@ -148,8 +151,7 @@ class DDIM(nn.Module):
         """Return the state at ``grid[i + 1]``."""
         t, s = self.grid[i], self.grid[i + 1]
         # Inversion from clean data evaluates the model at its lowest noise level, index 0.
-        times = x.new_full((len(x),), max(t, 0)).long()
-        epsilon = self.model(x, times, *args, **kwargs)
+        epsilon = self.model(x, per_sample(x, max(t, 0)), *args, **kwargs)
         alpha_bar_t, alpha_bar_s = self.schedule.alpha_bar(t), self.schedule.alpha_bar(s)
         sigma = ddim_sigma(self.eta, alpha_bar_t, alpha_bar_s)
         z = self.noise(x, i) if sigma and self.noise is not None else None

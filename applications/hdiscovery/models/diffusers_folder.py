@@ -1,0 +1,138 @@
+"""A diffusion model as a folder of diffusers' (``unet/``, ``scheduler/``), and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from hdiscovery.models.adm_unet import ADMUNet, UNetConfig
+from hdiscovery.models.diffusers_schedule import schedule_from, schedule_name, scheduler_config
+from hdiscovery.models.diffusers_unet import from_diffusers, import_diffusers, to_diffusers
+from hdiscovery.models.dm import DiffusionModel, save_dm
+
+
+def write_folder(dm: DiffusionModel, folder: Path) -> None:
+    """Write a diffusion model as a folder that diffusers' `DDIMPipeline` loads, in float32.
+
+    Args:
+        dm: The diffusion model.
+        folder: The folder to write; it appears only when it is complete.
+
+    Raises:
+        FileExistsError: If ``folder`` exists.
+        ImportError: If diffusers is not installed.
+        ValueError: If no model of diffusers computes the same, or no `DDIMPipeline` samples it.
+    """
+    for field in ("learn_sigma", "num_classes"):
+        if getattr(dm.config, field):
+            raise ValueError(
+                f"`{field}` of the model is {getattr(dm.config, field)}: diffusers' DDIMPipeline "
+                "takes neither variances nor classes. In Python, `to_diffusers(dm.unet)` gives the "
+                "network alone."
+            )
+    if folder.exists():
+        raise FileExistsError(f"`out` {folder} exists. Remove it, or choose another name.")
+    diffusers = import_diffusers("write_folder")
+    scheduler = diffusers.DDIMScheduler(**scheduler_config(dm.schedule))
+    partial = folder.with_name(folder.name + ".partial")
+    diffusers.DDIMPipeline(to_diffusers(dm.unet).float(), scheduler).save_pretrained(partial)
+    partial.replace(folder)
+
+
+def read_folder(folder: Path) -> DiffusionModel:
+    """Load the diffusion model of a diffusers pipeline's folder, frozen and in eval mode.
+
+    Args:
+        folder: It holds ``unet/`` with a `UNet2DModel` and ``scheduler/``, as the `save_pretrained`
+            of `DDPMPipeline` and `DDIMPipeline` writes them.
+
+    Raises:
+        FileNotFoundError: If one of the two is not there.
+        ImportError: If diffusers is not installed.
+        ValueError: If a file is damaged, or hdiscovery has no counterpart of what it describes.
+    """
+    schedule = schedule_from(_read_config(folder / "scheduler" / "scheduler_config.json"))
+    kind = _read_config(folder / "unet" / "config.json").get("_class_name")
+    if kind != "UNet2DModel":
+        raise ValueError(
+            f"`_class_name` in {folder / 'unet'} is {kind!r}, expected 'UNet2DModel', the only "
+            "network of diffusers that ADM's agrees with."
+        )
+    try:
+        unet, report = import_diffusers("read_folder").UNet2DModel.from_pretrained(
+            folder / "unet", output_loading_info=True, local_files_only=True
+        )
+    except (OSError, RuntimeError, ValueError, TypeError, SafetensorError) as error:
+        raise ValueError(
+            f"`weights` {folder / 'unet'} cannot be loaded as a UNet2DModel: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
+    # Where weights are missing, diffusers goes on with random ones.
+    misfits = [
+        f"{len(names)} {what} ({', '.join(map(str, list(names)[:3]))})"
+        for what, names in report.items()
+        if names
+    ]
+    if misfits:
+        raise ValueError(
+            f"`weights` in {folder / 'unet'} do not fit the config.json beside them: "
+            f"{'; '.join(misfits)}. Save the model again with `save_pretrained`."
+        )
+    ours = from_diffusers(unet).requires_grad_(False).eval()
+    return DiffusionModel(ours, schedule, folder.resolve().name)
+
+
+def convert_folder(folder: Path, out: Path) -> UNetConfig:
+    """Write the diffusion model of a diffusers pipeline's folder as one file.
+
+    Args:
+        folder: As for `read_folder`.
+        out: The ``.safetensors`` file to write. It is in float16 where that keeps every weight to
+            the bit, otherwise in float32.
+
+    Returns:
+        The architecture.
+
+    Raises:
+        FileExistsError: If ``out`` exists.
+        ValueError: As for `read_folder`, and if the file cannot hold the noise schedule.
+    """
+    if out.exists():
+        raise FileExistsError(f"`out` {out} exists. Remove it, or choose another name.")
+    dm = read_folder(folder)
+    name = schedule_name(dm.schedule)
+    if name is None:
+        fields = ("beta_schedule", "beta_start", "beta_end", "trained_betas")
+        config = _read_config(folder / "scheduler" / "scheduler_config.json")
+        said = [f"`{field}` {str(config[field])[:20]}" for field in fields if config.get(field)]
+        raise ValueError(
+            f"The noise schedule of {folder} ({', '.join(said)}) is none that a model's file can "
+            "name: 'linear', of 1e-4 to 0.02 at 1000 steps, or 'squaredcos_cap_v2'. In Python, "
+            "`read_folder` loads the model with any schedule."
+        )
+    T = dm.schedule.num_train_steps
+    save_dm(out, dm.unet, schedule=name, T=T, dtype=_smallest_dtype(dm.unet), weights=dm.name)
+    return dm.config
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"`weights` {path.parent.parent} has no {path.parent.name}/{path.name}. Expected the "
+            "folder of a diffusers pipeline, with unet/ and scheduler/; a scheduler alone is "
+            "written by `DDPMScheduler(...).save_pretrained(FOLDER / 'scheduler')`."
+        )
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"`weights` {path} is damaged: {error}.") from error
+
+
+def _smallest_dtype(unet: ADMUNet) -> torch.dtype:
+    """Return float16 if that keeps every weight to the bit, else float32."""
+    exact = all(torch.equal(value.half().to(value), value) for value in unet.state_dict().values())
+    return torch.float16 if exact else torch.float32

@@ -1,0 +1,153 @@
+"""Transforms of cotangents on their way back, for ``grad_transform=`` of a chain.
+
+Each is a function ``f(i, g) -> g`` of a step's index and the cotangent g of the state that enters
+it, shaped like the state, with None where a leaf has none. That is all that came back to the state:
+from the steps behind it and from losses on the state itself. The result's cotangent is left alone.
+Two of them make one with ``lambda i, g: second(i, first(i, g))``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+CotangentTransform = Callable[[int, Any], Any]
+NormOf = Literal["state", "sample"]
+
+
+def scaled(factor: float | Callable[[int], float]) -> CotangentTransform:
+    r"""Return a transform that multiplies the cotangent at every node.
+
+        g_i  ->  factor(i) g_i
+
+    So the Jacobian of each step is scaled as a whole. What step j gives to a parameter is
+    multiplied by the factors of all nodes behind it, j+1 … M-1: with a number gamma by
+    gamma^(M-1-j), a discount that keeps long products from growing. To scale the network's
+    Jacobian and not the linear path, see `ScaledInput`.
+
+    Args:
+        factor: A number, or a function of the step's index.
+
+    Raises:
+        ValueError: If the number is not finite.
+
+    Example:
+        >>> from chainograd import CheckpointedChain
+        >>> x = torch.ones((), requires_grad=True)
+        >>> CheckpointedChain(lambda x, i: 3 * x, 4, grad_transform=scaled(0.5))(x).backward()
+        >>> x.grad == 1.5**4
+        tensor(True)
+    """
+    if not callable(factor) and not math.isfinite(factor):
+        raise ValueError(f"`factor` must be a finite number or a function of i, got {factor!r}.")
+
+    def transform(i: int, g: Any) -> Any:
+        by = factor(i) if callable(factor) else factor
+        return pytree.tree_map_only(Tensor, lambda leaf: leaf * by, g)
+
+    return transform
+
+
+def clipped(max_norm: float, *, of: NormOf = "state") -> CotangentTransform:
+    r"""Return a transform that shortens the cotangent at every node where it is too long.
+
+        g  ->  min(1, max_norm / |g|) g
+
+    The norm is over all leaves. A cotangent that is short enough stays the same to the bit, and
+    one that is not finite stays so. Where a loss is multiplied by a scale, as by a ``GradScaler``,
+    so are its cotangents: multiply ``max_norm`` likewise.
+
+    Args:
+        max_norm: The largest Euclidean norm, above 0.
+        of: ``"state"`` is one norm, of the whole batch; ``"sample"`` one for each entry of the
+            leaves' first dimension.
+
+    Raises:
+        ValueError: If ``max_norm`` or ``of`` is out of range; in the backward pass, if norms of
+            samples are wanted and the leaves have no batch in common.
+
+    Example:
+        >>> clipped(1.0)(0, {"x": torch.tensor([3.0, 4.0]), "count": None})
+        {'x': tensor([0.6000, 0.8000]), 'count': None}
+    """
+    _refuse_unless_positive("max_norm", max_norm)
+    if of not in get_args(NormOf):
+        raise ValueError(f"`of` must be one of {get_args(NormOf)}, got {of!r}.")
+    norm_of = _norm if of == "state" else _norms_of_samples
+
+    def transform(i: int, g: Any) -> Any:
+        leaves = [leaf for leaf in pytree.tree_leaves(g) if isinstance(leaf, Tensor)]
+        if not leaves:
+            return g
+        by = (max_norm / norm_of(leaves)).clamp(max=1)
+        return pytree.tree_map_only(Tensor, lambda leaf: leaf * _beside(leaf, by), g)
+
+    return transform
+
+
+def clamped(max_value: float) -> CotangentTransform:
+    """Return a transform that clamps every entry of the cotangent at every node.
+
+    This changes the cotangent's direction, which `clipped` does not.
+
+    Args:
+        max_value: The largest absolute value of an entry, above 0.
+
+    Raises:
+        ValueError: If ``max_value`` is out of range.
+
+    Example:
+        >>> clamped(1.0)(0, torch.tensor([-3.0, 0.5]))
+        tensor([-1.0000,  0.5000])
+    """
+    _refuse_unless_positive("max_value", max_value)
+
+    def transform(i: int, g: Any) -> Any:
+        return pytree.tree_map_only(Tensor, lambda leaf: leaf.clamp(-max_value, max_value), g)
+
+    return transform
+
+
+def _refuse_unless_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(
+            f"`{name}` must be above 0, got {value!r}. To let no gradient pass a step, leave it "
+            "out of `grad_steps`."
+        )
+
+
+def _norm(leaves: list[Tensor]) -> Tensor:
+    """Return the norm of all entries of all leaves."""
+    return _joined([torch.linalg.vector_norm(leaf, dtype=_wide(leaf)) for leaf in leaves])
+
+
+def _norms_of_samples(leaves: list[Tensor]) -> Tensor:
+    """Return ``[N]``: the norm of each sample's entries in all leaves."""
+    shapes = [tuple(leaf.shape) for leaf in leaves]
+    if () in shapes or len({shape[0] for shape in shapes}) > 1:
+        raise ValueError(
+            f'`clipped(…, of="sample")` needs leaves whose first dimension is the batch, got '
+            f'cotangents of shapes {shapes}. Use `of="state"` or a transform of your own.'
+        )
+    flat = [leaf.reshape(len(leaf), -1) for leaf in leaves]
+    return _joined([torch.linalg.vector_norm(leaf, dim=1, dtype=_wide(leaf)) for leaf in flat])
+
+
+def _joined(norms: list[Tensor]) -> Tensor:
+    together = torch.stack([norm.to(norms[0].device) for norm in norms])
+    return torch.linalg.vector_norm(together, dim=0)
+
+
+def _wide(leaf: Tensor) -> torch.dtype:
+    return torch.promote_types(leaf.dtype, torch.float32)  # a norm above 65504 is none in float16
+
+
+def _beside(leaf: Tensor, by: Tensor) -> Tensor:
+    """Return factors, one or one a sample, so that they can be multiplied with a leaf."""
+    shape = (-1, *[1] * (leaf.dim() - 1)) if by.dim() else ()
+    return by.to(leaf.device, leaf.dtype).view(shape)

@@ -1,0 +1,87 @@
+"""Whether the gradient of a chain of a few steps is that of the plain loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chainograd.engine import Tape
+from chainograd.errors import ChainError, ReplayError
+from chainograd.findings import Finding
+from chainograd.rehearsal import FIRST, Cotangents, Run
+from chainograd.replay import Streams
+from chainograd.slices import SlicedSteps
+from chainograd.steps import differentiable
+from chainograd.sweep import go_back
+
+Prepare = Callable[[int, Any], Tape]
+
+
+def inexact(
+    prepare: Prepare, tape: Tape, runs: Sequence[Run], back: Cotangents
+) -> Iterator[Finding]:
+    """Yield how far the chain's gradient is from the plain loop's, if it is another."""
+    first = sum(run.index < FIRST for run in runs)
+    try:
+        chain = prepare(first, tape.x_T.entering(tape.x_T_wanted).tree())
+        ours = _by_the_chain(chain, back.given, runs[0].random)
+    except ChainError as error:
+        kind = "not repeatable" if isinstance(error, ReplayError) else "refused"
+        yield Finding(kind, None, None, str(error))
+        return
+    tolerance = _tolerance(chain)
+    worst, place = 0.0, 0
+    for k, (g, h) in enumerate(zip(ours, back.inputs, strict=True)):
+        off = _apart(g, h)
+        if off > max(tolerance, worst):
+            worst, place = off, k
+    if worst:
+        shape = tuple(tape.inputs[place].shape)
+        yield Finding(
+            "not exact", None, None,
+            f"The chain's gradient for a tensor of shape {shape} is not that of the plain loop: "
+            f"{worst:.2g} of its size apart. Look for what the backward pass of a step does "
+            "differently from run to run: a counter that detaches, a hook, noise in a custom "
+            "autograd function.",
+        )  # fmt: skip
+
+
+def _by_the_chain(tape: Tape, given: list[Tensor | None], random: Streams) -> list[Tensor | None]:
+    """Return the gradients of a tape's inputs as the chain computes them."""
+    M = tape.plan.num_steps
+    tape.streams.set(random)
+    tape.forward(lambda i, state: None)
+    cotangents = {place: g for place, g in enumerate(given) if g is not None}
+    return go_back(tape, {M: cotangents}, keep=False)
+
+
+def _apart(a: Tensor | None, b: Tensor | None) -> float:
+    """Return how far two gradients are apart, relative to their size; None is zero."""
+    if a is None or b is None:
+        return float(any(g is not None and bool(g.any()) for g in (a, b)))
+    if torch.equal(a, b):
+        return 0.0
+    off, size = _norm(a - b), _norm(b)
+    return off / size if size else float("inf")
+
+
+def _norm(tensor: Tensor) -> float:
+    wide = torch.complex128 if tensor.is_complex() else torch.float64
+    return float(torch.linalg.vector_norm(tensor, dtype=wide))
+
+
+def _tolerance(tape: Tape) -> float:
+    """Return how far apart gradients may be: not at all, where the chain promises bits."""
+    dtypes = [t.dtype for t in (*tape.inputs, *tape.x_T.tensors) if differentiable(t)]
+    dtypes += [autocast.dtype for autocast in tape.autocast if autocast.enabled]
+    same_kernels = tape.steps.recording is nullcontext and not isinstance(tape.steps, SlicedSteps)
+    on_cpu = all(t.device.type == "cpu" for t in (*tape.inputs, *tape.x_T.tensors))
+    if tape.store.dtype is None and same_kernels and on_cpu and tape.verify == "exact":
+        return 0.0
+    dtypes += [tape.store.dtype] if tape.store.dtype is not None else []
+    # Rounding grows along the steps by what they amplify it, which is not known.
+    return max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5

@@ -1,0 +1,40 @@
+"""Which steps the gradient may pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+GradSteps = int | Collection[int]
+
+
+def resolve_grad_steps(grad_steps: GradSteps, num_steps: int) -> frozenset[int]:
+    """Return the steps that ``grad_steps=`` means.
+
+    Raises:
+        ValueError: If there are no such steps.
+    """
+    if isinstance(grad_steps, int):
+        if not 1 <= grad_steps <= num_steps:
+            raise ValueError(
+                f"`grad_steps` as a number of last steps must lie in 1 … {num_steps}, got "
+                f"{grad_steps}."
+            )
+        return frozenset(range(num_steps - grad_steps, num_steps))
+    steps = frozenset(grad_steps)
+    strange = [i for i in steps if not isinstance(i, int) or not 0 <= i < num_steps]
+    if strange or not steps:
+        raise ValueError(
+            f"`grad_steps` must hold indices in 0 … {num_steps - 1}, got {sorted(steps, key=str)}."
+        )
+    return steps
+
+
+def drawn(
+    grad_steps: GradSteps | Callable[[int], GradSteps] | None, num_steps: int
+) -> frozenset[int] | None:
+    """Return the steps for one call, asking a function for them; None is all."""
+    if grad_steps is None:
+        return None
+    return resolve_grad_steps(
+        grad_steps(num_steps) if callable(grad_steps) else grad_steps, num_steps
+    )

@@ -1,0 +1,226 @@
+"""Carries out the backward half of a plan: runs steps again, sends cotangents back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+import torch.utils._pytree as pytree
+
+from chainograd.engine import Tape
+from chainograd.errors import ChainError, ReplayError
+from chainograd.plan import Action, Advance, Backprop, Drop, Keep, Load, Record
+from chainograd.replay import compare, compare_digest, compare_rounded, sample
+from chainograd.steps import Cotangents, Recorded, Rerun, State, Sums
+from chainograd.stores import DeviceNode, Node
+
+T = TypeVar("T")
+
+
+def go_back(tape: Tape, given: dict[int, Cotangents], *, keep: bool) -> Sums:
+    """Carry out the backward actions of a tape's plan.
+
+    Args:
+        tape: What the forward pass left.
+        given: Cotangents that states have from outside, by the state's index (M is the result's)
+            and the leaf's place.
+        keep: Whether the nodes must be there for another backward pass.
+
+    Returns:
+        The gradients of the tape's ``inputs``.
+    """
+    nodes = dict(tape.nodes) if keep else tape.nodes
+    tape.spent = not keep
+    try:
+        actions = tape.backward_actions()
+        runs = sum(isinstance(action, (Advance, Record)) for action in actions)
+        with tape.surroundings(), tape.log.showing("backward", runs):
+            before, sums = Sweep(tape, nodes, given).run(actions)
+    finally:
+        if not keep:
+            tape.let_go()
+            if not tape.twice:
+                tape.random.clear()
+                tape.x_T = tape.x_T._replace(leaves=())
+    return [before.get(place) for place, wanted in enumerate(tape.x_T_wanted) if wanted] + sums
+
+
+@dataclass(slots=True, eq=False)
+class Sweep:
+    """One backward pass: the cotangent on its way from the result to x_T.
+
+    Attributes:
+        tape: What the forward pass left.
+        nodes: States that are there now.
+        given: Cotangents that states have from outside, by the state's index and the leaf's place.
+    """
+
+    tape: Tape
+    nodes: dict[int, Node]
+    given: dict[int, Cotangents]
+    graphs: dict[int, Recorded] = field(init=False)
+    cotangents: Cotangents = field(init=False)
+    sums: Sums = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.graphs = self.tape.graphs
+        self.cotangents = self.given.get(self.tape.plan.num_steps, {})
+        self.sums = [None] * len(self.tape.steps.shared)
+
+    def run(self, actions: list[Action]) -> tuple[Cotangents, Sums]:
+        """Carry the actions out; return the cotangents of x_T and the gradients of the rest."""
+        state: State | None = None
+        runs = {a.index: p for p, a in enumerate(actions) if isinstance(a, (Advance, Record))}
+        coming = iter([a.index for a in actions if isinstance(a, Load)])
+        self.prefetch(next(coming, None))
+        for position, action in enumerate(actions):
+            i = action.index
+            match action:
+                case Load():
+                    state = self.nodes[i].load()
+                    self.prefetch(next(coming, None))
+                case Advance():
+                    assert state is not None, "a plan loads a state before it runs a step"
+                    state = self.advance(i, state)
+                case Keep():
+                    assert state is not None
+                    self.nodes[i] = self.tape.shelf.put(i, state)
+                case Drop():
+                    self.drop(i, again=runs.get(i - 1, -1) > position)
+                case Record():
+                    assert state is not None
+                    if self.cotangents:  # else no loss sees what this step gives
+                        self.graphs[i] = self.record(i, state)
+                case Backprop():
+                    if self.cotangents:
+                        self.backprop(i)
+                    else:
+                        self.graphs.pop(i, None)
+                        self.cotangents = self.given.get(i, {})
+        return self.cotangents, self.sums
+
+    def prefetch(self, i: int | None) -> None:
+        """Begin to bring a node back, if it is kept by now."""
+        if i in self.nodes:
+            self.nodes[i].prefetch()
+
+    def drop(self, i: int, *, again: bool) -> None:
+        """Forget a node; what it is compared with if its step runs again is noted first."""
+        dropped = self.nodes.pop(i, None)
+        at_hand = isinstance(dropped, DeviceNode) or not self.tape.exact
+        if again and dropped is not None and at_hand:
+            self.tape.note(i, dropped.load())
+
+    def advance(self, i: int, state: State) -> State:
+        """Run a step again without a graph."""
+        began = self.tape.log.now()
+        self.tape.rewind(i)
+        after = self.tape.steps.advance(i, state)
+        self.compare(i, after, self.nodes.get(i + 1))
+        self.tape.log.ran("rerun", i, began)
+        return after
+
+    def record(self, i: int, state: State) -> Recorded:
+        """Run a step again with its graph."""
+        first = self.nodes.get(i + 1)
+        rerun = Rerun(partial(self.tape.rewind, i), lambda after: self.compare(i, after, first))
+        began = self.tape.log.now()
+        run = partial(self.tape.steps.record, i, state, self.tape.wanted(i, state), rerun)
+        recorded = self.within_memory(i, run, run)
+        self.tape.log.ran("rerun", i, began)
+        return recorded
+
+    def within_memory(self, i: int, run: Callable[[], T], again: Callable[[], T]) -> T:
+        """Do something for step i; if memory runs out, let all kept graphs go and do it again."""
+        try:
+            return run()
+        except Exception as error:
+            if self.tape.steps.trains_shards or not self.tape.droppable(error, i, self.nodes):
+                raise
+        self.tape.drop_graphs(i)
+        return again()
+
+    def compare(self, i: int, after: State, node: Node | None) -> None:
+        """Check that a step gave what it gave the first time, and used what it used then."""
+        steps = self.tape.steps
+        if steps.changed:
+            # Whether it is used shows in the graph; what has none shows in the values only.
+            inside = steps.leaves_of(after)
+            certain = self.tape.verify == "exact"
+            steps.refuse_changes(i, lambda t: id(t) in inside or not certain)
+        try:
+            self.compare_values(i, after, node)
+        except ReplayError:
+            steps.refuse_changes(i, lambda t: True)
+            raise
+
+    def compare_values(self, i: int, after: State, node: Node | None) -> None:
+        """Check that a step gave what it gave the first time, by its node, digest or sample."""
+        verify, rounding = self.tape.verify, self.tape.store.dtype
+        if node is None and i + 1 in self.tape.samples:
+            first, again = self.tape.samples[i + 1], sample(after.leaves)
+            if rounding is not None:
+                compare_rounded(i, first, again, rounding)
+            else:
+                compare(i, first, again, verify)
+        elif rounding is not None:
+            if node is not None and verify != "off":
+                compare_rounded(i, node.load().leaves, after.leaves, rounding)
+        elif node is not None and (verify == "close" or isinstance(node, DeviceNode)):
+            compare(i, node.load().leaves, after.detached().leaves, verify)
+        elif i + 1 in self.tape.digests:
+            compare_digest(i, self.tape.digests[i + 1], after.leaves)
+
+    def backprop(self, i: int) -> None:
+        """Send the cotangent through step i, from the state after it to the one before."""
+        if i not in self.graphs:  # dropped for want of memory, or freed by an earlier backward pass
+            self.graphs[i] = self.restored(i)
+        recorded = self.graphs.pop(i)
+        began = self.tape.log.now()
+
+        def through(recorded: Recorded) -> tuple[Cotangents, Sums]:
+            return self.tape.steps.backprop(
+                recorded, self.cotangents, self.given.get(i, {}), self.sums
+            )
+
+        # A graph that memory ran out in is half freed: the step is recorded again.
+        before, self.sums = self.within_memory(
+            i, lambda: through(recorded), lambda: through(self.restored(i))
+        )
+        if self.tape.transform is not None and before:
+            before = self.transformed(i, before, recorded.entering)
+        self.cotangents = before
+        self.tape.log.ran("backward", i, began)
+        self.tape.log.sent(i, before)
+
+    def transformed(self, i: int, before: Cotangents, entering: State) -> Cotangents:
+        """Return cotangents as the caller's transform changes them."""
+        assert self.tape.transform is not None
+        listed = [before.get(place) for place in range(len(entering.leaves))]
+        tree = pytree.tree_unflatten(listed, entering.spec)
+        changed = pytree.tree_leaves(self.tape.transform(i, tree), is_leaf=_none)
+        if [g is None for g in changed] != [g is None for g in listed]:
+            raise ChainError(
+                f"`grad_transform` gave {_count(changed)} of step {i}, where it was handed "
+                f"{_count(listed)}. Return `g` itself to leave it as it is, or zeros to stop it."
+            )
+        return {place: g for place, g in enumerate(changed) if g is not None}
+
+    def restored(self, i: int) -> Recorded:
+        """Record step i again from the nearest node before it."""
+        start = max(j for j in self.nodes if j <= i)
+        state = self.nodes[start].load()
+        for j in range(start, i):
+            state = self.advance(j, state)
+        return self.record(i, state)
+
+
+def _count(listed: list[Any]) -> str:
+    given = sum(g is not None for g in listed)
+    return f"{given} cotangent{'' if given == 1 else 's'}"
+
+
+def _none(thing: Any) -> bool:
+    return thing is None

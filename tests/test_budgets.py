@@ -1,0 +1,53 @@
+"""Budgets on random costs, carried out on integers."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chainograd import CheckpointedChain, StepCost, binomial, keep_last, within
+
+few, some = st.integers(0, 20), st.integers(0, 60)
+
+
+@st.composite
+def costs(draw):
+    """Steps of unequal cost; a graph is part of what its own passes need."""
+    result = []
+    for _ in range(draw(st.integers(1, 8))):
+        node, graph = draw(few), draw(some)
+        result.append(
+            StepCost(
+                node,
+                draw(few),
+                graph,
+                node + draw(few),
+                graph + draw(few),
+                graph + draw(few),
+                draw(few),
+                draw(st.integers(1, 50)),
+                1.0,
+            )
+        )
+    return tuple(result)
+
+
+@settings(deadline=None, max_examples=15)
+@given(costs())
+def test_more_budget_never_takes_longer_and_is_never_exceeded(costs):
+    M = len(costs)
+    least = binomial(M, slots=1).with_costs(costs).peak_bytes
+    most = keep_last(M, M).with_costs(costs).peak_bytes
+    before = None
+    for budget in range(max(least, 1), most + 8, 7):
+        plan = within(budget, costs)
+        assert plan.peak_bytes <= budget
+        assert before is None or plan.seconds <= before
+        before = plan.seconds
+
+
+def test_a_plan_whose_graphs_take_nothing_prints():
+    net = torch.nn.Linear(3, 3)
+    chain = CheckpointedChain(lambda x, i: net(x), 1, plan="1 MiB", micro_batch=1)
+    chain(torch.ones(2, 3)).sum().backward()
+
+    assert "MiB" in str(chain.plan)
