@@ -127,14 +127,14 @@ class CheckpointedChain:
         self.step = step
         self.num_steps = num_steps
         self._budget: int | None = None
+        self._measured: dict[Any, tuple[StepCost, ...]] = {}
         self._plans: dict[Any, Plan] = {}
         if isinstance(plan, Plan) or plan in get_args(PlanName):
             self.plan = resolve(plan, num_steps)  # type: ignore[arg-type]
         else:
             self._budget, self.plan = parse_bytes(plan), resolve("nodes", num_steps)
         self.micro_batch = micro_batch
-        if micro_batch is not None:
-            self.plan = without_graphs(self.plan)
+        self.plan = self._sliced(self.plan)
         self._compared: set[Any] = set()  # shapes for which slices were compared with the whole
         self.params = list(params)
         self.generators = list(generators)
@@ -285,9 +285,8 @@ class CheckpointedChain:
 
         def first_steps(count: int, x: Any) -> Tape:
             few = copy.copy(self)
-            few.num_steps, few.plan, few._budget = count, resolve("nodes", count), None
-            if self.micro_batch is not None:
-                few.plan = without_graphs(few.plan)
+            few.num_steps, few._budget = count, None
+            few.plan = self._sliced(resolve("nodes", count))
             few.grad_steps, few.grad_transform = None, None
             few.progress, few._compared = False, set()
             return few._prepared(x, args, kwargs)
@@ -329,16 +328,20 @@ class CheckpointedChain:
             compare_slices(tape, tape.steps)
             self._compared.add(mode)
         if self._budget is not None and tape.inputs:
-            if key not in self._plans:
+            if key not in self._measured:
                 with undisturbed(tape.streams), tape.surroundings():
-                    costs = measure(tape.steps, tape.x_T, tape.x_T_wanted, self.store)
-                plan = within(self._budget, costs)
-                self._plans[key] = without_graphs(plan) if self.micro_batch else plan
-                self._costs = costs
-            self.plan = self._plans[key]
-            tape.adopt(self.plan)
+                    self._measured[key] = measure(tape.steps, tape.x_T, tape.x_T_wanted, self.store)
+            self._costs = self._measured[key]
+            if (key, tape.grad_steps) not in self._plans:
+                self._plans[key, tape.grad_steps] = within(
+                    self._budget, self._costs, as_run=lambda plan: tape.as_run(self._sliced(plan))
+                )
+            self.plan = tape.plan = self._plans[key, tape.grad_steps]
         self._log = tape.log
         return tape
+
+    def _sliced(self, plan: Plan) -> Plan:
+        return plan if self.micro_batch is None else without_graphs(plan)
 
     def _run(self, tape: Tape, visit: Callable[[int, State], None]) -> None:
         tape.streams.closely = self._draws_on_host is not False

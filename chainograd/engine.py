@@ -99,11 +99,11 @@ class Tape:
         if any(isinstance(leaf, FakeTensor) for leaf in self.x_T.tensors):
             self.verify = "off"  # there are no values to compare
         self.log = Log(self.x_T.device, self.progress)
-        self.adopt(self.plan)
+        self.plan = self.as_run(self.plan)
 
-    def adopt(self, plan: Plan) -> None:
-        """Go by a plan, as far as the steps that the gradient may pass need it."""
-        self.plan = plan if self.grad_steps is None else restricted(plan, self.grad_steps)
+    def as_run(self, plan: Plan) -> Plan:
+        """Return a plan as far as the steps that the gradient may pass need it."""
+        return plan if self.grad_steps is None else restricted(plan, self.grad_steps)
 
     # The forward pass
 

@@ -167,6 +167,7 @@ class Plan:
         costs = self.costs or (_FREE,) * self.num_steps
         kept: set[int] = set()
         first: set[int] = set()  # steps that the forward pass recorded
+        recorded: set[int] = set()  # steps whose graph is there
         state = node_bytes = graphs = graph_bytes = gradient_bytes = result_bytes = given = 0
         for position, action in enumerate((*self.forward, *self.backward)):
             i = action.index
@@ -187,7 +188,7 @@ class Plan:
                     extra, state = costs[i].advance_bytes, i + 1
                 case Record():
                     extra, state = costs[i].record_bytes, i + 1
-                case Backprop():
+                case Backprop() if i in recorded:  # else no gradient passes it
                     extra = costs[i].backprop_bytes - costs[i].graph_bytes
                     loose = 0 if i in first else _beside(costs[i], i in kept)
                     if i < self.num_steps - 1:  # the state it gave, which is no node any more
@@ -200,11 +201,13 @@ class Plan:
             held = node_bytes + graph_bytes + loose + gradient_bytes + result_bytes + cotangent
             yield Held(action, len(kept), graphs + isinstance(action, Record), held + extra)
             if isinstance(action, Record):
+                recorded.add(i)
                 graphs, graph_bytes = graphs + 1, graph_bytes + costs[i].graph_bytes
                 if not backward:  # the state that enters a graph is on the device as long as that
                     first.add(i)
                     graph_bytes += _beside(costs[i], True)
-            elif isinstance(action, Backprop):
+            elif isinstance(action, Backprop) and i in recorded:
+                recorded.remove(i)
                 graphs, graph_bytes = graphs - 1, graph_bytes - costs[i].graph_bytes
                 graph_bytes -= _beside(costs[i], True) if i in first else 0
                 gradient_bytes = costs[i].gradient_bytes

@@ -194,7 +194,12 @@ def repetitions(length: int, slots: int) -> int:
     return r
 
 
-def within(budget: int | str, costs: Sequence[StepCost]) -> Plan:
+def within(
+    budget: int | str,
+    costs: Sequence[StepCost],
+    *,
+    as_run: Callable[[Plan], Plan] = lambda plan: plan,
+) -> Plan:
     """Return the fastest plan known whose predicted peak is within a budget.
 
     It keeps all nodes and as many graphs as fit, those that save most seconds a byte or the last
@@ -204,6 +209,7 @@ def within(budget: int | str, costs: Sequence[StepCost]) -> Plan:
     Args:
         budget: Bytes, or text such as ``"8GiB"`` or ``"500 MB"``.
         costs: What each step costs, from `CheckpointedChain.measure`.
+        as_run: Makes of a plan what a chain carries out; the plan that is returned is one it made.
 
     Raises:
         ValueError: If the budget cannot be read, or is less than the least that is needed.
@@ -214,18 +220,22 @@ def within(budget: int | str, costs: Sequence[StepCost]) -> Plan:
     def saved(i: int) -> tuple[float, int]:
         return costs[i].forward_seconds / max(costs[i].graph_bytes, 1), i
 
+    def made(plan: Plan) -> Plan:
+        return as_run(plan).with_costs(costs)
+
     families: list[Callable[[int], Plan]] = [
-        lambda k: keep_last(M, k),
-        lambda k: keep_graphs(M, frozenset([*sorted(range(M - 1), key=saved)[M - k :], M - 1])),
-        lambda s: binomial(M, slots=s),
+        lambda k: made(keep_last(M, k)),
+        lambda k: made(
+            keep_graphs(M, frozenset([*sorted(range(M - 1), key=saved)[M - k :], M - 1]))
+        ),
+        lambda s: made(binomial(M, slots=s)),
     ]
-    fitting = [plan for make in families if (plan := _largest(make, costs, limit)) is not None]
+    fitting = [plan for make in families if (plan := _largest(make, M, limit)) is not None]
     # Of steps of unequal cost, more slots may run the dear ones again more often.
-    few = (binomial(M, slots=s).with_costs(costs) for s in range(1, min(M, 32) + 1))
+    few = (made(binomial(M, slots=s)) for s in range(1, min(M, 32) + 1))
     fitting += [plan for plan in few if plan.peak_bytes <= limit]
     if not fitting:
-        plans = (make(1).with_costs(costs) for make in families)
-        least = min(plan.peak_bytes for plan in plans)
+        least = min(make(1).peak_bytes for make in families)
         raise ValueError(
             f"`plan` {budget!r} is {limit:,} bytes, but this chain needs {least:,} at the least "
             "(one node, one graph at a time). Give it that, or make the step smaller: a smaller "
@@ -234,12 +244,12 @@ def within(budget: int | str, costs: Sequence[StepCost]) -> Plan:
     return min(fitting, key=lambda plan: (plan.seconds, plan.peak_bytes))
 
 
-def _largest(make: Callable[[int], Plan], costs: tuple[StepCost, ...], limit: int) -> Plan | None:
+def _largest(make: Callable[[int], Plan], count: int, limit: int) -> Plan | None:
     """Return the largest plan of a nested family that fits, or None."""
-    best, low, high = None, 1, len(costs)
+    best, low, high = None, 1, count
     while low <= high:
         middle = (low + high) // 2
-        plan = make(middle).with_costs(costs)
+        plan = make(middle)
         if plan.peak_bytes <= limit:
             best, low = plan, middle + 1
         else:

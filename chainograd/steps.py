@@ -119,6 +119,14 @@ def stand_in(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_()
 
 
+def _same_leaves(a: State, b: State) -> bool:
+    """Return whether two states hold the same things in the same places."""
+    same = len(a.leaves) == len(b.leaves) and all(
+        one is two for one, two in zip(a.leaves, b.leaves, strict=True)
+    )
+    return same and a.spec == b.spec
+
+
 @dataclass(slots=True, eq=False)
 class Steps:
     """The steps of one call of a chain, with all that they see besides the state.
@@ -147,8 +155,13 @@ class Steps:
     inner_captured: list[Tensor] = field(init=False)
     versions: list[int] = field(init=False)
     trains_shards: bool = field(init=False)
+    nested: bool = field(init=False)  # whether arguments hold lists or dicts
 
     def __post_init__(self) -> None:
+        args, kwargs = self.arguments.tree()
+        self.nested = len(self.arguments.leaves) > 0 and not all(
+            pytree.tree_structure(value).is_leaf() for value in (*args, *kwargs.values())
+        )
         self.inner_arguments = self.arguments._replace(
             leaves=tuple(
                 stand_in(leaf) if wants_gradient(leaf) else leaf for leaf in self.arguments.leaves
@@ -197,7 +210,7 @@ class Steps:
 
     def call(self, index: int, state: State, arguments: State) -> State:
         """Call the user's step; the state it is given must survive it."""
-        args, kwargs = arguments.tree()
+        args, kwargs = arguments.tree()  # made anew: no step sees a container of another
         before = [version(leaf) for leaf in state.tensors]
         with self._named(index), self._stand_ins():
             after = State.of(self.step(state.tree(), index, *args, **kwargs))
@@ -205,6 +218,12 @@ class Steps:
             raise ChainError(
                 f"Step {index} changed its input state in place, but the gradient needs that "
                 "state again. Return new tensors (`x = x + …` instead of `x += …`)."
+            )
+        if self.nested and not _same_leaves(State.of((args, kwargs)), arguments):
+            raise ChainError(
+                f"Step {index} changed a list or dict among the chain's arguments. The steps after "
+                "it would see that in a plain loop, and not when they run again. Carry what "
+                "changes in the state."
             )
         return after
 

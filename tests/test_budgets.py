@@ -1,10 +1,12 @@
 """Budgets on random costs, carried out on integers."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chainograd import CheckpointedChain, StepCost, binomial, keep_last, within
+from chainograd import CheckpointedChain, StepCost, binomial, keep_last, meter, within
+from tests.problems import Wide
 
 few, some = st.integers(0, 20), st.integers(0, 60)
 
@@ -51,3 +53,19 @@ def test_a_plan_whose_graphs_take_nothing_prints():
     chain(torch.ones(2, 3)).sum().backward()
 
     assert "MiB" in str(chain.plan)
+
+
+@pytest.mark.parametrize("budget", ["3 MiB", "5 MiB", "40 MiB"])
+@pytest.mark.parametrize("grad_steps", [3, 9, {2, 5, 6, 11}, lambda n: range(n - 4, n)], ids=str)
+def test_a_budget_counts_only_what_a_truncated_gradient_needs(grad_steps, budget):
+    M, net, x = 12, Wide(), torch.randn(256, 32)
+    chain = CheckpointedChain(net, M, plan=budget, grad_steps=grad_steps)
+    chain(x).sum().backward()
+    with meter() as reading:
+        chain(x).sum().backward()
+
+    predicted = chain.plan.peak_bytes
+    assert predicted <= reading.peak_bytes + max(0.03 * predicted, 0.2 * 2**20)
+    assert reading.peak_bytes <= predicted + max(0.03 * predicted, 0.2 * 2**20)
+    if budget == "40 MiB":  # there is room for every graph that the gradient passes
+        assert chain.plan.evaluations == M

@@ -270,3 +270,24 @@ def test_a_transform_of_cotangents_that_returns_nothing_is_refused():
 
     with pytest.raises(ChainError, match=r"grad_transform.*Return `g` itself"):
         chain(torch.ones(4).double()).sum().backward()
+
+
+@pytest.mark.parametrize("plan", ["nodes", "graph"])
+def test_a_step_that_changes_a_container_among_its_arguments_is_refused(plan):
+    def step(x, i, options):
+        options["n"] += 1
+        return x * options["n"]
+
+    with pytest.raises(ChainError, match="changed a list or dict"):
+        CheckpointedChain(step, 3, plan=plan)(torch.ones(2, requires_grad=True), {"n": 1})
+
+
+def test_containers_that_steps_only_read_are_no_trouble():
+    w = torch.ones(2, requires_grad=True)
+
+    def step(x, i, options):
+        return x * options["w"][0] + len(options["w"])
+
+    x = CheckpointedChain(step, 3)(torch.ones(2), {"w": [w]})
+
+    assert torch.autograd.grad(x.sum(), w)[0].tolist() == [6.0, 6.0]
