@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +24,15 @@ from chainograd.grad_steps import GradSteps, drawn, resolve_grad_steps
 from chainograd.plan import Plan, StepCost
 from chainograd.planners import PlanName, parse_bytes, resolve, within, without_graphs
 from chainograd.preflight import check
-from chainograd.refusals import compare_slices, refuse_micro_batch, run_without_gradient
+from chainograd.refusals import (
+    as_params,
+    compare_slices,
+    refuse_choice,
+    refuse_micro_batch,
+    refuse_progress,
+    refuse_step,
+    run_without_gradient,
+)
 from chainograd.replay import Autocast, RandomStreams, Verify, undisturbed
 from chainograd.reporting import Log, Report
 from chainograd.slices import SlicedSteps, batch_of
@@ -111,19 +118,12 @@ class CheckpointedChain:
         grad_transform: Transform | None = None,
         progress: bool = False,
     ) -> None:
-        if not callable(step):
-            raise TypeError(f"`step` must be callable as step(x, i, …), got {type(step).__name__}.")
-        if not isinstance(num_steps, int) or isinstance(num_steps, bool) or num_steps < 1:
-            raise ValueError(f"`num_steps` must be an integer of at least 1, got {num_steps!r}.")
-        if isinstance(params, Tensor):
-            raise TypeError(
-                "`params` is a list of tensors, got one tensor: pass `params=[tensor]`."
-            )
-        if verify not in get_args(Verify):
-            raise ValueError(f"`verify` must be one of {get_args(Verify)}, got {verify!r}.")
-        if frozen not in get_args(Frozen):
-            raise ValueError(f"`frozen` must be one of {get_args(Frozen)}, got {frozen!r}.")
+        refuse_step(step, num_steps)
+        self.params = as_params(params)
+        refuse_choice("verify", verify, get_args(Verify))
+        refuse_choice("frozen", frozen, get_args(Frozen))
         refuse_micro_batch(micro_batch)
+        refuse_progress(progress)
         self.step = step
         self.num_steps = num_steps
         self._budget: int | None = None
@@ -136,7 +136,6 @@ class CheckpointedChain:
         self.micro_batch = micro_batch
         self.plan = self._sliced(self.plan)
         self._compared: set[Any] = set()  # shapes for which slices were compared with the whole
-        self.params = list(params)
         self.generators = list(generators)
         self.store = store if isinstance(store, Store) else Store(store)
         self.verify: Verify = verify
@@ -146,14 +145,9 @@ class CheckpointedChain:
             resolve_grad_steps(grad_steps, num_steps)
         self.grad_transform = grad_transform
         self.progress = progress
-        if progress and importlib.util.find_spec("tqdm") is None:
-            raise ImportError("`progress=True` shows its bars with tqdm: `pip install tqdm`.")
         self._draws_on_host: bool | None = None  # not known before the first call
         self._log: Log | None = None  # of the last run
         self._costs: tuple[StepCost, ...] | None = None  # as measured last
-        for value in self.params:
-            if not isinstance(value, Tensor):
-                raise TypeError(f"`params` must hold tensors, got {type(value).__name__}.")
 
     @eager
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -172,9 +166,10 @@ class CheckpointedChain:
                 be found. (Some can only be seen to be missing in the backward pass.)
             ChainError: If a step changes its input in place.
         """
+        steps = self._drawn_grad_steps()
         if not torch.is_grad_enabled() or _transformed():
-            return deque(self._loop(x, args, kwargs), maxlen=1)[0]
-        tape = self._prepared(x, args, kwargs)
+            return deque(self._loop(x, args, kwargs, steps), maxlen=1)[0]
+        tape = self._prepared(x, args, kwargs, steps)
         if not tape.passes(self.num_steps - 1):
             raise ValueError(
                 f"`grad_steps` leaves out the last step, {self.num_steps - 1}, so the result has "
@@ -214,9 +209,10 @@ class CheckpointedChain:
             >>> [int(x) for x in chain.trajectory(torch.ones(1, requires_grad=True))]
             [1, 2, 4, 8]
         """
+        steps = self._drawn_grad_steps()
         if not torch.is_grad_enabled() or _transformed():
-            return list(self._loop(x, args, kwargs))
-        tape = self._prepared(x, args, kwargs)
+            return list(self._loop(x, args, kwargs, steps))
+        tape = self._prepared(x, args, kwargs, steps)
         states: dict[int, State] = {}
         if tape.inputs:
             self._run(tape, states.__setitem__)
@@ -256,8 +252,8 @@ class CheckpointedChain:
         """Look at a few steps for what would make gradients missing, wrong or surprising.
 
         The first three steps and the last one run as the plain loop, and again as in a chain; a
-        gradient is sent back through both. That is 13 step evaluations, whatever M is, and four
-        graphs at once: take a small batch where one hardly fits.
+        gradient is sent back through both. That is 13 step evaluations, whatever M is (some more
+        with ``micro_batch``), and four graphs at once: take a small batch where one hardly fits.
 
         It leaves no trace: random streams, statistics of batches, parameters and their ``.grad``
         are as before (but for attributes that a step keeps). ``grad_transform`` is left out, and
@@ -285,11 +281,9 @@ class CheckpointedChain:
 
         def first_steps(count: int, x: Any) -> Tape:
             few = copy.copy(self)
-            few.num_steps, few._budget = count, None
-            few.plan = self._sliced(resolve("nodes", count))
-            few.grad_steps, few.grad_transform = None, None
-            few.progress, few._compared = False, set()
-            return few._prepared(x, args, kwargs)
+            few.num_steps, few.plan = count, self._sliced(resolve("nodes", count))
+            few.grad_steps, few.grad_transform, few.progress = None, None, False
+            return few._tape(x, args, kwargs)
 
         return check(first_steps, self.num_steps, x, loss)
 
@@ -318,9 +312,16 @@ class CheckpointedChain:
             )
         return self._log.report(self.num_steps, self._costs)
 
-    def _prepared(self, x: Any, args: Any, kwargs: Any) -> Tape:
+    def _drawn_grad_steps(self) -> frozenset[int] | None:
+        # In every call, those without gradients too: what is drawn leaves the random streams where
+        # a call with gradients does, and a chain inside a step draws the same when that runs again.
+        return drawn(self.grad_steps, self.num_steps)
+
+    def _prepared(
+        self, x: Any, args: Any, kwargs: Any, grad_steps: frozenset[int] | None = None
+    ) -> Tape:
         """Return a tape with its plan, after what is measured or tried once for given shapes."""
-        tape = self._tape(x, args, kwargs)
+        tape = self._tape(x, args, kwargs, grad_steps)
         leaves = (*tape.x_T.tensors, *tape.steps.arguments.tensors)
         key = tuple((t.shape, t.dtype, t.device, t.requires_grad) for t in leaves)
         mode = (key, len(tape.steps.buffers))  # modules in training may look at the batch
@@ -348,7 +349,9 @@ class CheckpointedChain:
         tape.forward(visit)
         self._draws_on_host = bool(self._draws_on_host) or tape.drew_on_host
 
-    def _tape(self, x: Any, args: Any, kwargs: Any) -> Tape:
+    def _tape(
+        self, x: Any, args: Any, kwargs: Any, grad_steps: frozenset[int] | None = None
+    ) -> Tape:
         # Each once: the sums of a tensor that was there twice would be added to each other.
         seen = {id(tensor): tensor for tensor in self.params if tensor.requires_grad}
         named = list(seen.values())
@@ -383,13 +386,20 @@ class CheckpointedChain:
                 if torch.amp.is_autocast_available(kind)
             ),
             transform=self.grad_transform,
-            grad_steps=drawn(self.grad_steps, self.num_steps),
+            grad_steps=grad_steps,
             store=self.store,
             progress=self.progress,
         )
 
-    def _loop(self, x: Any, args: Any, kwargs: Any) -> Iterator[Any]:
+    def _loop(
+        self, x: Any, args: Any, kwargs: Any, grad_steps: frozenset[int] | None
+    ) -> Iterator[Any]:
         """Yield the states of the plain loop, x first."""
+        if self.grad_transform is not None and _transformed():
+            raise ChainError(
+                "`grad_transform` does not reach into torch.func transforms, vmap and forward-mode "
+                "AD, where the plain loop runs. Leave it out there, or use `backward()`."
+            )
         yield x
         if self.micro_batch is not None and not _transformed():
             steps, state = self._tape(x, args, kwargs).steps, State.of(x)
@@ -399,6 +409,8 @@ class CheckpointedChain:
             return
         for i in range(self.num_steps):
             x = self.step(x, i, *args, **kwargs)
+            if grad_steps is not None and i not in grad_steps:
+                x = State.of(x).detached().tree()
             yield x
 
 

@@ -14,9 +14,11 @@ from chainograd.engine import Tape
 from chainograd.errors import ChainError
 from chainograd.exactness import Prepare, inexact
 from chainograd.findings import Finding, Findings
-from chainograd.rehearsal import Run, go_back, run_again, run_first, watched_loss
+from chainograd.refusals import compare_slices
+from chainograd.rehearsal import FIRST, Run, go_back, run_again, run_first, watched_loss
 from chainograd.replay import autocast_as, unchanged, undisturbed
 from chainograd.sites import definition
+from chainograd.slices import SlicedSteps
 from chainograd.steps import State, wants_gradient
 from chainograd.verdicts import (
     cut_off,
@@ -52,10 +54,14 @@ def check(prepare: Prepare, num_steps: int, x: Any, loss: Loss | None) -> Findin
         nothing = not tape.inputs
         if nothing:  # what there is to see of a gradient is seen on x
             tape = prepare(num_steps, start.entering([True] * len(start.leaves)).tree())
+        if tape.steps.sharded:
+            return Findings([Finding("refused", None, None, _SHARDS)])
+        if isinstance(tape.steps, SlicedSteps):
+            first = prepare(min(FIRST, num_steps), x)
+            assert isinstance(first.steps, SlicedSteps)
+            compare_slices(first, first.steps)
     except ChainError as error:
         return Findings([Finding("refused", None, None, str(error))])
-    if tape.steps.sharded:
-        return Findings([Finding("refused", None, None, _SHARDS)])
     with (
         ExitStack() as undo,
         torch.enable_grad(),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
@@ -46,6 +49,54 @@ def run_without_gradient(tape: Tape, states: dict[int, State] | None = None) -> 
     return state
 
 
+def refuse_step(step: object, num_steps: object) -> None:
+    """See that a step can be called, and how often.
+
+    Raises:
+        TypeError: If it cannot be called.
+        ValueError: If ``num_steps`` is no number of steps.
+    """
+    if not callable(step):
+        raise TypeError(f"`step` must be callable as step(x, i, …), got {type(step).__name__}.")
+    if not isinstance(num_steps, int) or isinstance(num_steps, bool) or num_steps < 1:
+        raise ValueError(f"`num_steps` must be an integer of at least 1, got {num_steps!r}.")
+
+
+def as_params(params: Iterable[Tensor]) -> list[Tensor]:
+    """Return ``params`` as a list.
+
+    Raises:
+        TypeError: If they are no tensors.
+    """
+    if isinstance(params, Tensor):
+        raise TypeError("`params` is a list of tensors, got one tensor: pass `params=[tensor]`.")
+    listed = list(params)
+    for value in listed:
+        if not isinstance(value, Tensor):
+            raise TypeError(f"`params` must hold tensors, got {type(value).__name__}.")
+    return listed
+
+
+def refuse_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """See that an option is one of its choices.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {choices}, got {value!r}.")
+
+
+def refuse_progress(progress: bool) -> None:
+    """See that bars can be shown if they are wanted.
+
+    Raises:
+        ImportError: If they cannot.
+    """
+    if progress and importlib.util.find_spec("tqdm") is None:
+        raise ImportError("`progress=True` shows its bars with tqdm: `pip install tqdm`.")
+
+
 def refuse_micro_batch(micro_batch: object) -> None:
     """See that ``micro_batch`` is a number of samples, or None.
 
@@ -69,15 +120,16 @@ def compare_slices(tape: Tape, steps: SlicedSteps) -> None:
     """
     if steps.batch <= steps.size or any(isinstance(t, FakeTensor) for t in tape.x_T.tensors):
         return
-    before = tape.streams.state()
-    with undisturbed(tape.streams), tape.surroundings():
-        off, i = difference(steps, tape.x_T)
-        if tape.streams.state(before) is not before:
-            # Noise is drawn slice by slice, so only the use of other samples can be seen.
-            off, i = influence(steps, tape.x_T, lambda: tape.streams.set(before))
     dtypes = [t.dtype for t in tape.x_T.tensors if differentiable(t)]
     dtypes += [autocast.dtype for autocast in tape.autocast if autocast.enabled]
-    if off > min(10 * max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5, 0.1):
+    room = min(10 * max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5, 0.1)
+    before = tape.streams.state()
+    with undisturbed(tape.streams), tape.surroundings():
+        off, i = difference(steps, tape.x_T, room)
+        if tape.streams.state(before) is not before:
+            # Noise is drawn slice by slice, so only the use of other samples can be seen.
+            off, i = influence(steps, tape.x_T, room, lambda: tape.streams.set(before))
+    if off:
         raise ChainError(
             f"`micro_batch={steps.size}` gives another chain: step {i} gives two slices another "
             f"result one by one than together, {off:.2g} of their size apart. Either samples "

@@ -167,30 +167,35 @@ def batch_of(x_T: State) -> int:
     return sizes[0]
 
 
-def difference(steps: SlicedSteps, x_T: State) -> tuple[float, int]:
+def difference(steps: SlicedSteps, x_T: State, room: float) -> tuple[float, int]:
     """Return how far a step takes two slices apart from where it takes them together, and which.
 
     It is relative to the state; rounding aside it is zero, unless samples see each other, or an
-    argument was cut that is no batch. Of all steps, the one that is farthest off counts.
+    argument was cut that is no batch. The first step that is off by more than ``room`` counts.
     """
     pair, x = _pair(steps, x_T)
-    half, worst = pair.size, (0.0, 0)
+    half = pair.size
     for i in range(steps.num_steps):
         pair.size = half
         apart = pair.advance(i, x)
         pair.size = 2 * half
         x = pair.advance(i, x)
-        worst = max(worst, (_apart(apart, x), -i))
-    return worst[0], -worst[1]
+        off = _apart(apart, x)
+        if off > room:
+            return off, i
+    return 0.0, 0
 
 
-def influence(steps: SlicedSteps, x_T: State, rewind: Callable[[], None]) -> tuple[float, int]:
+def influence(
+    steps: SlicedSteps, x_T: State, room: float, rewind: Callable[[], None]
+) -> tuple[float, int]:
     """Return how far the first of two slices is moved by other values of the second, and when.
 
-    The same noise is drawn for both. This cannot see an argument that was cut and is no batch.
+    The same noise is drawn for both. This cannot see an argument that was cut and is no batch. The
+    first step that is off by more than ``room`` counts.
     """
     pair, x = _pair(steps, x_T)
-    half, worst = pair.size, (0.0, 0)
+    half = pair.size
     pair.size = 2 * half
     other = x._replace(leaves=tuple(_other(leaf, half) for leaf in x.leaves))
     rewind()
@@ -201,8 +206,10 @@ def influence(steps: SlicedSteps, x_T: State, rewind: Callable[[], None]) -> tup
     rewind()
     for i in range(steps.num_steps):
         other = pair.advance(i, other)
-        worst = max(worst, (_apart(_first(other, 2 * half, half), states[i]), -i))
-    return worst[0], -worst[1]
+        off = _apart(_first(other, 2 * half, half), states[i])
+        if off > room:
+            return off, i
+    return 0.0, 0
 
 
 def _pair(steps: SlicedSteps, x_T: State) -> tuple[SlicedSteps, State]:

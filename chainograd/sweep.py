@@ -178,6 +178,10 @@ class Sweep:
         if i not in self.graphs:  # dropped for want of memory, or freed by an earlier backward pass
             self.graphs[i] = self.restored(i)
         recorded = self.graphs.pop(i)
+        if not self.tape.spent and all(j > i for j in self.tape.nodes):
+            # Another backward pass will run this step again. No node leads to it, for it was
+            # recorded in the forward pass.
+            self.tape.nodes[i] = self.tape.shelf.put(i, recorded.entering.detached())
         began = self.tape.log.now()
 
         def through(recorded: Recorded) -> tuple[Cotangents, Sums]:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from chainograd import CheckpointedChain, binomial, clamped, clipped, keep_last, scaled
+from chainograd import ChainError, CheckpointedChain, binomial, clamped, clipped, keep_last, scaled
 from tests.problems import Net, Noisy, plain, states_of
 
 M = 5
@@ -272,3 +272,11 @@ def test_leaves_without_a_batch_in_common_have_no_norms_of_samples(shapes):
         ValueError, match=r'needs leaves whose first dimension is the batch.*"state"'
     ):
         clipped(1.0, of="sample")(0, [torch.ones(shape) for shape in shapes])
+
+
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.vmap])
+def test_a_transform_that_torch_func_would_leave_out_is_refused(transform):
+    chain = CheckpointedChain(lambda x, i: x.sin(), M, grad_transform=scaled(0.5))
+
+    with pytest.raises(ChainError, match=r"`grad_transform` does not reach into torch.func"):
+        transform(lambda x: chain(x).sum())(torch.ones(3))

@@ -195,6 +195,26 @@ def test_backward_twice_gives_the_same_twice_under_every_plan(plan):
     assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize(
+    ("grad_steps", "used_from"), [(1, 0), ({1, M - 1}, 0), (None, M - 1)], ids=str
+)
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_backward_twice_needs_no_node_before_the_steps_that_a_gradient_passes(
+    plan, grad_steps, used_from
+):
+    w = torch.tensor(0.7, requires_grad=True)
+
+    def step(x, i):
+        return torch.sin(w * x) if i >= used_from else torch.cos(x)
+
+    y = CheckpointedChain(step, M, plan=plan, grad_steps=grad_steps)(torch.ones(()))
+
+    grads = [torch.autograd.grad(y, w, retain_graph=True)[0] for _ in range(3)]
+
+    assert torch.equal(grads[0], grads[1])
+    assert torch.equal(grads[0], grads[2])
+
+
 def test_an_error_in_a_step_says_which_and_the_chain_works_again():
     w = torch.ones((), requires_grad=True)
     broken = {"step": None}

@@ -243,7 +243,7 @@ def truncations(draw, M):
     return None, lambda: range(M)
 
 
-@settings(deadline=None, max_examples=EXAMPLES or 250, derandomize=not EXAMPLES)
+@settings(deadline=None, max_examples=EXAMPLES or 500, derandomize=not EXAMPLES)
 @given(data=st.data(), problem=problems(), passes=st.integers(1, 2))
 def test_a_chain_of_any_make_gives_what_the_plain_loop_gives(data, problem, passes):
     grad_steps, steps = data.draw(truncations(problem.M), "truncation")

@@ -223,6 +223,68 @@ def test_every_backward_pass_of_a_call_goes_by_the_same_draw():
         assert passed[0] == passed[1] == passed[2]
 
 
+def test_a_chain_inside_a_step_draws_the_same_when_the_step_runs_again():
+    net, x = Net(3, torch.float64), double(2, 3)
+    inner = CheckpointedChain(net, M, grad_steps=random_suffix())
+
+    def result(run):
+        torch.manual_seed(0)
+        return *torch.autograd.grad(run(x).sum(), [net.w, net.b]), torch.rand(1)
+
+    def loop(x):
+        for _ in range(4):
+            K = int(torch.randint(1, M + 1, ()))
+            x = cut(net, range(M - K, M), x)[-1]
+        return x
+
+    got = result(CheckpointedChain(lambda x, i: inner(x), 4, plan=binomial(4, slots=2)))
+    for g, e in zip(got, result(loop), strict=True):
+        torch.testing.assert_close(
+            g, e, rtol=1e-12, atol=1e-12
+        )  # sums of an inner chain come first
+
+
+@pytest.mark.parametrize("micro_batch", [None, 2])
+def test_without_gradients_the_streams_end_where_they_do_with_them(micro_batch):
+    net, x = Noisy(3, torch.float64), double(4, 3)
+    chain = CheckpointedChain(net, M, grad_steps=random_suffix(), micro_batch=micro_batch)
+
+    def run():
+        torch.manual_seed(0)
+        return chain(x).detach(), torch.rand(2)
+
+    with torch.no_grad():
+        without = run()
+    equal(without, run())
+
+
+def test_measuring_steps_draws_no_suffix():
+    chain, x = CheckpointedChain(Net(3, torch.float64), M, grad_steps=random_suffix()), double(2, 3)
+    before = torch.get_rng_state()
+
+    chain.measure(x)
+
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# Torch's own forward-mode AD warns that one of its parts is deprecated.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:FutureWarning")
+@pytest.mark.parametrize("K", [1, 4, M])
+def test_transforms_of_torch_func_are_those_of_the_loop_that_is_cut(K):
+    net, x, w = Net(3, torch.float64), double(2, 3), double(3)
+    chain = CheckpointedChain(lambda x, i, w: net(x, i) * w, M, grad_steps=K)
+
+    def run(w):
+        return chain(x, w).square().sum()
+
+    def loop(w):
+        return cut(lambda x, i, w: net(x, i) * w, range(M - K, M), x, w)[-1].square().sum()
+
+    for transform in (torch.func.grad, torch.func.jacfwd, torch.func.hessian):
+        got, expected = transform(run)(w), transform(loop)(w)
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-13)  # sums in another order
+
+
 def test_a_random_suffix_is_drawn_where_tensors_are_fake():
     with FakeTensorMode():
         w = torch.ones((), requires_grad=True)
