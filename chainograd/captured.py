@@ -38,11 +38,13 @@ class Captured(NamedTuple):
         tensors: Those that require a gradient.
         buffers: Those of modules in training.
         sharded: Modules that FSDP2 shards.
+        modes: All modules, and whether each is in training.
     """
 
     tensors: list[Tensor]
     buffers: list[Tensor]
     sharded: list[Any]
+    modes: list[tuple[torch.nn.Module, bool]]
 
 
 def find_captured(step: object) -> Captured:
@@ -81,7 +83,8 @@ def find_captured(step: object) -> Captured:
             # Containers made on the fly must stay alive, or their ids would be used again.
             stack.extend(_parts(thing))
     sharded = sharded_modules(modules)
-    return Captured(with_shards(found, sharded), buffers, sharded)
+    modes = [(module, module.training) for module in modules]
+    return Captured(with_shards(found, sharded), buffers, sharded, modes)
 
 
 def _refuse_static_graph(thing: object) -> None:

@@ -379,6 +379,7 @@ class CheckpointedChain:
             plan=self.plan,
             x_T=x_T,
             streams=RandomStreams(devices, self.generators),
+            modes=captured.modes,
             verify=self.verify,
             autocast=tuple(
                 Autocast.current(kind)

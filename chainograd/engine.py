@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn import Module
 
 from chainograd.plan import Action, Advance, Backprop, Keep, Load, Plan, Record
 from chainograd.planners import restricted
@@ -22,6 +23,7 @@ from chainograd.replay import (
     Verify,
     autocast_as,
     digest,
+    in_modes,
     put_back,
     sample,
     uncached_parametrizations,
@@ -54,6 +56,7 @@ class Tape:
         streams: Random streams that steps may draw from.
         verify: How a recomputed state is compared with the first one.
         autocast: The autocast states that were in force.
+        modes: The modules that the steps reach, and whether each was in training.
         transform: Applied to the cotangent of each node.
         grad_steps: Steps that the gradient may pass; None is all of them.
         store: Where nodes live.
@@ -73,6 +76,7 @@ class Tape:
     streams: RandomStreams
     verify: Verify
     autocast: tuple[Autocast, ...]
+    modes: list[tuple[Module, bool]] = field(default_factory=list)
     transform: Transform | None = None
     grad_steps: frozenset[int] | None = None
     store: Store = field(default_factory=Store)
@@ -233,6 +237,7 @@ class Tape:
         with ExitStack() as stack:
             if self._draws:
                 stack.enter_context(undisturbed(self.streams))
+            stack.enter_context(in_modes(self.modes))
             stack.enter_context(unchanged(self.steps.buffers))
             stack.enter_context(without_hooks(self.steps.inner_captured))
             stack.enter_context(autocast_as(self.autocast))

@@ -13,6 +13,7 @@ import numpy
 import torch
 from torch import Generator, Tensor
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
+from torch.nn import Module
 from torch.utils._mode_utils import no_dispatch
 
 from chainograd.errors import ReplayError
@@ -178,6 +179,19 @@ def without_hooks(tensors: Sequence[Tensor]) -> Iterator[None]:
 
 
 @contextmanager
+def in_modes(modes: Sequence[tuple[Module, bool]]) -> Iterator[None]:
+    """Put modules in the modes they were in, training or not, and back in those they are in."""
+    other = [(module, mode) for module, mode in modes if module.training != mode]
+    for module, mode in other:
+        module.training = mode
+    try:
+        yield
+    finally:
+        for module, mode in other:
+            module.training = not mode
+
+
+@contextmanager
 def unchanged(buffers: Sequence[Tensor]) -> Iterator[None]:
     """Put buffers back as they were: statistics of batches count a step's first run only."""
     before = [buffer.clone() for buffer in buffers]
@@ -293,7 +307,7 @@ def _sum_of_bits(tensor: Tensor) -> Tensor:
 
 _ADVICE = (
     "A step must be a pure function of its index and its state: carry what it remembers in the "
-    "state, hand its generators in with `generators=[…]`, and leave train/eval modes and weights "
+    "state, hand its generators in with `generators=[…]`, and leave its weights and settings "
     "alone until the backward pass is over. If the kernels in use do not repeat their results "
     "exactly, pass `verify='close'`."
 )

@@ -1,7 +1,7 @@
 """Make the mistakes of ``mutants.toml`` one at a time in a copy, and see that tests fail.
 
-Run from the project's root: ``python tests/mutate.py [--jobs N] [WORD …]`` (those whose `what` has
-a WORD). What caught each of them is written into ``tests/README.md``.
+Run from the project's root: ``python tests/mutate.py [--jobs N] [--new] [WORD …]`` (those
+whose `what` has a WORD). What caught each of them is written into ``tests/README.md``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Lock
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -74,8 +75,11 @@ def caught_by(mutant: Mutant, copy: Path) -> str:
     return f"`{path}` {test.rpartition('::')[2].removeprefix('test_').replace('_', ' ')}"
 
 
-def run(chosen: list[Mutant], jobs: int) -> list[str]:
-    """Return what catches each mutant, several at once, each in a copy of the code of its own."""
+def run(chosen: list[Mutant], jobs: int) -> int:
+    """Run mutants, several at once, each in a copy of the code of its own; return how many survive.
+
+    What catches a mutant is written down as soon as it is known.
+    """
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
         free: SimpleQueue[Path] = SimpleQueue()
         for j in range(jobs):
@@ -83,17 +87,20 @@ def run(chosen: list[Mutant], jobs: int) -> list[str]:
             for name in ("chainograd", "applications", "tests", "examples"):
                 shutil.copytree(ROOT / name, copy / name)
             shutil.copy(ROOT / "pyproject.toml", copy)
+        writing = Lock()
 
-        def one(mutant: Mutant) -> str:
+        def one(mutant: Mutant) -> bool:
             copy = free.get()
             try:
                 found = caught_by(mutant, copy)
             finally:
                 free.put(copy)
-            print("SURVIVES" if found == SURVIVES else "caught  ", mutant["what"], flush=True)
-            return found
+            with writing:
+                print("SURVIVES" if found == SURVIVES else "caught  ", mutant["what"], flush=True)
+                write_down(mutant, found)
+            return found == SURVIVES
 
-        return list(pool.map(one, chosen))
+        return sum(pool.map(one, chosen))
 
 
 def rows(page: str) -> dict[str, str]:
@@ -102,23 +109,29 @@ def rows(page: str) -> dict[str, str]:
     return {line.split(" | ")[0].removeprefix("| "): line for line in table.splitlines()}
 
 
-def main() -> int:
-    """Run the mutants, write what caught them; return how many survive."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=1, help="mutants at once")
-    parser.add_argument("words", nargs="*")
-    given = parser.parse_args()
-    chosen = [m for m in mutants() if not given.words or any(w in m["what"] for w in given.words)]
-    found = run(chosen, given.jobs)
+def write_down(mutant: Mutant, found: str) -> None:
+    """Write into the page what caught a mutant."""
     page = PAGE.read_text()
     known = rows(page)
-    for mutant, test in zip(chosen, found, strict=True):
-        where = f"`{mutant['file'].removeprefix('chainograd/')}`"
-        known[mutant["what"]] = f"| {mutant['what']} | {where} | {test} |"
+    where = f"`{mutant['file'].removeprefix('chainograd/')}`"
+    known[mutant["what"]] = f"| {mutant['what']} | {where} | {found} |"
     order = [mutant["what"] for mutant in mutants()]
     table = "\n".join(known[what] for what in order if what in known)
     PAGE.write_text(f"{page.partition(HEAD)[0]}{HEAD}{table}\n")
-    survivors = found.count(SURVIVES)
+
+
+def main() -> int:
+    """Run the mutants that are asked for; return how many survive."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=1, help="mutants at once")
+    parser.add_argument("--new", action="store_true", help="those that the page does not have")
+    parser.add_argument("words", nargs="*")
+    given = parser.parse_args()
+    chosen = [m for m in mutants() if not given.words or any(w in m["what"] for w in given.words)]
+    if given.new:
+        known = rows(PAGE.read_text())
+        chosen = [mutant for mutant in chosen if mutant["what"] not in known]
+    survivors = run(chosen, given.jobs)
     print(f"{len(chosen) - survivors} of {len(chosen)} caught")
     return survivors
 

@@ -1,0 +1,46 @@
+"""Modules run again in the mode that they ran in first, whatever they are in by then."""
+
+import pytest
+import torch
+
+from chainograd import CheckpointedChain, binomial, keep_last
+from tests.problems import plain
+
+M = 5
+PLANS = {"nodes": "nodes", "last 2": keep_last(M, 2), "binomial": binomial(M, slots=2)}
+
+
+class Layers(torch.nn.Module):
+    """Drops out and normalises by the batch in training only."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.3)
+        )
+
+    def forward(self, x, i):
+        """Return the next state."""
+        return x + torch.tanh(self.layers(x))
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_mode_that_changes_before_the_backward_pass_does_not_matter(training, plan):
+    x = torch.linspace(-1, 1, 24).view(6, 4)
+
+    def outcome(net, run):
+        net.train(training)
+        torch.manual_seed(1)
+        loss = run(x).square().sum()
+        net.train(not training)
+        loss.backward()
+        assert all(module.training != training for module in net.modules())
+        return [loss.detach(), *(p.grad for p in net.parameters()), *net.buffers()]
+
+    nets = [Layers(), Layers()]
+    expected = outcome(nets[0], lambda x: plain(nets[0], M, x))
+    got = outcome(nets[1], CheckpointedChain(nets[1], M, plan=plan))
+
+    assert all(map(torch.equal, got, expected))
