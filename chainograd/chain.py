@@ -20,7 +20,7 @@ from chainograd.errors import ChainError
 from chainograd.findings import Findings
 from chainograd.frozen import FrozenLayers
 from chainograd.functions import attach
-from chainograd.grad_steps import GradSteps, drawn, resolve_grad_steps
+from chainograd.grad_steps import GradSteps, drawn, reached, resolve_grad_steps
 from chainograd.plan import Plan, StepCost
 from chainograd.planners import PlanName, parse_bytes, resolve, within, without_graphs
 from chainograd.preflight import check
@@ -79,7 +79,9 @@ class CheckpointedChain:
             (for kernels that do not repeat their results to the bit) or ``"off"``.
         grad_steps: Steps that the gradient may pass; the others run as under ``no_grad``. The last
             K (an integer), a set of indices, or a function of ``num_steps`` that returns either
-            and is asked once a call, for a random truncation. None is all steps.
+            and is asked once a call, for a random truncation. None is all steps. Of a set with
+            gaps, a loss on the last state reaches the steps behind the last gap; losses on the
+            states of a `trajectory` reach others.
         grad_transform: ``f(i, g) -> g``, applied to the cotangent g of the state that enters step
             i, on its way back: to look at it, clip it, rescale it. g is shaped like the state,
             with None where a leaf has no cotangent.
@@ -169,12 +171,7 @@ class CheckpointedChain:
         steps = self._drawn_grad_steps()
         if not torch.is_grad_enabled() or _transformed():
             return deque(self._loop(x, args, kwargs, steps), maxlen=1)[0]
-        tape = self._prepared(x, args, kwargs, steps)
-        if not tape.passes(self.num_steps - 1):
-            raise ValueError(
-                f"`grad_steps` leaves out the last step, {self.num_steps - 1}, so the result has "
-                "no gradient at all. Let it in, or call `trajectory` for losses on earlier states."
-            )
+        tape = self._prepared(x, args, kwargs, reached(steps, self.num_steps))
         if not tape.inputs:
             return run_without_gradient(tape).tree()
         M, last = self.num_steps, {}

@@ -38,3 +38,22 @@ def drawn(
     return resolve_grad_steps(
         grad_steps(num_steps) if callable(grad_steps) else grad_steps, num_steps
     )
+
+
+def reached(steps: frozenset[int] | None, num_steps: int) -> frozenset[int] | None:
+    """Return those steps that a loss on the last state reaches: up to the last one left out.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if steps is None:
+        return None
+    first = num_steps
+    while first - 1 in steps:
+        first -= 1
+    if first == num_steps:
+        raise ValueError(
+            f"`grad_steps` leaves out the last step, {num_steps - 1}, so the result has no "
+            "gradient at all. Let it in, or call `trajectory` for losses on earlier states."
+        )
+    return frozenset(range(first, num_steps))

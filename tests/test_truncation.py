@@ -596,3 +596,17 @@ def test_levels_that_cannot_be_are_refused_by_name(bad):
 
     with pytest.raises(ValueError, match=f"`{name}`"):
         LastStepAgain(lambda x, i: x, given.pop("index"), noise=torch.randn, **given)
+
+
+def test_a_loss_on_the_last_state_keeps_nothing_for_steps_before_a_gap():
+    net, x = Net(3, torch.float64), double(2, 3)
+    chain = CheckpointedChain(net, 6, plan="graph", grad_steps={0, 1, 3, 5})
+    with meter() as reading:
+        y = chain(x)
+    kept = reading.live_bytes
+
+    with meter() as reading:
+        alone = CheckpointedChain(net, 6, plan="graph", grad_steps=1)(x)
+
+    assert kept == reading.live_bytes
+    assert torch.equal(y, alone)
