@@ -44,7 +44,7 @@ def test_an_example_ends_in_a_picture_and_the_command_that_made_it(results, name
     [
         ("plot_lora_reward", "reward", "before", "after"),
         ("plot_noise_lbfgs", "loss a digit", "start", "result"),
-        ("plot_time_grid", "RMS distance to 8 steps, held out", "DDIM, 3", "learned, 3"),
+        ("plot_time_grid", "RMS distance to 8 steps, held out, 3 steps", "equal, c = 0", "learned"),
     ],
 )
 def test_training_moves_the_figure_that_it_is_for(results, name, row, worse, better):

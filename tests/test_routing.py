@@ -198,3 +198,20 @@ def test_a_thousand_runs_leave_nothing_behind(options, end):
         assert len(gc.get_objects()) - things < 60  # the report of the last run, a meter
     finally:
         gc.enable()
+
+
+def test_hooks_that_a_parameter_has_stay_on_it_while_steps_run_again():
+    # Another thread's backward pass may be about to call them.
+    w = torch.tensor(0.7, requires_grad=True)
+    fired, there = [], []
+    w.register_hook(fired.append)
+    hooks = w._backward_hooks
+
+    def step(x, i):
+        there.append(len(hooks))
+        return torch.sin(w * x)
+
+    CheckpointedChain(step, 3)(torch.ones(())).backward()
+
+    assert there == [1] * 5
+    assert len(fired) == 1
