@@ -76,6 +76,17 @@ def side_effect():
     return [(g / 2 - expected()[0][4 * rank : 4 * rank + 4]).abs().max().item(), unasked]
 
 
+def shards_by_grad():
+    """Return whether `torch.autograd.grad` for shards is an error, and if it fills ``.grad``."""
+    denoiser, X = sharded(trainable=True, reshard=True)
+    y = CheckpointedChain(denoiser, M)(X)
+    try:
+        torch.autograd.grad(y.square().mean(), list(denoiser.parameters()))
+    except RuntimeError:
+        return [True, any(p.grad is not None for p in denoiser.parameters())]
+    return [False, False]
+
+
 def second_derivative():
     """Return what a second derivative through trainable shards says."""
     denoiser, X = sharded(trainable=True, reshard=True)
@@ -105,6 +116,7 @@ def main(folder):
         for name, plan in PLANS.items()
     }
     seen["x_T alone"] = side_effect()
+    seen["shards by grad"] = shards_by_grad()
     seen["second derivative"] = second_derivative()
     if dist.get_rank() == 0:
         print(json.dumps(seen), flush=True)

@@ -63,5 +63,12 @@ def test_the_gradient_of_the_noise_alone_leaves_the_shards_alone(fsdp):
     assert not unasked
 
 
+def test_gradients_of_shards_outside_of_backward_are_an_error_and_fill_nothing(fsdp):
+    refused, filled = fsdp["shards by grad"]
+
+    assert refused
+    assert not filled
+
+
 def test_a_second_derivative_through_trainable_shards_is_refused(fsdp):
     assert "FSDP" in fsdp["second derivative"]

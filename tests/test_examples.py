@@ -43,7 +43,7 @@ def test_an_example_ends_in_a_picture_and_the_command_that_made_it(results, name
     ("name", "row", "worse", "better"),
     [
         ("plot_lora_reward", "reward", "before", "after"),
-        ("plot_noise_lbfgs", "loss a digit", "start", "result"),
+        ("plot_noise_lbfgs", "median loss", "start", "result"),
         ("plot_time_grid", "RMS distance to 8 steps, held out, 3 steps", "equal, c = 0", "learned"),
     ],
 )

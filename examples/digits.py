@@ -1,0 +1,43 @@
+"""Digits: the shipped diffusion model as a step, the noise it starts from, sheets of samples."""
+
+from __future__ import annotations
+
+import torch
+from hdiscovery.models.dm import load_dm
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from chainograd.samplers import DDIM, time_grid
+
+
+def sampler(num_steps: int) -> DDIM:
+    """Return the shipped model of MNIST digits, its weights frozen, as DDIM in ``num_steps`` steps.
+
+    The "author" grid ends at t = 0 and asks the network nothing there: in few steps, that is one
+    step more where it counts.
+    """
+    dm = load_dm("MNIST32-small")
+    return DDIM(dm.unet, dm.schedule, time_grid(num_steps, convention="author"))
+
+
+def noise(count: int, *, seed: int) -> Tensor:
+    """Return x_T, ``[count, 1, 32, 32]``, that depends on ``seed`` alone."""
+    return torch.randn(count, 1, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def sheet(axes: Axes, images: Tensor, title: str, *, columns: int | None = None) -> None:
+    """Draw digits side by side, ink on paper.
+
+    Args:
+        axes: Where.
+        images: ``[N, 1, H, W]``, ink is 1 and paper -1; NaN is drawn light blue.
+        title: What they are.
+        columns: Digits in a row; by default all of them.
+    """
+    columns = columns or len(images)
+    rows = [torch.cat(list(row.squeeze(1)), dim=1) for row in images.detach().split(columns)]
+    colours = colormaps["gray_r"].with_extremes(bad="lightblue")
+    axes.imshow(torch.cat(rows).numpy(), cmap=colours, vmin=-1, vmax=1)
+    axes.set_title(title, loc="left", fontsize=9)
+    axes.set_axis_off()

@@ -1,0 +1,145 @@
+"""Fine-tune a diffusion model against a reward, through all of its steps, with LoRA.
+
+The shipped model draws digits in strokes of some three pixels. It is to draw them broader: 4.5
+pixels. Nobody has pictures of such digits, but anyone can measure a stroke. A stroke of width w and
+length l has area w l and, both sides counted, an outline of 2 l, so
+
+    w = 2 area / outline = 2 ∫ ink / ∫ |∇ ink|,
+
+which is differentiable and does not change when the ink is made darker. The reward is -|w - 4.5|.
+That it has a maximum matters: told to make w as large as it can, the same code finds within ten
+updates that a sheet of black has the broadest stroke of all.
+
+The base network is frozen; peft puts a small trainable LoRA beside each of its convolutions and
+linear layers. The chain takes the reward's gradient back through every sampling step and keeps the
+graphs of as many steps as fit into 128 MiB, which the plain loop's graphs do not.
+
+Above, digits of noise that training never saw, before and after, one column a noise. Below, the
+reward of each update's digits, and the widths of held-out digits. The table also has a measure that
+nothing was trained on: how much of the ink is left when one pixel of every edge is taken away.
+
+    python examples/plot_lora_reward.py            # four minutes on two cores
+    python examples/plot_lora_reward.py --quick    # seconds
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from digits import noise, sampler, sheet
+from matplotlib.figure import Figure
+from peft import LoraConfig, get_peft_model
+from record import Record
+from torch import Tensor, nn
+
+from chainograd import CheckpointedChain, meter
+
+WIDTH = 4.5  # pixels
+
+
+def ink_of(x: Tensor) -> Tensor:
+    """Return images in [-1, 1] as ink in [0, 1]."""
+    return (x.clamp(-1, 1) + 1) / 2
+
+
+def stroke_width(x: Tensor) -> Tensor:
+    """Return the mean width of each image's strokes in pixels, ``[N]``."""
+    ink = ink_of(x)
+    right = F.pad(ink, (0, 1))[..., 1:] - ink
+    down = F.pad(ink, (0, 0, 0, 1))[..., 1:, :] - ink
+    outline = (right**2 + down**2 + 1e-6).sqrt()  # the root's gradient is infinite at 0
+    return 2 * ink.sum((1, 2, 3)) / outline.sum((1, 2, 3))
+
+
+def reward_of(x: Tensor) -> Tensor:
+    """Return each image's reward, ``[N]``."""
+    return -(stroke_width(x) - WIDTH).abs()
+
+
+def surviving_ink(x: Tensor) -> Tensor:
+    """Return the fraction of each image's ink that an erosion by one pixel leaves, ``[N]``."""
+    eroded = -F.max_pool2d(-ink_of(x), 3, stride=1, padding=1)
+    return eroded.sum((1, 2, 3)) / ink_of(x).sum((1, 2, 3))
+
+
+def add_lora(unet: nn.Module, rank: int) -> nn.Module:
+    """Return the frozen network with a trainable LoRA at every convolution and linear layer."""
+    kinds = nn.Conv2d | nn.Conv1d | nn.Linear
+    names = [name for name, layer in unet.named_modules() if isinstance(layer, kinds)]
+    torch.manual_seed(0)
+    return get_peft_model(unet, LoraConfig(r=rank, lora_alpha=rank, target_modules=names))  # type: ignore[arg-type]
+
+
+def peak_mib(chain: CheckpointedChain, x_T: Tensor) -> float:
+    """Return the peak of one gradient in MiB."""
+    with meter() as reading:
+        stroke_width(chain(x_T)).mean().backward()
+    return reading.peak_bytes / 2**20
+
+
+def main() -> None:
+    record = Record(__file__, __doc__)
+    M, batch, updates = (3, 4, 4) if record.quick else (10, 8, 60)
+    step = sampler(M)
+    step.model = lora = add_lora(step.model, rank=4)
+    chain = CheckpointedChain(step, M, plan="128MiB", frozen="auto")
+
+    held_out = noise(8 if record.quick else 64, seed=1)
+    with torch.no_grad():
+        before = chain(held_out)
+
+    trained = [parameter for parameter in lora.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=1e-3 if record.quick else 3e-4)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
+    rewards = []
+    for update in range(updates):
+        reward = reward_of(chain(noise(batch, seed=100 + update)))
+        optimizer.zero_grad()
+        (-reward.mean()).backward()
+        optimizer.step()
+        decay.step()
+        rewards.append(reward.mean().item())
+
+    with torch.no_grad():
+        after = chain(held_out)
+    x_T = noise(batch, seed=0)
+    sheets = {"before": before, "after": after}
+    measured = {
+        "stroke width, pixels": {k: stroke_width(x).mean().item() for k, x in sheets.items()},
+        "reward": {k: reward_of(x).mean().item() for k, x in sheets.items()},
+        "ink that survives an erosion": {
+            k: surviving_ink(x).mean().item() for k, x in sheets.items()
+        },
+        "peak of a gradient, MiB": {
+            "plain loop": peak_mib(CheckpointedChain(step, M, plan="graph"), x_T),
+            "chain, 128 MiB": peak_mib(chain, x_T),
+            "chain, nodes": peak_mib(CheckpointedChain(step, M, frozen="auto"), x_T),
+        },
+        "trained parameters": {"LoRA": sum(p.numel() for p in trained)},
+    }
+    record.keep(draw(before, after, rewards), measured)
+
+
+def draw(before: Tensor, after: Tensor, rewards: list[float]) -> Figure:
+    """Return the figure: digits before and after, the reward, the widths of held-out digits."""
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    top, bottom = figure.subfigures(2, height_ratios=(1, 1.3))
+    rows = top.subplots(2)
+    sheet(rows[0], before[:16], "before: samples of held-out noise")
+    sheet(rows[1], after[:16], f"after: the same noise, strokes told to be {WIDTH} pixels wide")
+    left, right = bottom.subplots(1, 2)
+    left.plot(rewards)
+    left.set(xlabel="update", ylabel="reward, mean of a batch")
+    for images, label in ((before, "before"), (after, "after")):
+        widths = stroke_width(images).detach().numpy()
+        right.hist(widths, bins=20, range=(1, 7), alpha=0.6, label=label)
+    right.axvline(WIDTH, color="grey", linestyle=":")
+    right.set(xlabel="stroke width, pixels", ylabel="held-out digits")
+    right.legend(frameon=False, fontsize=8)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
