@@ -40,17 +40,17 @@ SCALE = 5.0
 
 
 def workload(M: int, device: str) -> Callable[[str], None]:
-    """Return ``run(way)``: sample four latents with guidance in M steps, and go back."""
+    """Return ``run(way)``: sample two latents with guidance in M steps, and go back."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
-        32, 4, 4, block_out_channels=(32, 64, 128), layers_per_block=2, cross_attention_dim=64,
+        16, 4, 4, block_out_channels=(32, 64, 128), layers_per_block=2, cross_attention_dim=64,
         attention_head_dim=16, norm_num_groups=32,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
     ).requires_grad_(False).eval()  # fmt: skip
     torch.nn.Module.to(unet, device)  # diffusers' own `to` hides its signature
-    x_T = torch.randn(4, 4, 32, 32, device=device, requires_grad=True)
-    cond, uncond = (torch.randn(4, 8, 64, device=device) for _ in range(2))
+    x_T = torch.randn(2, 4, 16, 16, device=device, requires_grad=True)
+    cond, uncond = (torch.randn(2, 8, 64, device=device) for _ in range(2))
 
     def plain() -> Tensor:
         x, scheduler = x_T, DPMSolverMultistepScheduler()

@@ -36,7 +36,7 @@ from record import Record
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 from torch.optim import SGD, Adam, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.lr_scheduler import LambdaLR
 
 from chainograd import CheckpointedChain, meter
 from chainograd.samplers import DDIM, ddim_update
@@ -142,7 +142,7 @@ def noised_digits(M: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def main() -> None:
     record = Record(__file__, __doc__)
-    M, batch, batches, passes = (2, 4, 2, 2) if record.quick else (10, 8, 12, 20)
+    M, batch, batches, passes = (2, 4, 2, 2) if record.quick else (10, 8, 12, 24)
     pool = [x.split(batch) for x in noised_digits(M, batches * batch, seed=0)]
     held_x, held_source = noised_digits(M, 2 * batch, seed=1)
     with torch.no_grad():
@@ -154,7 +154,7 @@ def main() -> None:
         name = method.__name__
         step, trained = network(M)
         optimizer = Adam(trained, lr=rate)
-        decay = CosineAnnealingLR(optimizer, passes)
+        decay = LambdaLR(optimizer, lambda k: min(1.0, 2 - 2 * k / passes))
         run, seconds, curve = method(step, embedding, optimizer), 0.0, []
         for k in range(passes + 1):
             if k % 2 == 0:

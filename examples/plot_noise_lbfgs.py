@@ -14,7 +14,8 @@ and needs them to agree.
 Each of four targets is the upper half of a sample of the model, completed twice, from two noises.
 In the picture, from the top: what was given; the sample of the noise before; after; and, for
 comparison only, the digit that the half was taken from. The given half is met; the hidden half is
-what the model makes of it, and need not be the same for both noises.
+what the model makes of it, and need not be the same for both noises. Peaks of the loss are points
+that the line search tried and left.
 
     python examples/plot_noise_lbfgs.py            # four minutes on two cores
     python examples/plot_noise_lbfgs.py --quick    # seconds
