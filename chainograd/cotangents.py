@@ -56,7 +56,7 @@ def scaled(factor: float | Callable[[int], float]) -> CotangentTransform:
 def clipped(max_norm: float, *, of: NormOf = "state") -> CotangentTransform:
     r"""Return a transform that shortens the cotangent at every node where it is too long.
 
-        g  ->  min(1, max_norm / |g|) g
+        g  ->  min(1, max_norm / norm(g)) g
 
     The norm is over all leaves. A cotangent that is short enough stays the same to the bit, and
     one that is not finite stays so. Where a loss is multiplied by a scale, as by a ``GradScaler``,

@@ -15,7 +15,13 @@ penalty on |x_0 - source|. E is the frozen network's own encoder, pooled over qu
 would come in `Embedding.__call__`. d is the mean move of digits that are slanted, so the model is
 to learn italics. Each method runs at two learning rates; the better one is drawn bold.
 
-    python examples/plot_directional_loss.py            # five minutes on two cores
+What came of it: the shortcut makes ten updates a pass where the exact method makes one, and in as
+much time it gets the lower loss and the greater slant. But look at the digits. The exact gradient
+slants whole ones, less far; the shortcut tears strokes apart, and the frozen network agrees that
+they are no digits: its denoising error, in the table, is higher on them than on digits slanted by
+hand.
+
+    python examples/plot_directional_loss.py            # minutes; the table has how many
     python examples/plot_directional_loss.py --quick    # seconds
 
 References:
@@ -36,7 +42,7 @@ from record import Record
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 from torch.optim import SGD, Adam, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from chainograd import CheckpointedChain, meter
 from chainograd.samplers import DDIM, ddim_update
@@ -142,7 +148,7 @@ def noised_digits(M: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def main() -> None:
     record = Record(__file__, __doc__)
-    M, batch, batches, passes = (2, 4, 2, 2) if record.quick else (10, 8, 12, 24)
+    M, batch, batches, passes = (2, 4, 2, 2) if record.quick else (10, 8, 12, 20)
     pool = [x.split(batch) for x in noised_digits(M, batches * batch, seed=0)]
     held_x, held_source = noised_digits(M, 2 * batch, seed=1)
     with torch.no_grad():
@@ -154,7 +160,7 @@ def main() -> None:
         name = method.__name__
         step, trained = network(M)
         optimizer = Adam(trained, lr=rate)
-        decay = LambdaLR(optimizer, lambda k: min(1.0, 2 - 2 * k / passes))
+        decay = CosineAnnealingLR(optimizer, passes)
         run, seconds, curve = method(step, embedding, optimizer), 0.0, []
         for k in range(passes + 1):
             if k % 2 == 0:

@@ -17,7 +17,7 @@ comparison only, the digit that the half was taken from. The given half is met; 
 what the model makes of it, and need not be the same for both noises. Peaks of the loss are points
 that the line search tried and left.
 
-    python examples/plot_noise_lbfgs.py            # four minutes on two cores
+    python examples/plot_noise_lbfgs.py            # minutes; the table has how many
     python examples/plot_noise_lbfgs.py --quick    # seconds
 """
 

@@ -21,7 +21,7 @@ Training pairs are made here: noise, and what fifty steps make of it. In the pic
 noise that training never saw; how far from those of fifty steps they are, against the number of
 network evaluations; and what was learned. By hand means equal steps with the best of three c.
 
-    python examples/plot_time_grid.py            # four minutes on two cores
+    python examples/plot_time_grid.py            # minutes; the table has how many
     python examples/plot_time_grid.py --quick    # seconds
 
 References:
