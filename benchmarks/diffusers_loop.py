@@ -18,7 +18,10 @@ from statistics import median
 from typing import Any
 
 import torch
-from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers import (
+    DPMSolverMultistepScheduler,  # pyright: ignore[reportPrivateImportUsage]
+    UNet2DConditionModel,  # pyright: ignore[reportPrivateImportUsage]
+)
 from torch import Tensor
 from vram_vs_M import environment
 

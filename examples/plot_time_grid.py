@@ -89,8 +89,8 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
 
 def main() -> None:
     record = Record(__file__, __doc__)
-    M, teacher, batch, pool, updates = (3, 8, 4, 8, 6) if record.quick else (4, 50, 16, 192, 96)
-    x_T, held_out = noise(pool, seed=0), noise(8 if record.quick else 64, seed=1)
+    M, teacher, batch, pool, updates = (3, 8, 4, 4, 5) if record.quick else (4, 50, 16, 192, 96)
+    x_T, held_out = noise(pool, seed=0), noise(4 if record.quick else 64, seed=1)
     wanted, held_wanted = ddim(x_T, teacher), ddim(held_out, teacher)
 
     gaps = torch.zeros(M, requires_grad=True)
