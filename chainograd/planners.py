@@ -204,7 +204,8 @@ def within(
 
     It keeps all nodes and as many graphs as fit, those that save most seconds a byte or the last
     ones, whichever is faster; where not even the nodes fit, a binomial plan with as many slots as
-    do. More budget never makes it slower: each family of plans is nested, and the fastest wins.
+    do. More budget never makes it slower (of binomial plans with more than 32 slots that is not
+    known for steps of unequal cost): the fastest of what fits wins.
 
     Args:
         budget: Bytes, or text such as ``"8GiB"`` or ``"500 MB"``.
