@@ -28,6 +28,7 @@ from chainograd.sharded import sharded_modules, with_shards
 
 _ATOMS = (int, float, complex, str, bytes, bool, type(None), type, types.ModuleType,
           types.BuiltinFunctionType, torch.dtype, torch.device, torch.Size)  # fmt: skip
+AccumulateGrad: type = torch._C._functions.AccumulateGrad  # pyright: ignore
 _LIBRARIES = {"torch", "numpy", "builtins", "math", "functools", "itertools", "random"}
 
 
@@ -166,7 +167,7 @@ def unrouted(outputs: Iterable[Tensor], routed: set[int]) -> Iterator[Tensor]:
     seen = set(stack)
     while stack:
         node = stack.pop()
-        if hasattr(node, "variable"):
+        if type(node) is AccumulateGrad:
             if id(node.variable) not in routed:
                 yield node.variable
             continue

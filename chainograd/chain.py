@@ -147,7 +147,7 @@ class CheckpointedChain:
             resolve_grad_steps(grad_steps, num_steps)
         self.grad_transform = grad_transform
         self.progress = progress
-        self._draws_on_host: bool | None = None  # not known before the first call
+        self._draws_on_host = False  # as far as is known
         self._log: Log | None = None  # of the last run
         self._costs: tuple[StepCost, ...] | None = None  # as measured last
 
@@ -342,9 +342,9 @@ class CheckpointedChain:
         return plan if self.micro_batch is None else without_graphs(plan)
 
     def _run(self, tape: Tape, visit: Callable[[int, State], None]) -> None:
-        tape.streams.closely = self._draws_on_host is not False
+        tape.streams.closely = self._draws_on_host
         tape.forward(visit)
-        self._draws_on_host = bool(self._draws_on_host) or tape.drew_on_host
+        self._draws_on_host |= tape.drew_on_host
 
     def _tape(
         self, x: Any, args: Any, kwargs: Any, grad_steps: frozenset[int] | None = None

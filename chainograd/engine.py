@@ -118,7 +118,7 @@ class Tape:
         values = [] if streams.closely else [buffer.clone() for buffer in buffers]
         self._carry_out(visit, start)
         self.drew_on_host = not start.same_on_host(streams.state())
-        if self.drew_on_host and not streams.closely:  # note [Host streams], 2
+        if self.drew_on_host and not streams.closely:  # note [Host streams], 3
             self.let_go()
             self.first, streams.closely = 0, True
             streams.set(start)
@@ -156,10 +156,19 @@ class Tape:
             self.log.saw(i, state)
             state = self._run_first(action, state)
             self.log.ran("forward", i, began)
-            self.random.append(self.streams.state(self.random[-1]))
+            self.random.append(self._streams_after(i))
             if i in again and i + 1 not in seen:
                 self.note(i + 1, state)
             visit(i + 1, state)
+
+    def _streams_after(self, i: int) -> Streams:
+        """Return where the streams stand after step i, the step before's object if not moved."""
+        closely = self.streams.closely
+        self.streams.closely = closely or i == 0
+        after = self.streams.state(self.random[i])
+        # Note [Host streams], 2.
+        self.streams.closely = closely or not self.random[i].same_on_host(after)
+        return after
 
     def _run_first(self, action: Action, state: State) -> State:
         """Run a step as planned; if memory runs out, let all kept graphs go and run it without."""

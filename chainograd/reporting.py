@@ -97,10 +97,14 @@ class Log:
     node_bytes: dict[int, int] = field(default_factory=dict)
     norms: dict[int, list[float | Tensor]] = field(default_factory=dict)
     bar: Any = None
+    queued: bool = field(init=False)  # whether what is started runs later, by itself
+
+    def __post_init__(self) -> None:
+        self.queued = self.device.type == "cuda"
 
     def now(self) -> Moment:
         """Return this moment; on a CUDA device that of the current stream, without waiting."""
-        if self.device.type != "cuda":
+        if not self.queued:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self.device))
@@ -118,11 +122,8 @@ class Log:
 
     def sent(self, i: int, cotangents: Cotangents) -> None:
         """Note the cotangents of the state that enters step i, without waiting for them."""
-        if not all(map(_plain, cotangents.values())):
-            return
         norms = [torch.linalg.vector_norm(g) for g in cotangents.values()]
-        on_host = self.device.type == "cpu"
-        self.norms[i] = [norm.item() if on_host else norm for norm in norms]
+        self.norms[i] = norms if self.queued else [norm.item() for norm in norms]
 
     @contextmanager
     def showing(self, phase: str, total: int) -> Iterator[None]:
@@ -168,8 +169,8 @@ class Log:
         return began.elapsed_time(ended) / 1e3
 
 
-def _plain(g: Tensor) -> bool:
-    """Return whether a tensor has numbers: it is no batch of gradients, and no fake."""
+def has_numbers(g: Tensor) -> bool:
+    """Return whether a cotangent has a norm: it is no batch of gradients, and no fake."""
     wrapped = is_legacy_batchedtensor(g) or is_functorch_wrapped_tensor(g)
     return not (wrapped or isinstance(g, FakeTensor))
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
 from torch.utils.checkpoint import CheckpointError
 
 from chainograd.captured import StandIns, unrouted
@@ -61,22 +63,18 @@ class State(NamedTuple):
 
     def detached(self) -> State:
         """Return the state outside its graph; the memory is shared."""
-        return self._replace(
-            leaves=tuple(
-                leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in self.leaves
-            )
-        )
+        leaves = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
+        return State(tuple(leaves), self.spec)
 
     def entering(self, wanted: list[bool]) -> State:
         """Return the state as leaves of a new graph, requiring a gradient where it is wanted."""
         # Detached, so that the graph of this step is freed as soon as its cotangent is known:
         # holding two steps' graphs at once is the memory that the chain exists to save.
-        return self._replace(
-            leaves=tuple(
-                leaf.detach().requires_grad_(want) if differentiable(leaf) else leaf
-                for leaf, want in zip(self.leaves, wanted, strict=True)
-            )
-        )
+        leaves = [
+            leaf.detach().requires_grad_(want) if differentiable(leaf) else leaf
+            for leaf, want in zip(self.leaves, wanted, strict=True)
+        ]
+        return State(tuple(leaves), self.spec)
 
 
 _LEAF = pytree.tree_structure(0)
@@ -114,6 +112,11 @@ def version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
+def versions(tensors: Iterable[Any]) -> list[int]:
+    """Return the version of each tensor among the given things."""
+    return [version(tensor) for tensor in tensors if isinstance(tensor, Tensor)]
+
+
 def stand_in(tensor: Tensor) -> Tensor:
     """Return a leaf with the tensor's values, outside its graph and without its hooks."""
     return tensor.detach().requires_grad_()
@@ -125,6 +128,20 @@ def _same_leaves(a: State, b: State) -> bool:
         one is two for one, two in zip(a.leaves, b.leaves, strict=True)
     )
     return same and a.spec == b.spec
+
+
+def gradients(
+    outputs: tuple[Tensor, ...], inputs: list[Tensor], cotangents: tuple[Tensor, ...]
+) -> tuple[Tensor | None, ...]:
+    """Return what ``torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True)`` does.
+
+    For a small step, what that function checks in Python takes as long as the engine below it. Here
+    the shapes are known to match: cotangents come from the engine itself, or were looked at before.
+    """
+    return _engine_run_backward(
+        outputs, cotangents, False, False, tuple(inputs), allow_unreachable=True,
+        accumulate_grad=False,
+    )  # fmt: skip
 
 
 @dataclass(slots=True, eq=False)
@@ -153,7 +170,11 @@ class Steps:
     sharded: list[Any] = field(default_factory=list)
     inner_arguments: State = field(init=False)
     inner_captured: list[Tensor] = field(init=False)
-    versions: list[int] = field(init=False)
+    shared: list[Tensor] = field(init=False)  # the `inputs` as the steps see them
+    known: frozenset[int] = field(init=False)  # their ids
+    stand_ins: Callable[[], AbstractContextManager[object]] = field(init=False)
+    watched: list[Tensor] = field(init=False)  # what must not change before the backward pass
+    versions: list[int] = field(init=False)  # how often it was changed by now
     trains_shards: bool = field(init=False)
     nested: bool = field(init=False)  # whether arguments hold lists or dicts
 
@@ -178,22 +199,26 @@ class Steps:
             else tensor
             for tensor in self.routes
         ]
-        self.versions = [version(tensor) for tensor in self._watched]
+        self.watched = [*self.arguments.tensors, *self.captured]
+        self.versions = versions(self.watched)
+        self._note_shared()
+
+    def _note_shared(self) -> None:
+        """Note what follows from the inner tensors, once for all steps."""
+        arguments = [leaf for leaf in self.inner_arguments.leaves if wants_gradient(leaf)]
+        self.shared = arguments + self.inner_captured
+        self.known = frozenset(map(id, self.shared))
+        swapped = {
+            id(outer): inner
+            for outer, inner in zip(self.captured, self.inner_captured, strict=True)
+            if outer is not inner
+        }
+        self.stand_ins = partial(StandIns, swapped) if swapped else nullcontext
 
     @property
     def inputs(self) -> list[Tensor]:
         """Tensors that gradients are returned for: of the arguments, and the captured ones."""
         return [leaf for leaf in self.arguments.leaves if wants_gradient(leaf)] + self.routes
-
-    @property
-    def shared(self) -> list[Tensor]:
-        """The same tensors as the steps see them."""
-        arguments = [leaf for leaf in self.inner_arguments.leaves if wants_gradient(leaf)]
-        return arguments + self.inner_captured
-
-    @property
-    def _watched(self) -> list[Tensor]:
-        return [*self.arguments.tensors, *self.captured]
 
     def on(self, inputs: list[Tensor]) -> Steps:
         """Return the same steps, run on other tensors in place of ``inputs``."""
@@ -202,6 +227,7 @@ class Steps:
             leaves=tuple(next(coming) if wants_gradient(t) else t for t in self.arguments.leaves)
         )
         steps.inner_captured = list(coming)
+        steps._note_shared()
         return steps
 
     def run(self, index: int, state: State) -> State:
@@ -211,10 +237,14 @@ class Steps:
     def call(self, index: int, state: State, arguments: State) -> State:
         """Call the user's step; the state it is given must survive it."""
         args, kwargs = arguments.tree()  # made anew: no step sees a container of another
-        before = [version(leaf) for leaf in state.tensors]
-        with self._named(index), self._stand_ins():
-            after = State.of(self.step(state.tree(), index, *args, **kwargs))
-        if before != [version(leaf) for leaf in state.tensors]:
+        before = versions(state.leaves)
+        try:
+            with self.stand_ins():
+                after = State.of(self.step(state.tree(), index, *args, **kwargs))
+        except Exception as error:
+            self._name(index, error)
+            raise
+        if before != versions(state.leaves):
             raise ChainError(
                 f"Step {index} changed its input state in place, but the gradient needs that "
                 "state again. Return new tensors (`x = x + …` instead of `x += …`)."
@@ -262,7 +292,7 @@ class Steps:
         Raises:
             CapturedTensorError: If it has one.
         """
-        inside = {id(t) for t in (*entering.leaves, *self.shared, *gathered(self.sharded))}
+        inside = self.known.union(map(id, (*entering.leaves, *gathered(self.sharded))))
         for stranger in unrouted(filter(wants_gradient, leaving.leaves), inside):
             raise CapturedTensorError(
                 f"Step {index} uses a tensor of shape {tuple(stranger.shape)} that requires a "
@@ -314,7 +344,7 @@ class Steps:
             # One that was frozen since then is left out, as the plain loop leaves it out.
             asked = [tensor for tensor in inputs if tensor.requires_grad]
             try:
-                got = iter(torch.autograd.grad(outputs, asked, cotangents, allow_unused=True))
+                grads = gradients(outputs, asked, cotangents)
             except CheckpointError as error:
                 if self.recording is nullcontext:
                     raise
@@ -323,15 +353,20 @@ class Steps:
                     "`frozen='auto'` makes of them. Turn gradient checkpointing off in the step "
                     "(a chain keeps one step's graph as it is), or pass `frozen='off'`."
                 ) from error
-            grads = [next(got) if tensor.requires_grad else None for tensor in inputs]
+            if len(asked) < len(inputs):
+                got = iter(grads)
+                grads = [next(got) if tensor.requires_grad else None for tensor in inputs]
         before = {p: g for p, g in zip(places, grads, strict=False) if g is not None}
         return before, list(grads[len(places) :])
 
     @property
     def changed(self) -> list[Tensor]:
         """Tensors that the steps can reach and that have changed since the forward pass."""
-        pairs = zip(self._watched, self.versions, strict=True)
-        return [tensor for tensor, before in pairs if version(tensor) != before]
+        now = versions(self.watched)
+        if now == self.versions:
+            return []
+        pairs = zip(self.watched, now, self.versions, strict=True)
+        return [tensor for tensor, after, before in pairs if after != before]
 
     def refuse_changes(self, index: int, used: Callable[[Tensor], bool]) -> None:
         """Check that no tensor that a step uses has changed since the forward pass.
@@ -349,21 +384,8 @@ class Steps:
                 "changes."
             )
 
-    def _stand_ins(self) -> AbstractContextManager[object]:
-        swapped = {
-            id(outer): inner
-            for outer, inner in zip(self.captured, self.inner_captured, strict=True)
-            if outer is not inner
-        }
-        return StandIns(swapped) if swapped else nullcontext()
-
-    @contextmanager
-    def _named(self, index: int) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            note = f"This happened in step {index} of 0 … {self.num_steps - 1} of a chain."
-            if note not in getattr(error, "__notes__", ()):
-                # What `add_note` does, which Python 3.10 has not.
-                error.__dict__.setdefault("__notes__", []).append(note)
-            raise
+    def _name(self, index: int, error: Exception) -> None:
+        note = f"This happened in step {index} of 0 … {self.num_steps - 1} of a chain."
+        if note not in getattr(error, "__notes__", ()):
+            # What `add_note` does, which Python 3.10 has not.
+            error.__dict__.setdefault("__notes__", []).append(note)

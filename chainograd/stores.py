@@ -17,7 +17,7 @@ from torch import Tensor
 
 from chainograd.errors import ChangedTensorError
 from chainograd.folders import FolderShelf
-from chainograd.steps import State, version
+from chainograd.steps import State, versions
 from chainograd.transfers import HostShelf, Transfers
 
 
@@ -152,7 +152,7 @@ class DeviceNode:
         Raises:
             ChangedTensorError: If it was changed in place.
         """
-        if self.versions != [version(leaf) for leaf in self.state.tensors]:
+        if self.versions != versions(self.state.leaves):
             raise ChangedTensorError(
                 f"The state that enters step {self.index} was changed in place after the forward "
                 "pass, so the gradient would be that of another chain. Change a copy of it instead."
@@ -170,7 +170,7 @@ class DeviceShelf:
 
     def put(self, index: int, state: State) -> DeviceNode:
         """Keep a state."""
-        return DeviceNode(index, state, [version(leaf) for leaf in state.tensors])
+        return DeviceNode(index, state, versions(state.leaves))
 
     def settle(self) -> None:
         """Do nothing: a state is kept at once."""

@@ -8,11 +8,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch.utils._pytree as pytree
+from torch import Tensor
 
 from chainograd.engine import Tape
 from chainograd.errors import ChainError, ReplayError
 from chainograd.plan import Action, Advance, Backprop, Drop, Keep, Load, Record
 from chainograd.replay import compare, compare_digest, compare_rounded, sample
+from chainograd.reporting import has_numbers
 from chainograd.steps import Cotangents, Recorded, Rerun, State, Sums
 from chainograd.stores import DeviceNode, Node
 
@@ -63,11 +65,13 @@ class Sweep:
     graphs: dict[int, Recorded] = field(init=False)
     cotangents: Cotangents = field(init=False)
     sums: Sums = field(init=False)
+    numbers: bool = field(init=False)  # whether cotangents have norms
 
     def __post_init__(self) -> None:
         self.graphs = self.tape.graphs
         self.cotangents = self.given.get(self.tape.plan.num_steps, {})
         self.sums = [None] * len(self.tape.steps.shared)
+        self.numbers = all(has_numbers(g) for some in self.given.values() for g in some.values())
 
     def run(self, actions: list[Action]) -> tuple[Cotangents, Sums]:
         """Carry the actions out; return the cotangents of x_T and the gradients of the rest."""
@@ -169,7 +173,7 @@ class Sweep:
             if node is not None and verify != "off":
                 compare_rounded(i, node.load().leaves, after.leaves, rounding)
         elif node is not None and (verify == "close" or isinstance(node, DeviceNode)):
-            compare(i, node.load().leaves, after.detached().leaves, verify)
+            compare(i, node.load().leaves, after.leaves, verify)
         elif i + 1 in self.tape.digests:
             compare_digest(i, self.tape.digests[i + 1], after.leaves)
 
@@ -197,7 +201,8 @@ class Sweep:
             before = self.transformed(i, before, recorded.entering)
         self.cotangents = before
         self.tape.log.ran("backward", i, began)
-        self.tape.log.sent(i, before)
+        if self.numbers:
+            self.tape.log.sent(i, before)
 
     def transformed(self, i: int, before: Cotangents, entering: State) -> Cotangents:
         """Return cotangents as the caller's transform changes them."""
@@ -210,6 +215,12 @@ class Sweep:
                 f"`grad_transform` gave {_count(changed)} of step {i}, where it was handed "
                 f"{_count(listed)}. Return `g` itself to leave it as it is, or zeros to stop it."
             )
+        for g, before in zip(changed, listed, strict=True):
+            if g is not None and _kind(g) != _kind(before):
+                raise ChainError(
+                    f"`grad_transform` gave {_kind(g)} of step {i}, where it was handed "
+                    f"{_kind(before)}. What it returns must be shaped like what it is handed."
+                )
         return {place: g for place, g in enumerate(changed) if g is not None}
 
     def restored(self, i: int) -> Recorded:
@@ -224,6 +235,12 @@ class Sweep:
 def _count(listed: list[Any]) -> str:
     given = sum(g is not None for g in listed)
     return f"{given} cotangent{'' if given == 1 else 's'}"
+
+
+def _kind(g: Any) -> str:
+    if not isinstance(g, Tensor):
+        return f"a {type(g).__name__} for a cotangent"
+    return f"a {'complex' if g.is_complex() else 'real'} cotangent of shape {tuple(g.shape)}"
 
 
 def _none(thing: Any) -> bool:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chainograd import CheckpointedChain, StepCost, binomial, keep_last, meter, within
+from chainograd.planners import nodes, restricted
 from tests.problems import Wide
 
 few, some = st.integers(0, 20), st.integers(0, 60)
@@ -45,6 +46,27 @@ def test_more_budget_never_takes_longer_and_is_never_exceeded(costs):
         assert plan.peak_bytes <= budget
         assert before is None or plan.seconds <= before
         before = plan.seconds
+
+
+def test_fewer_slots_are_taken_where_more_would_be_slower():
+    seconds = [1, 1, 20, 1, 1, 20, 20]
+    costs = tuple(StepCost(10, 10, 1000, 10, 1000, 1000, forward_seconds=s) for s in seconds)
+    two, three = (binomial(7, slots=s).with_costs(costs) for s in (2, 3))
+    assert two.peak_bytes < three.peak_bytes
+    assert two.seconds < three.seconds  # more slots run the dear steps again more often
+
+    assert within(three.peak_bytes, costs).seconds == two.seconds
+
+
+def test_a_truncated_plan_holds_the_graphs_that_it_records_and_no_others():
+    plan = restricted(nodes(6), frozenset({0, 5}))
+    costs = tuple(StepCost(0, 0, size, 0, size, size) for size in (100, 30, 30, 30, 30, 30))
+
+    held = [moment.graphs for moment in plan.moments()]
+
+    assert min(held) == held[-1] == 0
+    assert max(held) == 1
+    assert plan.with_costs(costs).peak_bytes == 100  # not less for graphs that never were
 
 
 def test_a_plan_whose_graphs_take_nothing_prints():

@@ -62,10 +62,9 @@ def test_steps_that_begin_to_draw_in_a_later_call_are_replayed(draw, at, plan):
         assert torch.equal(nets[1].norm.running_mean, nets[0].norm.running_mean)
 
 
-def test_after_a_first_call_without_draws_the_streams_are_read_around_a_pass_only(monkeypatch):
+def test_streams_that_nothing_draws_from_are_read_around_step_0_and_the_pass_only(monkeypatch):
     chain = CheckpointedChain(lambda x, i: torch.sin(x + i), 40)
     x = torch.ones(3, requires_grad=True)
-    chain(x).sum().backward()
     reads = []
     get_state = numpy.random.get_state
 
@@ -77,4 +76,22 @@ def test_after_a_first_call_without_draws_the_streams_are_read_around_a_pass_onl
 
     chain(x).sum().backward()
 
-    assert len(reads) < 5
+    assert len(reads) == 3
+
+
+@pytest.mark.parametrize(("at", "forward"), [((0, 2), M), ((0,), M), ((2,), 2 * M), ((), M)])
+def test_only_draws_that_begin_after_step_0_cost_a_second_forward_pass(at, forward):
+    net = Drawing(random.random)
+    net.at, calls = at, []
+
+    def step(x, i):
+        calls.append(i)
+        return net(x, i)
+
+    chain = CheckpointedChain(step, M)
+    for expected in (forward, M):
+        calls.clear()
+        y = chain(torch.linspace(-1, 1, 12).view(4, 3))
+        assert len(calls) == expected
+        y.sum().backward()
+        assert len(calls) == expected + M - 1
