@@ -171,7 +171,7 @@ class Steps:
     inner_arguments: State = field(init=False)
     inner_captured: list[Tensor] = field(init=False)
     shared: list[Tensor] = field(init=False)  # the `inputs` as the steps see them
-    known: frozenset[int] = field(init=False)  # their ids
+    known: set[int] = field(init=False)  # their ids
     stand_ins: Callable[[], AbstractContextManager[object]] = field(init=False)
     watched: list[Tensor] = field(init=False)  # what must not change before the backward pass
     versions: list[int] = field(init=False)  # how often it was changed by now
@@ -207,7 +207,7 @@ class Steps:
         """Note what follows from the inner tensors, once for all steps."""
         arguments = [leaf for leaf in self.inner_arguments.leaves if wants_gradient(leaf)]
         self.shared = arguments + self.inner_captured
-        self.known = frozenset(map(id, self.shared))
+        self.known = set(map(id, self.shared))
         swapped = {
             id(outer): inner
             for outer, inner in zip(self.captured, self.inner_captured, strict=True)

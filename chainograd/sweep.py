@@ -215,11 +215,11 @@ class Sweep:
                 f"`grad_transform` gave {_count(changed)} of step {i}, where it was handed "
                 f"{_count(listed)}. Return `g` itself to leave it as it is, or zeros to stop it."
             )
-        for g, before in zip(changed, listed, strict=True):
-            if g is not None and _kind(g) != _kind(before):
+        for g, handed in zip(changed, listed, strict=True):
+            if g is not None and _kind(g) != _kind(handed):
                 raise ChainError(
                     f"`grad_transform` gave {_kind(g)} of step {i}, where it was handed "
-                    f"{_kind(before)}. What it returns must be shaped like what it is handed."
+                    f"{_kind(handed)}. What it returns must be shaped like what it is handed."
                 )
         return {place: g for place, g in enumerate(changed) if g is not None}
 

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from chainograd.samplers import DDIM, NoiseSchedule, time_grid
-from hdiscovery.models.adm_unet import ADMUNet
+from hdiscovery.models.hspace import HSpaceUNet
 
 
 def sample(
-    unet: ADMUNet, schedule: NoiseSchedule, count: int, *, num_steps: int = 20, seed: int = 0
+    unet: HSpaceUNet, schedule: NoiseSchedule, count: int, *, num_steps: int = 20, seed: int = 0
 ) -> Tensor:
     """Return DDIM samples of noise that depends on ``seed`` alone.
 
@@ -24,8 +24,8 @@ def sample(
     Returns:
         ``[count, C, H, W]`` on the network's device, nominally in [-1, 1], not clamped.
     """
-    C, edge = unet.config.in_channels, unet.config.image_size
-    x_T = torch.randn(count, C, edge, edge, generator=torch.Generator().manual_seed(seed))
+    C = unet.image_shape[0]
+    x_T = torch.randn(count, *unet.image_shape, generator=torch.Generator().manual_seed(seed))
     grid = time_grid(num_steps, schedule.num_train_steps)
     step = DDIM(lambda x, t: unet(x, t)[:, :C], schedule, grid)
     parts = []

@@ -16,7 +16,7 @@ from torch.optim import Adam
 
 from chainograd import CheckpointedChain
 from chainograd.samplers import DDIM, time_grid
-from hdiscovery.asymmetric import AsymmetricDDIM
+from hdiscovery.asymmetric import AsymmetricDDIM, Directions, shifted_chain
 from hdiscovery.autocast import autocast
 from hdiscovery.config import DiscoveryConfig, run_config
 from hdiscovery.models.discriminator import Discriminator
@@ -50,8 +50,8 @@ class Discovery:
         torch.manual_seed(config.seed)
         channels, size, _ = dm.image_shape
         shift_block = ShiftBlock(
-            dm.config.widths[-1],
-            dm.config.embedding_channels,
+            dm.unet.h_shape[0],
+            dm.unet.embedding_channels,
             config.K,
             form=config.shift_form,
             head_std=config.head_std,
@@ -72,10 +72,18 @@ class Discovery:
         return cls(
             config, dm, shift_block, R, D,
             real=CheckpointedChain(DDIM(predict, dm.schedule, grid), config.M),
-            shifted=CheckpointedChain(step, config.M, plan=config.plan),
+            shifted=shifted_chain(step, plan=config.plan),
             optimizer=Adam([*shift_block.parameters(), *R.parameters()], config.learning_rate),
             optimizer_D=Adam(D.parameters(), config.learning_rate),
         )  # fmt: skip
+
+    def along(self, directions: Directions) -> CheckpointedChain:
+        """Return the chain ``x_T, k, s -> x_0`` of other directions under the same settings."""
+        step: Any = self.shifted.step
+        other = type(step)(
+            self.dm, directions, step.grid, t_stop=step.t_stop, precision=step.precision
+        )
+        return shifted_chain(other, plan=self.config.plan)
 
     def draw(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
         """Draw ``x_T`` from N(0, I), k and s (one a sample) from U{0 … K-1} and U[-S, S]."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from hdiscovery.models.hspace import Encoded, HSpaceUNet
 
 AttentionOrder = Literal["legacy", "new"]
 
@@ -94,14 +96,6 @@ class UNetConfig:
         """Shape ``(C, H, W)`` of one sample in h-space."""
         edge = self.image_size // 2 ** (len(self.channel_mult) - 1)
         return (self.widths[-1], edge, edge)
-
-
-class Encoded(NamedTuple):
-    """What the encoder leaves: its deepest features, the skips, the time embedding."""
-
-    features: Tensor
-    skips: tuple[Tensor, ...]
-    embedding: Tensor
 
 
 def timestep_embedding(t: Tensor, dim: int, *, max_period: float = 10_000.0) -> Tensor:
@@ -304,11 +298,8 @@ def decoder_stages(config: UNetConfig, skip_widths: list[int]) -> nn.ModuleList:
     return nn.ModuleList(stages)
 
 
-class ADMUNet(nn.Module):
+class ADMUNet(HSpaceUNet):
     """ADM's noise-prediction UNet.
-
-    ``forward(x, t)`` is ``decode(middle(encode(x, t)))``. The three parts are public because
-    h-space is what lies between the last two: encode once, decode with and without a shift.
 
     Args:
         config: The architecture.
@@ -329,7 +320,9 @@ class ADMUNet(nn.Module):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
-        emb = config.embedding_channels
+        self.image_shape = (config.in_channels, config.image_size, config.image_size)
+        self.h_shape = config.h_shape
+        self.embedding_channels = emb = config.embedding_channels
         self.time_embed = nn.Sequential(
             nn.Linear(config.num_channels, emb), nn.SiLU(), nn.Linear(emb, emb)
         )
@@ -374,11 +367,6 @@ class ADMUNet(nn.Module):
         for stage, skip in zip(self.output_blocks, reversed(encoded.skips), strict=True):
             h = stage(torch.cat([h, skip], dim=1), emb)
         return self.out(h)
-
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """Return the predicted noise (with ``learn_sigma``, the variance's C channels follow)."""
-        encoded = self.encode(x, t, y)
-        return self.decode(self.middle(encoded), encoded)
 
 
 def _table_3(image_size: int, in_channels: int, num_channels: int, mult: tuple[int, ...],

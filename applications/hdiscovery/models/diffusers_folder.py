@@ -39,7 +39,7 @@ def write_folder(dm: DiffusionModel, folder: Path) -> None:
     diffusers = import_diffusers("write_folder")
     scheduler = diffusers.DDIMScheduler(**scheduler_config(dm.schedule))
     partial = folder.with_name(folder.name + ".partial")
-    diffusers.DDIMPipeline(to_diffusers(dm.unet).float(), scheduler).save_pretrained(partial)
+    diffusers.DDIMPipeline(to_diffusers(dm.adm).float(), scheduler).save_pretrained(partial)
     partial.replace(folder)
 
 
@@ -115,7 +115,7 @@ def convert_folder(folder: Path, out: Path) -> UNetConfig:
             "`read_folder` loads the model with any schedule."
         )
     T = dm.schedule.num_train_steps
-    save_dm(out, dm.unet, schedule=name, T=T, dtype=_smallest_dtype(dm.unet), weights=dm.name)
+    save_dm(out, dm.adm, schedule=name, T=T, dtype=_smallest_dtype(dm.adm), weights=dm.name)
     return dm.config
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from chainograd.samplers.schedule import NoiseSchedule
 from hdiscovery.models.adm_unet import ADMUNet, UNetConfig
+from hdiscovery.models.hspace import HSpaceUNet
 
 FORMAT = "hdiscovery-dm-1"
 ScheduleName = Literal["linear", "cosine"]
@@ -29,19 +30,37 @@ class DiffusionModel:
         name: Where it came from, for records.
     """
 
-    unet: ADMUNet
+    unet: HSpaceUNet
     schedule: NoiseSchedule
     name: str
 
     @property
     def config(self) -> UNetConfig:
-        """The network's architecture."""
-        return self.unet.config
+        """The architecture of an ADM network.
+
+        Raises:
+            TypeError: If it is another network.
+        """
+        return self.adm.config
+
+    @property
+    def adm(self) -> ADMUNet:
+        """The network, if it is ADM's.
+
+        Raises:
+            TypeError: If it is another network.
+        """
+        if not isinstance(self.unet, ADMUNet):
+            raise TypeError(
+                f"This works for ADM's UNet only; the model {self.name} is a "
+                f"{type(self.unet).__name__}."
+            )
+        return self.unet
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Shape ``(C, H, W)`` of one image."""
-        return (self.config.in_channels, self.config.image_size, self.config.image_size)
+        return self.unet.image_shape
 
 
 def shipped_models() -> dict[str, Path]:

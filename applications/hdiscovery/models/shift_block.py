@@ -34,7 +34,8 @@ class ShiftBlock(nn.Module):
             makes every shift start as nothing.
 
     Shapes:
-        h ``[N, C, H, W]``, emb ``[N, E]``, k ``[N]`` int64 -> ``[N, C, H, W]``.
+        h ``[N, C, H, W]``, emb ``[N, E]``, k ``[N]`` int64 -> ``[N, C, H, W]``. The time t is not
+        looked at: ``emb`` tells it.
 
     References:
         Kwon et al. (2022), Diffusion Models Already Have a Semantic Latent Space.
@@ -63,7 +64,7 @@ class ShiftBlock(nn.Module):
         self.weight = nn.Parameter(torch.randn(num_directions, channels, channels) * head_std)
         self.bias = nn.Parameter(torch.zeros(num_directions, channels))
 
-    def forward(self, h: Tensor, emb: Tensor, k: Tensor) -> Tensor:
+    def forward(self, h: Tensor, emb: Tensor, k: Tensor, t: int | None = None) -> Tensor:
         x = F.silu(self.norm_in(h)) if self.form == "adm" else h
         x = self.conv_in(x) + self.emb(F.silu(emb))[:, :, None, None]
         x = F.silu(self.norm_out(x))

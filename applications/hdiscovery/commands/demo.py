@@ -1,0 +1,40 @@
+"""Train, evaluate and show, in minutes."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+from pathlib import Path
+
+from hdiscovery.autocast import fast_mode
+from hdiscovery.commands.gallery import show
+from hdiscovery.commands.train import resumed, train_in
+from hdiscovery.config import from_preset
+from hdiscovery.run import RunFolder
+
+HELP = "train, evaluate and show, in minutes"
+EXAMPLES = ("hdiscovery demo", "hdiscovery demo --resume")
+PRESET = "MNIST32-demo"
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--resume", action="store_true", help="continue the demo's run")
+
+
+def run(options: Namespace) -> None:
+    """Train, evaluate, show, and print the figures."""
+    if options.resume:
+        run, config = resumed(options.out, {})
+    else:
+        config = from_preset(PRESET, autocast=fast_mode("cpu"))
+        run = RunFolder.create(options.out, asdict(config))
+    train_in(run, config)
+    page = show(run, pairs=512)
+    rca, last = run.read_json("rca.json"), list(run.records())[-10:]
+    L_G = sum(record["L_G"] for record in last) / len(last)
+    print(f"L_G over the last {len(last)} steps   {L_G:.3f}   (ln 2 = 0.693)")
+    print(f"shift error                {rca['shift_error']:.2f}    (S/2 = {config.S / 2:g})")
+    print(f"RCA on {rca['pairs']} pairs           {rca['rca']:.2f}    (chance = {1 / config.K:g})")
+    print(f"open {page.resolve()}")
