@@ -13,6 +13,7 @@ from hdiscovery.models.adm_unet import (
     timestep_embedding,
     zeroed,
 )
+from hdiscovery.models.dm import DiffusionModel
 
 
 class Discriminator(nn.Module):
@@ -47,3 +48,16 @@ class Discriminator(nn.Module):
         for stage in self.input_blocks:
             x = stage(x, emb)
         return self.out(self.middle_block(x, emb)).squeeze(1)
+
+
+def build_discriminator(dm: DiffusionModel) -> nn.Module:
+    """Return a new discriminator of the images of ``dm``: the encoder of its kind of UNet, pooled.
+
+    Args:
+        dm: The diffusion model. Its architecture is taken, not its weights.
+
+    Returns:
+        A module from images ``[N, C, H, W]`` to logits ``[N]``, all of them 0 until it learns; the
+        layer that makes them so is its ``out[3]``.
+    """
+    return Discriminator(dm.config)

@@ -4,7 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hdiscovery.models.adm_unet import TABLE_3, ADMUNet, UNetConfig
-from hdiscovery.models.discriminator import Discriminator
+from hdiscovery.models.discriminator import Discriminator, build_discriminator
+from hdiscovery.models.dm import DiffusionModel
+
+from chainograd.samplers import NoiseSchedule
 
 TINY = UNetConfig(
     image_size=8, in_channels=1, num_channels=32, channel_mult=(1, 2), num_res_blocks=1
@@ -84,3 +87,13 @@ def test_its_head_is_adms_adaptive_pool(row):
     C = TABLE_3[row].h_shape[0]
     assert D.out[3].weight.shape == (1, C, 1, 1)
     assert isinstance(D.out[2], torch.nn.AdaptiveAvgPool2d)
+
+
+def test_that_of_a_model_has_the_models_architecture_and_weights_of_its_own():
+    unet = ADMUNet(TINY)
+
+    D = build_discriminator(DiffusionModel(unet, NoiseSchedule.linear(), "tiny"))
+
+    assert isinstance(D, Discriminator)
+    assert D.config == TINY
+    assert not torch.equal(D.time_embed[0].weight, unet.time_embed[0].weight)
