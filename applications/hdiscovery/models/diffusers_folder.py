@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -13,6 +13,9 @@ from hdiscovery.models.adm_unet import ADMUNet, UNetConfig
 from hdiscovery.models.diffusers_schedule import schedule_from, schedule_name, scheduler_config
 from hdiscovery.models.diffusers_unet import from_diffusers, import_diffusers, to_diffusers
 from hdiscovery.models.dm import DiffusionModel, save_dm
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d import UNet2DModel
 
 
 def write_folder(dm: DiffusionModel, folder: Path) -> None:
@@ -43,24 +46,49 @@ def write_folder(dm: DiffusionModel, folder: Path) -> None:
     partial.replace(folder)
 
 
-def read_folder(folder: Path) -> DiffusionModel:
-    """Load the diffusion model of a diffusers pipeline's folder, frozen and in eval mode.
+def open_folder(folder: Path) -> DiffusionModel:
+    """Load the diffusion model of a diffusers pipeline's folder as it is, frozen, in eval mode.
 
     Args:
         folder: It holds ``unet/`` with a `UNet2DModel` and ``scheduler/``, as the `save_pretrained`
-            of `DDPMPipeline` and `DDIMPipeline` writes them.
+            of `DDPMPipeline` and `DDIMPipeline` writes them. Predictions of v and of x_0 are turned
+            into the noise.
+
+    Raises:
+        FileNotFoundError: If one of the two is not there.
+        ImportError: If diffusers is not installed.
+        ValueError: If a file is damaged, or the network's h-space or its schedule not supported.
+    """
+    from hdiscovery.models.diffusers_model import diffusers_model
+
+    scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
+    return diffusers_model(read_unet(folder), scheduler, name=folder.resolve().name)
+
+
+def read_folder(folder: Path) -> DiffusionModel:
+    """Load the diffusion model of a diffusers pipeline's folder as an ADM UNet.
+
+    Args:
+        folder: As for `open_folder`.
 
     Raises:
         FileNotFoundError: If one of the two is not there.
         ImportError: If diffusers is not installed.
         ValueError: If a file is damaged, or hdiscovery has no counterpart of what it describes.
     """
-    schedule = schedule_from(_read_config(folder / "scheduler" / "scheduler_config.json"))
-    kind = _read_config(folder / "unet" / "config.json").get("_class_name")
+    schedule = schedule_from(read_config(folder / "scheduler" / "scheduler_config.json"))
+    ours = from_diffusers(read_unet(folder)).requires_grad_(False).eval()
+    return DiffusionModel(ours, schedule, folder.resolve().name)
+
+
+def read_unet(folder: Path) -> UNet2DModel:
+    """Load the network of a diffusers pipeline's folder, all of its weights or none."""
+    kind = read_config(folder / "unet" / "config.json").get("_class_name")
     if kind != "UNet2DModel":
         raise ValueError(
-            f"`_class_name` in {folder / 'unet'} is {kind!r}, expected 'UNet2DModel', the only "
-            "network of diffusers that ADM's agrees with."
+            f"`_class_name` in {folder / 'unet'} is {kind!r}, expected 'UNet2DModel'. A "
+            "UNet2DConditionModel needs its condition: in Python, "
+            "`hdiscovery.models.diffusers_model.diffusers_model(unet, scheduler, condition=…)`."
         )
     try:
         unet, report = import_diffusers("read_folder").UNet2DModel.from_pretrained(
@@ -82,8 +110,7 @@ def read_folder(folder: Path) -> DiffusionModel:
             f"`weights` in {folder / 'unet'} do not fit the config.json beside them: "
             f"{'; '.join(misfits)}. Save the model again with `save_pretrained`."
         )
-    ours = from_diffusers(unet).requires_grad_(False).eval()
-    return DiffusionModel(ours, schedule, folder.resolve().name)
+    return unet
 
 
 def convert_folder(folder: Path, out: Path) -> UNetConfig:
@@ -107,19 +134,20 @@ def convert_folder(folder: Path, out: Path) -> UNetConfig:
     name = schedule_name(dm.schedule)
     if name is None:
         fields = ("beta_schedule", "beta_start", "beta_end", "trained_betas")
-        config = _read_config(folder / "scheduler" / "scheduler_config.json")
+        config = read_config(folder / "scheduler" / "scheduler_config.json")
         said = [f"`{field}` {str(config[field])[:20]}" for field in fields if config.get(field)]
         raise ValueError(
             f"The noise schedule of {folder} ({', '.join(said)}) is none that a model's file can "
-            "name: 'linear', of 1e-4 to 0.02 at 1000 steps, or 'squaredcos_cap_v2'. In Python, "
-            "`read_folder` loads the model with any schedule."
+            "name: 'linear', of 1e-4 to 0.02 at 1000 steps, or 'squaredcos_cap_v2'. Leave the "
+            "model in its folder, which every command takes as it is."
         )
     T = dm.schedule.num_train_steps
     save_dm(out, dm.adm, schedule=name, T=T, dtype=_smallest_dtype(dm.adm), weights=dm.name)
     return dm.config
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """Return a config of diffusers' from its file."""
     if not path.is_file():
         raise FileNotFoundError(
             f"`weights` {path.parent.parent} has no {path.parent.name}/{path.name}. Expected the "

@@ -11,13 +11,8 @@ from torch import Tensor
 from chainograd.samplers.schedule import NoiseSchedule
 from hdiscovery.models.dm import ScheduleName
 
-# Fields with which a network would predict something else than the noise, or at other levels of it.
-NEUTRAL = {
-    "prediction_type": "epsilon",
-    "predict_epsilon": True,
-    "rescale_betas_zero_snr": False,
-    "snr_shift_scale": 1.0,
-}
+# Fields with which a network would see other levels of noise than those of the betas.
+NEUTRAL = {"rescale_betas_zero_snr": False, "snr_shift_scale": 1.0}
 
 # The kinds of betas and the fields that each is computed from.
 BETAS = {
@@ -28,7 +23,7 @@ BETAS = {
 
 
 def schedule_from(config: Mapping[str, Any]) -> NoiseSchedule:
-    """Return the noise schedule of a diffusers scheduler's config.
+    """Return the noise schedule of a diffusers scheduler's config, of a network for the noise.
 
     What concerns sampling alone (spacing, clipping, the last alpha-bar) is not read: hdiscovery has
     its own DDIM.
@@ -46,14 +41,35 @@ def schedule_from(config: Mapping[str, Any]) -> NoiseSchedule:
         >>> schedule_name(schedule_from(config))
         'linear'
     """
+    if (kind := prediction_of(config)) != "epsilon":
+        raise ValueError(
+            f"`prediction_type` of the diffusers scheduler is {kind!r}, expected 'epsilon': a "
+            "model's file holds networks that predict the noise. Leave the model in its folder, "
+            "which every command takes as it is."
+        )
+    return noise_schedule(config)
+
+
+def noise_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
+    """Return the noise schedule of a diffusers scheduler's config, whatever the network predicts.
+
+    Raises:
+        ValueError: As `schedule_from`, but for the prediction.
+    """
     for field, value in NEUTRAL.items():
         if config.get(field, value) != value:
             raise ValueError(
                 f"`{field}` of the diffusers scheduler is {config[field]!r}, expected {value!r}: "
-                "hdiscovery samples networks that predict the noise, on the schedule of the betas. "
-                "Train the model so; another cannot be converted."
+                "hdiscovery samples on the schedule of the betas. Train the model so; another "
+                "cannot be used."
             )
     return NoiseSchedule.from_betas(_betas(config))
+
+
+def prediction_of(config: Mapping[str, Any]) -> str:
+    """Return what a diffusers scheduler's config says that the network predicts."""
+    older = "epsilon" if config.get("predict_epsilon", True) else "sample"
+    return config.get("prediction_type", older)
 
 
 def scheduler_config(schedule: NoiseSchedule) -> dict[str, Any]:

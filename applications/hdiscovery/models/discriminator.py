@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from hdiscovery.models.adm_unet import (
     UNetConfig,
     encoder_stages,
-    group_norm,
     middle_stage,
     timestep_embedding,
     zeroed,
 )
+from hdiscovery.models.conditioned import Conditioned
+from hdiscovery.models.diffusers_backbone import DiffusersUNet
 from hdiscovery.models.dm import DiffusionModel
+from hdiscovery.models.hspace import HSpaceUNet
+from hdiscovery.models.prediction import PredictsNoise
 
 
 class Discriminator(nn.Module):
@@ -37,10 +42,7 @@ class Discriminator(nn.Module):
         )
         self.input_blocks, _ = encoder_stages(config)
         self.middle_block = middle_stage(config)
-        self.out = nn.Sequential(
-            group_norm(ch), nn.SiLU(), nn.AdaptiveAvgPool2d(1), zeroed(nn.Conv2d(ch, 1, 1)),
-            nn.Flatten(),
-        )  # fmt: skip
+        self.out = pooled_logit(ch)
 
     def forward(self, x: Tensor) -> Tensor:
         t = torch.zeros(len(x), dtype=x.dtype, device=x.device)
@@ -50,14 +52,54 @@ class Discriminator(nn.Module):
         return self.out(self.middle_block(x, emb)).squeeze(1)
 
 
+class PooledEncoder(nn.Module):
+    """Any UNet's encoder and middle, fed with t = 0 and pooled like `Discriminator`.
+
+    Args:
+        encoder: The network; its decoder is not used.
+        groups: Of the last normalisation.
+
+    Shapes:
+        x ``[N, C, H, W]`` -> logits ``[N]``.
+    """
+
+    def __init__(self, encoder: HSpaceUNet, groups: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.out = pooled_logit(encoder.h_shape[0], groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        return self.out(self.encoder.middle(self.encoder.encode(x, t))).squeeze(1)
+
+
+def pooled_logit(channels: int, groups: int = 32) -> nn.Sequential:
+    """Return the layers from features ``[N, C, H, W]`` to one logit ``[N, 1]``, 0 at the start."""
+    return nn.Sequential(
+        nn.GroupNorm(groups, channels), nn.SiLU(), nn.AdaptiveAvgPool2d(1),
+        zeroed(nn.Conv2d(channels, 1, 1)), nn.Flatten(),
+    )  # fmt: skip
+
+
 def build_discriminator(dm: DiffusionModel) -> nn.Module:
     """Return a new discriminator of the images of ``dm``: the encoder of its kind of UNet, pooled.
 
     Args:
-        dm: The diffusion model. Its architecture is taken, not its weights.
+        dm: The diffusion model. Its architecture is taken, and the condition it is under; its
+            weights are not.
 
     Returns:
         A module from images ``[N, C, H, W]`` to logits ``[N]``, all of them 0 until it learns; the
         layer that makes them so is its ``out[3]``.
     """
-    return Discriminator(dm.config)
+    unet, condition = dm.unet, None
+    while isinstance(unet, (Conditioned, PredictsNoise)):
+        condition = unet.condition if isinstance(unet, Conditioned) else condition
+        unet = unet.unet
+    if not isinstance(unet, DiffusersUNet):
+        return Discriminator(replace(dm, unet=unet).config)
+    encoder = unet.fresh_encoder()
+    groups = unet.theirs.config.norm_num_groups or 32
+    if condition is None:
+        return PooledEncoder(encoder, groups)
+    return PooledEncoder(Conditioned(encoder, condition), groups)

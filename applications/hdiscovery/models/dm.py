@@ -39,7 +39,7 @@ class DiffusionModel:
         """The architecture of an ADM network.
 
         Raises:
-            TypeError: If it is another network.
+            ValueError: If it is another network.
         """
         return self.adm.config
 
@@ -48,12 +48,13 @@ class DiffusionModel:
         """The network, if it is ADM's.
 
         Raises:
-            TypeError: If it is another network.
+            ValueError: If it is another network.
         """
         if not isinstance(self.unet, ADMUNet):
-            raise TypeError(
-                f"This works for ADM's UNet only; the model {self.name} is a "
-                f"{type(self.unet).__name__}."
+            # Not a TypeError: the command line's user chose the model, and can choose another.
+            raise ValueError(
+                f"`dm` {self.name} is a {type(self.unet).__name__}, and this works for ADM's UNet "
+                "only. `hdiscovery convert` makes one of a diffusers folder, where they agree."
             )
         return self.unet
 
@@ -104,19 +105,28 @@ def load_dm(source: str | Path, *, device: torch.device | str = "cpu") -> Diffus
     """Load a diffusion model, frozen and in eval mode.
 
     Args:
-        source: A file written by `save_dm`, or the name of a shipped model.
+        source: A file written by `save_dm`; the name of a shipped model; or the folder of a
+            diffusers pipeline with a `UNet2DModel`, which is used as it is.
         device: Where the weights go.
 
     Raises:
-        FileNotFoundError: If there is neither such a file nor such a shipped model.
+        FileNotFoundError: If there is nothing of that name.
+        ImportError: If it is a diffusers folder, and diffusers is not installed.
         ValueError: If the file is damaged, is not a diffusion model's, or does not fit the
-            architecture that it names.
+            architecture that it names; of published weights, with the command that makes a file
+            of them.
     """
     path = shipped_models().get(str(source), Path(source))
+    if path.is_dir():
+        from hdiscovery.models.diffusers_folder import open_folder
+
+        dm = open_folder(path)
+        dm.unet.to(device)
+        return dm
     if not path.is_file():
         raise FileNotFoundError(
-            f"`dm` {str(source)!r} is neither a weight file nor a shipped model; shipped are: "
-            f"{', '.join(sorted(shipped_models())) or 'none'}."
+            f"`dm` {str(source)!r} is neither a weight file, nor a diffusers folder, nor a shipped "
+            f"model; shipped are: {', '.join(sorted(shipped_models())) or 'none'}."
         )
     metadata = read_metadata(path)
     try:

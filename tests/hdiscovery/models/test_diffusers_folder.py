@@ -229,7 +229,7 @@ def test_a_model_whose_schedule_a_file_cannot_name_is_loaded_and_not_converted(t
 
     message = capsys.readouterr().err
     assert "`trained_betas`" in message
-    assert "`read_folder`" in message
+    assert "every command takes as it is" in message
     assert not (tmp_path / "dm.safetensors").exists()
 
 
