@@ -6,9 +6,10 @@ import math
 import sys
 from dataclasses import dataclass, fields, replace
 from importlib import resources
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from chainograd.planners import PlanName
+from chainograd.chain import Frozen
+from chainograd.planners import PlanName, parse_bytes
 from hdiscovery.autocast import Autocast
 from hdiscovery.models.reconstructor import ReconstructorName
 from hdiscovery.models.shift_block import ShiftForm
@@ -31,19 +32,39 @@ class DiscoveryConfig:
         S: Largest shift; shifts are drawn from U[-S, S].
         M: Sampling steps.
         t_stop: Last time (0-based, inclusive) at which samples are shifted.
-        batch_size: Pairs a step.
+        min_shift: Least size of a shift; the paper has none. Shifts near 0 cannot be told apart.
+        batch_size: Pairs a step, of all processes together.
         steps: Training steps.
         reconstructor: Which network tells k and s from a pair.
         r_updates: Updates of the reconstructor a step; those beyond the first are on pairs drawn
             from a buffer. 1 is the paper's recipe.
         r_buffer: Batches in that buffer.
+        sync_batch_norm: Let batch norms of the reconstructor see the batch of all processes (CUDA
+            only); otherwise each sees its own process's part.
+        update: ``"asymmetric"`` lets the shift enter the predicted x_0 only, as the paper does,
+            ``"symmetric"`` the noise as well.
         shift_form: The shift block's trunk: that of ADM's networks or of DDPM's.
+        time_invariant: Do not tell the shift block the time.
         head_std: Standard deviation of the shift block's heads at the start; the paper's is 0.
+        adam: ``"dense"`` also moves directions that were not drawn, by momentum; ``"lazy"`` leaves
+            them where they are.
         learning_rate: Of Adam, for all three networks.
+        learning_rate_R: Of the reconstructor, if it is another.
+        learning_rate_D: Of the discriminator, if it is another.
+        lambda_G: Weight of what the discriminator says. At 0 it is trained and not listened to.
         lambda_1: Weight of the cross entropy over k.
         lambda_2: Weight of the l1 error of s.
+        lambda_l1: Weight of the weighted l1 distance to the unshifted sample, the paper's ablation.
+        l1_gamma: gamma of its weight, ``gamma / (gamma + |s|)``.
+        ema: Decay of the moving average of the shift block that is evaluated; 0 is none.
+        bank: Unshifted samples drawn once, before the training, instead of anew in every step; 0
+            is none.
         plan: ``"nodes"`` goes back in the memory of one step, ``"graph"`` keeps the graphs of all M
-            and takes a third less time; the gradients are the same.
+            and takes a third less time, a number of bytes such as ``"8GiB"`` takes what fits; the
+            gradients are the same.
+        micro_batch: Samples whose graphs are there at once; the losses see the whole batch. None is
+            all of a process's.
+        frozen: ``"auto"`` lets layers of the frozen model keep less; gradients equal to rounding.
         autocast: ``"bf16"`` runs the UNet and the shift block under bfloat16 autocast.
         grid: Convention of the time grid.
         seed: Of the new networks and of all that is drawn.
@@ -58,17 +79,31 @@ class DiscoveryConfig:
     S: float = 5.0
     M: int = 20
     t_stop: int = 400
+    min_shift: float = 0.0
     batch_size: int = 128
     steps: int = 3000
     reconstructor: ReconstructorName = "lenet"
     r_updates: int = 1
     r_buffer: int = 8
+    sync_batch_norm: bool = False
+    update: Literal["asymmetric", "symmetric"] = "asymmetric"
     shift_form: ShiftForm = "adm"
+    time_invariant: bool = False
     head_std: float = 0.0
+    adam: Literal["dense", "lazy"] = "dense"
     learning_rate: float = 1e-3
+    learning_rate_R: float | None = None
+    learning_rate_D: float | None = None
+    lambda_G: float = 1.0
     lambda_1: float = 0.1
     lambda_2: float = 0.1
-    plan: PlanName = "nodes"
+    lambda_l1: float = 0.0
+    l1_gamma: float = 1.0
+    ema: float = 0.0
+    bank: int = 0
+    plan: str = "nodes"
+    micro_batch: int | None = None
+    frozen: Frozen = "off"
     autocast: Autocast = "off"
     grid: Literal["asyrp", "author"] = "asyrp"
     seed: int = 0
@@ -76,26 +111,46 @@ class DiscoveryConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("K", 2), ("M", 1), ("batch_size", 2), ("steps", 1), ("r_updates", 1),
-                            ("r_buffer", 1), ("save_every", 1)):  # fmt: skip
-            if getattr(self, name) < least:
-                raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
+                            ("r_buffer", 1), ("save_every", 1), ("bank", 0), ("seed", 0),
+                            ("micro_batch", 1)):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"`{name}` must be one of {', '.join(choices)}, got {getattr(self, name)!r}."
+                )
         if self.M > 999:
             raise ValueError(f"`M` can be 999 at most, one step a training time, got {self.M}.")
-        for name in ("S", "learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"`{name}` must be positive and finite, got {getattr(self, name)}."
-                )
-        for name in ("lambda_1", "lambda_2", "head_std"):
+        for name in ("S", "learning_rate", "learning_rate_R", "learning_rate_D", "l1_gamma"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"`{name}` must be positive and finite, got {value}.")
+        for name in ("lambda_G", "lambda_1", "lambda_2", "lambda_l1", "head_std", "min_shift"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
                     f"`{name}` must be at least 0 and finite, got {getattr(self, name)}."
                 )
+        if self.min_shift >= self.S:
+            raise ValueError(f"`min_shift` {self.min_shift} must be less than `S`, {self.S}.")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"`ema` is a decay and must lie in [0, 1), got {self.ema}. Try 0.999.")
+        if self.plan not in get_args(PlanName):
+            parse_bytes(self.plan)
         if not 0 <= self.t_stop <= 999:
             raise ValueError(
                 f"`t_stop` is a 0-based training time and must lie in 0 … 999, got {self.t_stop}. "
                 "At 0 every step is shifted, at 999 the first alone."
             )
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Learning rates by the letters of what learns: phi and its heads, omega (R), psi (D)."""
+        phi = self.learning_rate
+        omega = phi if self.learning_rate_R is None else self.learning_rate_R
+        psi = phi if self.learning_rate_D is None else self.learning_rate_D
+        return {"phi": phi, "heads": phi, "omega": omega, "psi": psi}
 
     def changed(self, **changes: Any) -> DiscoveryConfig:
         """Return the config of a run that goes on with other settings.
@@ -117,8 +172,14 @@ class DiscoveryConfig:
         return replace(self, **changes)
 
 
-CHANGEABLE = ("steps", "learning_rate", "lambda_1", "lambda_2", "batch_size", "r_updates",
-              "r_buffer", "plan", "autocast", "save_every")  # fmt: skip
+CHANGEABLE = ("steps", "learning_rate", "learning_rate_R", "learning_rate_D", "lambda_G",
+              "lambda_1", "lambda_2", "lambda_l1", "l1_gamma", "min_shift", "batch_size",
+              "r_updates", "r_buffer", "plan", "micro_batch", "frozen", "autocast",
+              "save_every")  # fmt: skip
+CHOICES = {"update": ("asymmetric", "symmetric"), "adam": ("dense", "lazy"),
+           "frozen": get_args(Frozen), "autocast": get_args(Autocast),
+           "reconstructor": get_args(ReconstructorName), "shift_form": get_args(ShiftForm),
+           "grid": ("asyrp", "author")}  # fmt: skip
 
 
 def presets() -> dict[str, Any]:

@@ -1,14 +1,20 @@
-"""A run folder: its config, its records, its last good checkpoint."""
+"""A run folder: its config, its records, its last good checkpoints."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+
+# The newest first. The one before is kept until the newest is complete and on the disk.
+CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +34,9 @@ class RunFolder:
         Raises:
             FileExistsError: If the folder holds a run.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if (path / "config.json").exists():
             raise FileExistsError(
-                f"The run folder {path} exists and is not empty. Continue it with `--resume`, or "
+                f"{path} already holds a run. Continue it with --resume, remove it, or "
                 "choose another folder."
             )
         path.mkdir(parents=True, exist_ok=True)
@@ -60,22 +66,51 @@ class RunFolder:
         )
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> Path:
-        """Write ``checkpoint.pt``; until it is complete the last one stays."""
-        return self._replace("checkpoint.pt", lambda partial: torch.save(dict(state), partial))
+        """Write ``checkpoint.pt``; the one before stays beside it as ``checkpoint.previous.pt``.
+
+        Whenever the process or the machine stops, at least one of the two is complete.
+        """
+        newest, previous = (self.path / name for name in CHECKPOINTS)
+
+        def write(partial: Path) -> None:
+            torch.save(dict(state), partial)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            if newest.exists():
+                newest.replace(previous)
+
+        return self._replace(newest.name, write)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """Return the last checkpoint, on the CPU, or None if there is none yet.
+        """Return the last good checkpoint, on the CPU, or None if there is none yet.
+
+        A damaged newest one is named in a warning, and the one before is taken.
 
         Raises:
-            ValueError: If the file is damaged.
+            ValueError: If all that there are are damaged.
         """
-        path = self.path / "checkpoint.pt"
-        if not path.exists():
-            return None
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise ValueError(f"The checkpoint {path} is damaged: {error}") from error
+        damaged = []
+        for path in (self.path / name for name in CHECKPOINTS):
+            if not path.exists():
+                continue
+            try:
+                state = _verified(path)
+            except (OSError, ValueError) as error:
+                damaged.append(f"{path} ({error})")
+                continue
+            if damaged:
+                warnings.warn(
+                    f"The checkpoint {damaged[0]} is damaged; the run goes on from {path.name}, "
+                    f"step {state['step']}.",
+                    stacklevel=2,
+                )
+            return state
+        if damaged:
+            raise ValueError(
+                f"The checkpoint {' and '.join(damaged)} is damaged, and there is no other. Remove "
+                "it to begin anew."
+            )
+        return None
 
     def append_record(self, record: Mapping[str, Any]) -> None:
         """Append one line to ``records.jsonl``."""
@@ -96,8 +131,24 @@ class RunFolder:
             except json.JSONDecodeError:
                 return
 
-    def _replace(self, name: str, write: Any) -> Path:
+    def _replace(self, name: str, write: Callable[[Path], object]) -> Path:
         partial, final = self.path / f"{name}.partial", self.path / name
         write(partial)
         partial.replace(final)
         return final
+
+
+def _verified(path: Path) -> dict[str, Any]:
+    """Return a checkpoint whose every byte is as it was written.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            bad = file.testzip()  # by the checksum of each entry, which torch.load does not look at
+            if bad is not None:
+                raise ValueError(f"checksum of {bad}")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, RuntimeError, EOFError, KeyError) as error:
+        raise ValueError(str(error).splitlines()[0]) from error

@@ -30,6 +30,7 @@ class ShiftBlock(nn.Module):
         embedding_channels: Width of the network's time embedding.
         num_directions: K.
         form: Which of the two trunks.
+        timed: Whether the trunk is told the time; without it f depends on t through h alone.
         head_std: Standard deviation the heads' weights are drawn with; 0, the paper's choice,
             makes every shift start as nothing.
 
@@ -48,6 +49,7 @@ class ShiftBlock(nn.Module):
         num_directions: int,
         *,
         form: ShiftForm = "adm",
+        timed: bool = True,
         head_std: float = 0.0,
     ) -> None:
         super().__init__()
@@ -56,17 +58,26 @@ class ShiftBlock(nn.Module):
                 f"`form` must be one of {', '.join(get_args(ShiftForm))}, got {form!r}."
             )
         self.form: ShiftForm = form
+        self.timed = timed
         if form == "adm":
             self.norm_in = nn.GroupNorm(32, channels)
         self.conv_in = nn.Conv2d(channels, channels, 1)
-        self.emb = nn.Linear(embedding_channels, channels)
+        if timed:
+            self.emb = nn.Linear(embedding_channels, channels)
         self.norm_out = nn.GroupNorm(32, channels, eps=1e-5 if form == "adm" else 1e-6)
         self.weight = nn.Parameter(torch.randn(num_directions, channels, channels) * head_std)
         self.bias = nn.Parameter(torch.zeros(num_directions, channels))
 
+    @property
+    def heads(self) -> list[Tensor]:
+        """The parameters that every direction has a row of."""
+        return [self.weight, self.bias]
+
     def forward(self, h: Tensor, emb: Tensor, k: Tensor, t: int | None = None) -> Tensor:
         x = F.silu(self.norm_in(h)) if self.form == "adm" else h
-        x = self.conv_in(x) + self.emb(F.silu(emb))[:, :, None, None]
+        x = self.conv_in(x)
+        if self.timed:
+            x = x + self.emb(F.silu(emb))[:, :, None, None]
         x = F.silu(self.norm_out(x))
         N, C, H, W = x.shape
         # One grouped convolution, a group a sample; whether it beats bmm depends on the machine.
