@@ -1,33 +1,69 @@
-"""Write a page that shows the directions."""
+"""Write a page that shows the directions of one run, or of several side by side."""
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from hdiscovery.commands import evaluate
 from hdiscovery.run import RunFolder
 
+if TYPE_CHECKING:
+    from hdiscovery.gallery import ShownRun
+
 HELP = "write a page that shows the directions"
-EXAMPLES = ("hdiscovery gallery runs/a",)
-add_options = evaluate.add_options
+EXAMPLES = (
+    "hdiscovery gallery runs/a                       # writes runs/a/index.html",
+    "hdiscovery gallery runs/a runs/b --out ab.html  # side by side",
+    "cp ~/Downloads/labels.json runs/a               # the next page has the labels",
+)
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("folders", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("--out", type=Path, metavar="FILE",
+                        help="the .html file; by default index.html in the run's folder, and "
+                        "gallery.html here for several runs")  # fmt: skip
+    parser.add_argument("--pairs", type=int, default=512, help="pairs to measure RCA on")
+    parser.add_argument("--samples", type=int, default=6, help="samples of each direction")
+    parser.add_argument("--columns", type=int, default=9, help="shifts of each sample, odd")
 
 
 def run(options: Namespace) -> None:
     """Write the page and print where it is."""
-    print(show(RunFolder.open(options.folder), options.pairs))
+    from hdiscovery.gallery.draw import even_shifts
+    from hdiscovery.gallery.page import is_gallery, write_page
+
+    runs = [RunFolder.open(folder) for folder in options.folders]
+    out = options.out
+    if out is None:
+        out = runs[0].path / "index.html" if len(runs) == 1 else Path("gallery.html")
+    elif out.is_file() and not is_gallery(out):
+        raise FileExistsError(
+            f"`--out` {out} exists and is no gallery. Move it away, or choose another file."
+        )
+    even_shifts(1.0, options.columns)  # refused now, not after the measuring
+    shown = [shown_with(run, options.pairs, options.samples, options.columns) for run in runs]
+    print(write_page(out, shown))
 
 
 def show(run: RunFolder, pairs: int) -> Path:
-    """Return the page, written into the run's folder."""
-    from hdiscovery.evaluate.rca import Accuracy
-    from hdiscovery.gallery.page import write_gallery
+    """Return the page of one run, written into its folder."""
+    from hdiscovery.gallery.page import write_page
+
+    return write_page(run.path / "index.html", [shown_with(run, pairs, samples=6, columns=9)])
+
+
+def shown_with(run: RunFolder, pairs: int, samples: int, columns: int) -> ShownRun:
+    """Measure a run's accuracy and draw its directions."""
+    from hdiscovery.gallery.read import shown_run
     from hdiscovery.train import open_run
 
-    accuracy = Accuracy(**evaluate.measure(run, pairs))
-    return write_gallery(
-        open_run(run), run.path, list(run.records()), accuracy, progress=partial(tqdm, desc="page")
-    )
+    accuracy = evaluate.measure(run, pairs)
+    return shown_run(run, open_run(run), accuracy, samples=samples, columns=columns,
+                     progress=partial(tqdm, desc=f"drawing {run.path.name}"))  # fmt: skip

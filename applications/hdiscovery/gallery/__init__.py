@@ -1,5 +1,6 @@
 """The page that shows what was found."""
 
-from hdiscovery.gallery.page import DirectionStrips, write_page
+from hdiscovery.gallery.page import write_page
+from hdiscovery.gallery.shown import ShownDirection, ShownRun
 
-__all__ = ["DirectionStrips", "write_page"]
+__all__ = ["ShownDirection", "ShownRun", "write_page"]

@@ -1,93 +1,32 @@
-"""Draws strips of shifted samples and writes them as one self-contained page."""
+"""Writes the gallery: one page, with its pictures in it or, where they are many, beside it."""
 
 from __future__ import annotations
 
-import base64
-import io
-import itertools
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import hashlib
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import jinja2
-import torch
-from torch import Tensor
-
-from hdiscovery.evaluate.rca import Accuracy, Progress
 from hdiscovery.gallery.curves import training_curves
-from hdiscovery.train import Discovery
+from hdiscovery.gallery.shown import ShownDirection, ShownRun
+from hdiscovery.pages import data_uri, render, write_whole
+
+INSIDE_UP_TO = 8_000_000  # bytes of pictures; beyond, a browser takes seconds to open the page
+GENERATOR = "hdiscovery gallery"
+_COMFORTABLE = 64  # CSS pixels of an image in a strip, where there is room
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DirectionStrips:
-    """What is shown of one direction.
+def write_page(path: Path, runs: Sequence[ShownRun], *, title: str | None = None) -> Path:
+    """Write a page that shows the directions of one run, or of several side by side.
 
-    Attributes:
-        k: Index of the direction, from 0.
-        strips: ``[num_samples, num_shifts, C, H, W]`` in [-1, 1], floating point, C = 1 or 3.
-            What lies outside is clamped; NaN is drawn as 0, mid-grey.
-        accuracy: How often the reconstructor recognises the direction, in [0, 1], or None.
-        shift_error: Mean abs(s_hat - s) of the direction, at least 0, or None.
-
-    Raises:
-        ValueError: If a field is none of these.
-    """
-
-    k: int
-    strips: Tensor
-    accuracy: float | None
-    shift_error: float | None
-
-    def __post_init__(self) -> None:
-        shape = tuple(self.strips.shape)
-        if len(shape) != 5 or 0 in shape or shape[2] not in (1, 3):
-            raise ValueError(
-                f"`strips` of direction {self.k} must be [num_samples, num_shifts, C, H, W] with "
-                f"C = 1 or 3, got {list(shape)}. A single strip is `strips[None]`."
-            )
-        if not self.strips.is_floating_point():
-            raise ValueError(
-                f"`strips` of direction {self.k} must be floating point in [-1, 1], got "
-                f"{self.strips.dtype}. Bytes become `strips / 127.5 - 1`."
-            )
-        if self.k < 0:
-            raise ValueError(f"`k` counts directions from 0, got {self.k}. Pass its index.")
-        if self.accuracy is not None and not 0 <= self.accuracy <= 1:
-            raise ValueError(
-                f"`accuracy` of direction {self.k} must lie in [0, 1], got {self.accuracy}. "
-                "Where it was not measured, pass None."
-            )
-        if self.shift_error is not None and not 0 <= self.shift_error < math.inf:
-            raise ValueError(
-                f"`shift_error` of direction {self.k} must be finite and at least 0, got "
-                f"{self.shift_error}. Where it was not measured, pass None."
-            )
-
-
-def write_page(
-    path: Path,
-    *,
-    title: str,
-    shifts: Sequence[float],
-    directions: Sequence[DirectionStrips],
-    records: Sequence[Mapping[str, float]],
-    facts: Mapping[str, str | float],
-) -> Path:
-    """Write one HTML file that shows directions, best recognised first, and needs no other.
-
-    Every pixel is in the file, as PNG: about 4/3 of the images' bytes, before compression.
+    Up to 8 MB of pictures are inside the page, which then needs no other file. More of them go
+    into the folder ``NAME_files`` beside ``NAME.html`` and are loaded as one scrolls to them: such
+    a page is moved together with its folder.
 
     Args:
         path: The file, ``.html``; its folder is made. It is written complete or not at all.
+        runs: The runs, with as many shifts each.
         title: Heading of the page.
-        shifts: s of each column, increasing; 0, the original, is among them.
-        directions: The strips, in any order, each with ``len(shifts)`` images per sample.
-        records: The training's records, possibly none; see
-            :func:`~hdiscovery.gallery.curves.training_curves`.
-        facts: Names and values for the header. Where numbers ``K`` and ``S`` are among them, they
-            give the levels of chance; else the number of ``directions`` and the largest shift do.
 
     Returns:
         ``path``.
@@ -95,150 +34,79 @@ def write_page(
     Raises:
         ValueError: If the arguments are out of range or do not fit each other.
     """
-    _check(path, shifts, directions)
-    K = _number(facts, "K", default=len(directions))
-    S = _number(facts, "S", default=max(abs(s) for s in shifts))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("hdiscovery", "gallery"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(data_uri=_png, fact=_fact, shift=_shift)
-    page = environment.get_template("page.html.jinja").render(
-        title=title,
-        facts=facts,
-        shifts=shifts,
-        origin=list(shifts).index(0),
-        directions=sorted(directions, key=_best_first),
-        chance=1 / K,
-        curves=training_curves(records, K=int(K), S=S),
-    )
+    _check(path, runs)
+    directions = [d for run in runs for d in run.directions]
+    pictures = [picture for d in directions for picture in (d.sheet, d.animation)]
+    beside = sum(map(len, pictures)) > INSIDE_UP_TO
+    folder = path.with_name(f"{path.stem}_files")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    return partial.replace(path)
+    if beside:
+        folder.mkdir(exist_ok=True)
+        for picture in pictures:
+            if not (folder / _name(picture)).exists():
+                write_whole(folder / _name(picture), picture)
 
+    def address(picture: bytes) -> str:
+        return f"{folder.name}/{_name(picture)}" if beside else data_uri(picture)
 
-def draw_strips(
-    discovery: Discovery, k: int, *, samples: int = 4, shifts: Sequence[float], seed: int = 7
-) -> Tensor:
-    """Return samples along direction k, the same ones for every k.
-
-    Returns:
-        ``[samples, len(shifts), C, H, W]`` in [-1, 1].
-    """
-    generator = torch.Generator().manual_seed(seed)
-    x_T = torch.randn(samples, *discovery.dm.image_shape, generator=generator)
-    count = len(shifts)
-    s = torch.tensor(list(shifts), dtype=x_T.dtype).repeat(samples)
-    with torch.no_grad():
-        x_0 = discovery.shifted(
-            x_T.repeat_interleave(count, 0), torch.full((samples * count,), k), s
-        )
-    return x_0.clamp(-1, 1).view(samples, count, *x_0.shape[1:])
-
-
-def write_gallery(discovery: Discovery, folder: Path, records: list[dict[str, Any]],
-                  accuracy: Accuracy, *, samples: int = 4, columns: int = 7,
-                  progress: Progress = iter) -> Path:  # fmt: skip
-    """Write ``index.html`` with a strip per direction, best recognised first.
-
-    Args:
-        discovery: The trained networks.
-        folder: Where to write.
-        records: The run's records, for the curves.
-        accuracy: The run's measured accuracy.
-        samples: Samples per direction.
-        columns: Shifts per strip, odd, so that the middle one is the sample itself.
-        progress: Wraps the loop over directions, as ``tqdm`` does.
-
-    Returns:
-        The page's path.
-
-    Raises:
-        ValueError: If ``columns`` is even or less than 3.
-    """
-    if columns % 2 == 0 or columns < 3:
-        raise ValueError(
-            f"`columns` must be odd, for s = 0 in the middle, and at least 3, got {columns}."
-        )
-    config = discovery.config
-    half = columns // 2
-    shifts = [config.S * (j - half) / half for j in range(columns)]
-    last = records[-10:]
-    facts = {
-        "RCA": f"{accuracy.rca:.2f} (chance {1 / config.K:.2f})",
-        "shift error": f"{accuracy.shift_error:.2f} (S/2 = {config.S / 2:g})",
-        "L_G": f"{sum(r['L_G'] for r in last) / len(last):.3f} (ln 2 = 0.693)" if last else "—",
-        "steps": len(records),
-        **{name: asdict(config)[name] for name in ("K", "S", "M", "t_stop", "batch_size", "dm")},
-    }
-    return write_page(
-        folder / "index.html",
-        title=f"Directions of {config.dm}",
-        shifts=shifts,
-        directions=[
-            DirectionStrips(
-                k=k,
-                strips=draw_strips(discovery, k, samples=samples, shifts=shifts),
-                accuracy=accuracy.of_direction[k],
-                shift_error=None,
-            )
-            for k in progress(range(config.K))
-        ],
-        records=records,
-        facts=facts,
+    page = render(
+        "gallery",
+        "page",
+        title=title or _title(runs),
+        generator=GENERATOR,
+        runs=runs,
+        curves=[training_curves(run.records, K=run.K, S=run.S) for run in runs],
+        address=address,
+        edge=edge,
+        image_source="data: 'self' file:" if beside else "data:",
+        measures=list(dict.fromkeys(name for run in runs for name in run.measure_names())),
+        scored=any(d.score is not None for d in directions),
+        twins=any(d.twin_of for d in directions),
     )
+    write_whole(path, page)
+    _sweep(folder, {_name(picture) for picture in pictures} if beside else set())
+    return path
 
 
-def _check(path: Path, shifts: Sequence[float], directions: Sequence[DirectionStrips]) -> None:
+def is_gallery(path: Path) -> bool:
+    """Say whether a file is a page that :func:`write_page` wrote."""
+    return GENERATOR in path.read_text(encoding="utf-8", errors="replace")[:2000]
+
+
+def edge(direction: ShownDirection) -> int:
+    """Return at how many CSS pixels an image is best shown: small ones at a whole multiple."""
+    largest = max(direction.image_size)
+    return largest * max(1, _COMFORTABLE // largest) if largest <= _COMFORTABLE else _COMFORTABLE
+
+
+def _check(path: Path, runs: Sequence[ShownRun]) -> None:
     if path.suffix not in (".html", ".htm") or path.is_dir():
         raise ValueError(f"`path` must name an .html file, got {path}. Try {path / 'index.html'}.")
-    increasing = all(a < b for a, b in itertools.pairwise(shifts))
-    if 0 not in shifts or not increasing or not all(math.isfinite(s) for s in shifts):
+    if not runs:
+        raise ValueError("`runs` is empty: there is nothing to show. Pass at least one.")
+    counts = {len(run.shifts) for run in runs}
+    if len(counts) > 1:
         raise ValueError(
-            f"`shifts` must be finite, increase and contain 0, the original, got {list(shifts)}. "
-            "With n >= 1, `[S * j / n for j in range(-n, n + 1)]` does."
+            f"`runs` shown side by side share one slider, but have {sorted(counts)} shifts. Draw "
+            "them with as many columns each."
         )
-    if not directions:
-        raise ValueError("`directions` is empty: there is nothing to show. Pass at least one.")
-    for direction in directions:
-        if direction.strips.shape[1] != len(shifts):
-            raise ValueError(
-                f"`strips` of direction {direction.k} hold {direction.strips.shape[1]} images per "
-                f"sample, but `shifts` has {len(shifts)} values: {list(shifts)}. Draw the strips "
-                "at these shifts, or pass the shifts that they were drawn at."
-            )
 
 
-def _number(facts: Mapping[str, str | float], name: str, *, default: float) -> float:
-    value = facts.get(name, default)
-    return value if isinstance(value, (int, float)) and 0 < value < math.inf else default
+def _title(runs: Sequence[ShownRun]) -> str:
+    models = list(dict.fromkeys(run.dm for run in runs))
+    return f"Directions of {' and '.join(models)}"
 
 
-def _best_first(direction: DirectionStrips) -> tuple[bool, float, int]:
-    return direction.accuracy is None, -(direction.accuracy or 0.0), direction.k
+def _name(picture: bytes) -> str:
+    return f"{hashlib.sha256(picture).hexdigest()[:16]}.webp"
 
 
-def _fact(value: str | float) -> str:
-    """Return a value as one reads it: 20,000 and 0.6931."""
-    if isinstance(value, str):
-        return value
-    return format(value, ",.0f" if float(value).is_integer() else ".4g").replace("-", "−")
-
-
-def _shift(s: float) -> str:
-    return format(s, "+.3g").replace("-", "−") if s else "0"
-
-
-def _png(strip: Tensor) -> str:
-    """Return one sample's images ``[num_shifts, C, H, W]``, side by side, as a data URI."""
-    from torchvision.transforms.functional import to_pil_image
-
-    images = strip.detach().cpu().float().nan_to_num(nan=0.0, posinf=1.0, neginf=-1.0).clamp(-1, 1)
-    pixels = ((images + 1) * 127.5).round().to(torch.uint8)
-    file = io.BytesIO()
-    to_pil_image(torch.cat(list(pixels), dim=-1)).save(file, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+def _sweep(folder: Path, wanted: set[str]) -> None:
+    """Remove the pictures of an older page, and nothing that is not ours."""
+    if not folder.is_dir():
+        return
+    for file in folder.iterdir():
+        if re.fullmatch(r"[0-9a-f]{16}\.webp", file.name) and file.name not in wanted:
+            file.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()

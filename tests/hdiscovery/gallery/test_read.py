@@ -1,0 +1,152 @@
+"""What the gallery takes from a run's folder."""
+
+import json
+import os
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hdiscovery.config import DiscoveryConfig
+from hdiscovery.gallery.draw import draw_strips, even_shifts
+from hdiscovery.gallery.read import read_labels, shown_run
+from hdiscovery.run import RunFolder
+
+CONFIG = DiscoveryConfig(K=3, S=2.0, dm="models/tiny.safetensors")
+ACCURACY = {"rca": 0.5, "shift_error": 0.7, "of_direction": [0.2, None, 0.9]}
+
+
+class Model:
+    image_shape = (1, 8, 8)
+
+
+@dataclass
+class Discovery:
+    """An x_T that is moved by s along k is x_T + k s: what was asked for can be read off."""
+
+    config = CONFIG
+    dm = Model()
+    shift_block = torch.nn.Linear(1, 1)
+
+    def shifted(self, x_T, k, s):
+        assert not torch.is_grad_enabled()
+        return 0.05 * x_T + 0.05 * (k * s).view(-1, 1, 1, 1)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder.create(tmp_path / "a", {})
+
+
+def shown(run):
+    return shown_run(run, Discovery(), ACCURACY, samples=2, columns=3)
+
+
+def ranking():
+    measured = {"score": 0.5, "accuracy": 0.4, "monotonicity": 0.9, "smoothness": 0.8,
+                "consistency": 0.7, "fidelity": 0.6, "effect": 1.2, "twin_of": None}  # fmt: skip
+    return {
+        "directions": [{"k": 1, **measured, "twin_of": [0, -1]}, {"k": 0, **measured, **changes}]
+    }
+
+
+def test_every_direction_moves_the_same_samples_by_the_same_shifts():
+    strips = [
+        draw_strips(Discovery(), k, samples=70, shifts=[-2.0, 0.0, 2.0], seed=7) for k in (0, 2)
+    ]
+
+    assert strips[0].shape == (70, 3, 1, 8, 8)
+    assert torch.equal(strips[0][:, 0], strips[0][:, 2])
+    difference = (strips[1] - strips[0])[:, :, 0, 0, 0]
+    assert torch.allclose(difference, torch.tensor([-0.2, 0.0, 0.2]).expand(70, 3), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"k": 3, "samples": 1}, r"`k` must lie in 0 … 2, got 3"),
+        ({"k": 0, "samples": 0}, "`samples` must be at least 1, got 0"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(words, message):
+    with pytest.raises(ValueError, match=message):
+        draw_strips(Discovery(), shifts=[0.0], seed=0, **words)
+
+
+@pytest.mark.parametrize("columns", [1, 4])
+def test_columns_without_a_middle_are_refused(columns):
+    with pytest.raises(ValueError, match=f"must be odd.* got {columns}"):
+        even_shifts(2.0, columns)
+
+
+def test_without_files_a_run_shows_its_accuracy_alone(run):
+    shown_ = shown(run)
+
+    assert [d.accuracy for d in shown_.directions] == [0.2, None, 0.9]
+    assert [d.score for d in shown_.directions] == [None] * 3
+    assert shown_.shifts == [-2.0, 0.0, 2.0]
+    assert (shown_.name, shown_.dm, shown_.alarms) == ("a", "tiny.safetensors", [])
+
+
+def test_a_ranking_gives_score_measures_and_twins(run):
+    run.write_json("ranking.json", ranking())
+
+    first, second, third = shown(run).directions
+
+    assert (first.score, first.accuracy, first.twin_of) == (0.5, 0.4, None)
+    assert first.measures["effect"] == 1.2
+    assert second.twin_of == (0, -1)
+    assert (third.score, third.accuracy) == (None, 0.9)
+
+
+def test_a_ranking_older_than_the_checkpoint_is_said_to_be(run):
+    ranked = run.write_json("ranking.json", ranking())
+    checkpoint = run.path / "checkpoint.pt"
+    checkpoint.touch()
+    os.utime(ranked, (1e9, 1e9))
+
+    assert "after it was ranked" in shown(run).alarms[0]
+
+    os.utime(checkpoint, (1e9, 1e9))
+    assert shown(run).alarms == []
+
+
+def test_a_ranking_of_another_form_is_refused_by_its_name(run):
+    run.write_json("ranking.json", {"directions": [{"k": 0}]})
+
+    with pytest.raises(ValueError, match=r"ranking\.json is not a ranking.*'score'"):
+        shown(run)
+
+
+def test_labels_are_those_of_the_file(run):
+    run.write_json("labels.json", {"2": "slant"})
+
+    assert [d.label for d in shown(run).directions] == ["", "", "slant"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"3": "slant"}', r"names '3', which is none of .* 0 … 2"),
+        ('{"one": "slant"}', "names 'one'"),
+        ('{"1": 2}', "must map directions to words"),
+        ("[]", "must map directions to words"),
+        ("{", "is not JSON"),
+    ],
+)
+def test_labels_of_another_run_or_form_are_refused(run, content, message):
+    (run.path / "labels.json").write_text(content)
+
+    with pytest.raises(ValueError, match=message):
+        read_labels(run, K=3)
+
+
+def test_alarms_of_the_evaluation_are_shown(run):
+    run.write_json("evaluation.json", {"alarms": ["L_G has left ln 2."]})
+
+    assert shown(run).alarms == ["L_G has left ln 2."]
+
+
+def test_labels_survive_the_way_through_json(run):
+    (run.path / "labels.json").write_text(json.dumps({"0": "</script>\"'"}))
+
+    assert read_labels(run, K=3) == {0: "</script>\"'"}
