@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from hdiscovery.train import Discovery
-
-Progress = Callable[[range], Iterable[int]]
+from hdiscovery.discovery import Discovery
+from hdiscovery.evaluate.subject import Pair, Progress, Subject, of_run, pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,16 +21,22 @@ class Accuracy:
     Attributes:
         pairs: Number of pairs.
         rca: Share of pairs whose k is recognised; chance is 1/K.
-        rca_large_shifts: The same for pairs with abs(s) of at least S/10.
+        rca_large_shifts: The same for pairs with abs(s) of at least S/10, None if there are none.
         shift_error: Mean abs(s_hat - s); S/2 is what a constant 0 reaches.
         of_direction: Recall of each direction, None where it was never drawn.
+        standard_error: Of ``rca``, from the number of pairs alone.
+        curve: RCA as a function of abs(s): for each of ten intervals of [0, S], ``from`` and
+            ``to``, the number of ``pairs``, and their ``rca`` and ``shift_error`` (None where no
+            pair fell in).
     """
 
     pairs: int
     rca: float
-    rca_large_shifts: float
+    rca_large_shifts: float | None
     shift_error: float
     of_direction: list[float | None]
+    standard_error: float = math.nan
+    curve: list[dict[str, Any]] = field(default_factory=list)
 
 
 def measure_rca(
@@ -39,11 +47,11 @@ def measure_rca(
     seed: int = 1,
     progress: Progress = iter,
 ) -> Accuracy:
-    """Return the RCA over ``pairs`` pairs; the reconstructor uses its running statistics.
+    """Return the RCA of a run's directions by the reconstructor trained with them.
 
     Args:
         discovery: The trained networks.
-        pairs: How many to draw, at least 1.
+        pairs: How many to draw, at least 1; the paper takes 5,000.
         batch_size: Pairs at once.
         seed: Of the pairs.
         progress: Wraps the loop over batches, as ``tqdm`` does.
@@ -51,25 +59,81 @@ def measure_rca(
     Raises:
         ValueError: If ``pairs`` is out of range.
     """
-    if pairs < 1:
-        raise ValueError(f"`pairs` must be at least 1, got {pairs}.")
-    torch.manual_seed(seed)
-    discovery.R.eval()
+    subject = of_run(discovery)
+    return measure(subject, pairs, batch_size=batch_size, seed=seed, progress=progress)
+
+
+def measure(
+    subject: Subject,
+    count: int,
+    *,
+    batch_size: int = 64,
+    seed: int = 1,
+    progress: Progress = iter,
+) -> Accuracy:
+    """Return the RCA of a subject by its own reconstructor; see `measure_rca`.
+
+    Raises:
+        ValueError: If ``count`` is out of range, or the subject has no reconstructor.
+    """
+    if count < 1:
+        raise ValueError(f"`pairs` must be at least 1, got {count}.")
+    if subject.R is None:
+        raise ValueError(
+            f"No reconstructor was trained with the directions {subject.name!r}. Measure them with "
+            "a fresh one."
+        )
+    drawn = pairs(subject, count, seed=seed, batch_size=batch_size, progress=progress)
+    return accuracy(subject.R, drawn, K=subject.K, S=subject.S)
+
+
+def accuracy(R: nn.Module, drawn: Iterable[Pair], *, K: int, S: float) -> Accuracy:
+    """Return how well a reconstructor knows pairs; it uses its running statistics.
+
+    Args:
+        R: Takes x_0 and shifted x_0, returns logits ``[n, K]`` and shifts ``[n]``.
+        drawn: Batches of pairs.
+        K: Number of directions.
+        S: Largest shift.
+    """
+    was_training = R.training
+    R.eval()
     found = []
     with torch.no_grad():
-        for start in progress(range(0, pairs, batch_size)):
-            x_T, k, s = discovery.draw(min(batch_size, pairs - start))
-            x_0, shifted = discovery.real(x_T), discovery.shifted(x_T, k, s)
-            logits, s_hat = discovery.R(x_0, shifted)
-            found.append(torch.stack([k.float(), s, logits.argmax(1).float(), s_hat]))
-    discovery.R.train()
+        for x_0, shifted, k, s in drawn:
+            logits, s_hat = R(x_0, shifted)
+            found.append(torch.stack([k.to(s), s, logits.argmax(1).to(s), s_hat.to(s)]).cpu())
+    R.train(was_training)
     k, s, k_hat, s_hat = torch.cat(found, dim=1)
-    right, large = (k == k_hat).float(), s.abs() >= discovery.config.S / 10
-    recalls = [right[k == j] for j in range(discovery.config.K)]
+    right, error = (k == k_hat).float(), (s_hat - s).abs()
+    rca = right.mean().item()
     return Accuracy(
-        pairs=pairs,
-        rca=right.mean().item(),
-        rca_large_shifts=right[large].mean().item(),
-        shift_error=(s_hat - s).abs().mean().item(),
-        of_direction=[r.mean().item() if len(r) else None for r in recalls],
+        pairs=len(k),
+        rca=rca,
+        rca_large_shifts=_mean(right[s.abs() >= S / 10]),
+        shift_error=error.mean().item(),
+        of_direction=[_mean(right[k == j]) for j in range(K)],
+        standard_error=math.sqrt(rca * (1 - rca) / len(k)),
+        curve=_curve(s.abs() / S, right, error, S),
     )
+
+
+def _curve(relative: Tensor, right: Tensor, error: Tensor, S: float) -> list[dict[str, Any]]:
+    tenth = (relative * 10).floor().clamp(max=9)
+    points = []
+    for i in range(10):
+        inside = tenth == i
+        points.append(
+            {
+                "from": S * i / 10,
+                "to": S * (i + 1) / 10,
+                "pairs": int(inside.sum()),
+                "rca": _mean(right[inside]),
+                "shift_error": _mean(error[inside]),
+            }
+        )
+    return points
+
+
+def _mean(values: Tensor) -> float | None:
+    return values.mean().item() if len(values) else None

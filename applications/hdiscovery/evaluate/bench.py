@@ -1,0 +1,168 @@
+"""The measures of one subject, each by its name; runs and baselines go through the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from hdiscovery.evaluate.digits import digit_classifier_of
+from hdiscovery.evaluate.features import feature_net
+from hdiscovery.evaluate.fid import measure_fid
+from hdiscovery.evaluate.fresh import train_fresh
+from hdiscovery.evaluate.probes import probes_for
+from hdiscovery.evaluate.ranking import rank
+from hdiscovery.evaluate.rca import measure
+from hdiscovery.evaluate.real import real_images
+from hdiscovery.evaluate.rescoring import rescore
+from hdiscovery.evaluate.subject import Progress, Subject
+
+
+class LeftOut(Exception):  # noqa: N818
+    """Why something cannot be measured; the rest can."""
+
+
+class Named(Protocol):
+    """Makes the `Progress` of a thing of that name."""
+
+    def __call__(self, name: str) -> Progress:
+        """Return it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """How much is measured.
+
+    Attributes:
+        pairs: Pairs for RCA; the paper's protocol takes 5,000.
+        fresh_pairs: Pairs that a fresh reconstructor is trained on; a quarter more are held out.
+        fresh_steps: Its updates.
+        images: Samples of each kind for FID, and real images at most.
+        samples: Samples that every direction is tried on, for marks and probes.
+        shifts: Shifts that each of them is given, odd.
+        references: Unshifted samples that those are compared with.
+        batch_size: Samples at once.
+        seed: Of all that is drawn.
+    """
+
+    pairs: int = 5000
+    fresh_pairs: int = 4096
+    fresh_steps: int = 2000
+    images: int = 5000
+    samples: int = 16
+    shifts: int = 9
+    references: int = 128
+    batch_size: int = 64
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """What measures lean on besides the run.
+
+    Attributes:
+        data: Folder of real images, None where there is none.
+        features: Feature net of FID.
+        classifier: File of the classifier of digits.
+    """
+
+    data: Path | None = None
+    features: str = "unet"
+    classifier: Path | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Bench:
+    """What is measured, how much, and the reconstructor that knows it.
+
+    Attributes:
+        subject: What.
+        sizes: How much.
+        sources: By what.
+        progress: Makes progress bars.
+        R: The subject's own reconstructor, until a fresh one takes its place; None before that
+            where nobody trained one.
+    """
+
+    subject: Subject
+    sizes: Sizes
+    sources: Sources
+    progress: Named
+    R: nn.Module | None
+
+    def bar(self, part: str) -> Progress:
+        """Return the progress bar of a part."""
+        return self.progress(f"{part} of {self.subject.name}")
+
+
+def _rca(bench: Bench) -> dict[str, Any]:
+    subject, sizes = bench.subject, bench.sizes
+    if subject.R is None:
+        raise LeftOut("no reconstructor was trained with them; `fresh` measures them")
+    return asdict(measure(subject, sizes.pairs, seed=sizes.seed, batch_size=sizes.batch_size,
+                          progress=bench.bar("RCA")))  # fmt: skip
+
+
+def _fresh(bench: Bench) -> dict[str, Any]:
+    sizes = bench.sizes
+    fresh = train_fresh(
+        bench.subject, train_pairs=sizes.fresh_pairs, test_pairs=max(sizes.fresh_pairs // 4, 1),
+        steps=sizes.fresh_steps, seed=sizes.seed, sampled_at_once=sizes.batch_size,
+        progress=bench.bar("pairs for a fresh R"),
+    )  # fmt: skip
+    bench.R = fresh.R
+    return {"test": asdict(fresh.test), "train": asdict(fresh.train)}
+
+
+def _marks(bench: Bench) -> dict[str, Any]:
+    subject, sizes = bench.subject, bench.sizes
+    if bench.R is None:
+        raise LeftOut("they ask for a reconstructor; `fresh` trains one")
+    ranking = rank(
+        subject, bench.R, feature_net("unet", subject.dm), num_samples=sizes.samples,
+        num_shifts=sizes.shifts, references=sizes.references, seed=sizes.seed + 1,
+        batch_size=sizes.batch_size, progress=bench.bar("marks"),
+    )  # fmt: skip
+    by = "own" if bench.R is subject.R else "fresh"
+    return {"reconstructor": by, "mean": ranking.mean(), **asdict(ranking)}
+
+
+def _probes(bench: Bench) -> dict[str, Any]:
+    subject, sizes = bench.subject, bench.sizes
+    return asdict(rescore(
+        subject, probes_for(subject.dm.image_shape), classifier=_classifier(bench),
+        num_samples=sizes.samples, num_shifts=sizes.shifts, references=sizes.references,
+        seed=sizes.seed + 1, batch_size=sizes.batch_size, progress=bench.bar("probes"),
+    ))  # fmt: skip
+
+
+def _fid(bench: Bench) -> dict[str, Any]:
+    subject, sizes, sources = bench.subject, bench.sizes, bench.sources
+    if sources.data is None:
+        raise LeftOut("it compares with real images: pass `--data DIR`")
+    shape = subject.dm.image_shape
+    real, source = real_images(sources.data, shape, sizes.images, seed=sizes.seed)
+    net = feature_net(sources.features, subject.dm, data=sources.data, cache=sources.classifier)
+    return asdict(measure_fid(
+        subject, net, real, source=source, images=sizes.images, seed=sizes.seed,
+        batch_size=sizes.batch_size, progress=bench.bar("FID"),
+    ))  # fmt: skip
+
+
+def _classifier(bench: Bench) -> nn.Module | None:
+    """Return the classifier of digits, where the data is MNIST or a file of it is named."""
+    data, file = bench.sources.data, bench.sources.classifier
+    is_mnist = data is not None and (data / "MNIST" / "raw").is_dir()
+    if bench.subject.dm.image_shape[0] != 1 or not (is_mnist or file is not None):
+        return None
+    classifier, _ = digit_classifier_of(bench.subject.dm.image_shape, data, file)
+    return classifier.to(bench.subject.device)
+
+
+MEASURES: dict[str, Callable[[Bench], dict[str, Any]]] = {
+    "rca": _rca, "fresh": _fresh, "marks": _marks, "probes": _probes, "fid": _fid,
+}  # fmt: skip

@@ -1,0 +1,240 @@
+"""Feature nets: what looks at images in place of an eye. Each is a plug-in with a name and a hash.
+
+unet             the diffusion model's own encoder and h: always there
+digits           a classifier of real digits, trained on MNIST
+inception        torchvision's Inception v3, where its weights are on this machine
+FILE.pt, .pt2    a TorchScript file or one of torch.export, images -> features
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hdiscovery.evaluate.digits import digit_classifier_of
+from hdiscovery.models.dm import DiffusionModel
+
+FEATURES = ("unet", "digits", "inception")
+
+
+class FeatureNet(nn.Module):
+    """A network that describes images, with what a report has to say of it.
+
+    Args:
+        name: For reports.
+        maps: A module from images ``[N, C, H, W]`` in [-1, 1] to a tuple of feature maps
+            ``[N, c, h, w]`` or vectors ``[N, c]``, shallow to deep; a single tensor will do.
+        image_shape: ``(C, H, W)`` that it is to be asked about.
+
+    Attributes:
+        name: As given.
+        sha256: Hash of all its weights.
+        num_features: Length F of a description.
+
+    Shapes:
+        images ``[N, C, H, W]``, clamped to [-1, 1] -> ``[N, F]``: the deepest map, averaged over
+        its pixels.
+    """
+
+    def __init__(self, name: str, maps: nn.Module, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.name, self._maps = name, maps
+        self.sha256 = weights_hash(maps)
+        self.requires_grad_(False).eval()
+        parameter = next(self.parameters(), torch.zeros(()))
+        self.num_features = self(parameter.new_zeros(1, *image_shape)).shape[1]
+
+    def train(self, mode: bool = True) -> FeatureNet:
+        """Stay in eval mode."""
+        return super().train(False)
+
+    def maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the feature maps, shallow to deep, without a graph."""
+        with torch.no_grad():
+            maps = self._maps(images.clamp(-1, 1))
+        return (maps,) if isinstance(maps, Tensor) else tuple(maps)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the deepest map, averaged over its pixels, ``[N, F]``."""
+        deepest = self.maps(images)[-1].flatten(2) if images.ndim == 4 else self.maps(images)[-1]
+        return deepest.mean(2) if deepest.ndim == 3 else deepest
+
+    def described(self) -> dict[str, str | int]:
+        """Return name and hash, for a report."""
+        return {"name": self.name, "sha256": self.sha256, "num_features": self.num_features}
+
+
+def weights_hash(module: nn.Module) -> str:
+    """Return the SHA-256 of a module's tensors, their names and shapes, in hexadecimal."""
+    total = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        value = value.detach().cpu().contiguous()
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        total.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def feature_net(
+    name: str, dm: DiffusionModel, *, data: Path | None = None, cache: Path | None = None
+) -> FeatureNet:
+    """Return the feature net of a name, for the images of a diffusion model, on its device.
+
+    Args:
+        name: One of `FEATURES`, or a TorchScript (``.pt``) or torch.export (``.pt2``) file.
+        dm: The diffusion model.
+        data: Folder of MNIST, for ``"digits"``.
+        cache: Where ``"digits"`` keeps its classifier; see `digit_classifier_of`.
+
+    Raises:
+        FileNotFoundError: If weights or data are not on this machine.
+        ValueError: If the net cannot look at such images.
+    """
+    device = next(dm.unet.parameters()).device
+    if name == "unet":
+        maps: nn.Module = UNetMaps(dm)
+    elif name == "digits":
+        classifier, _ = digit_classifier_of(dm.image_shape, data, cache)
+        maps = DigitMaps(classifier)
+    elif name == "inception":
+        maps = InceptionMaps(_hub_weights("inception_v3_google-0cc3c7bd.pth"))
+    else:
+        maps = _from_file(name)
+    try:
+        net = FeatureNet(name, maps.to(device), dm.image_shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"The feature net {name!r} cannot look at images of shape {dm.image_shape}: {error}"
+        ) from error
+    return net
+
+
+class UNetMaps(nn.Module):
+    """The maps of a diffusion model's encoder, and h, of clean images at an early time.
+
+        x -> encoder(sqrt(alpha_bar_t) x, t),   t = T/10
+
+    The mean of x_t given x, rather than a draw, so that the same image has the same features.
+    """
+
+    def __init__(self, dm: DiffusionModel) -> None:
+        super().__init__()
+        self.unet = dm.unet
+        self.t = dm.schedule.num_train_steps // 10
+        self.scale = dm.schedule.alpha_bar(self.t) ** 0.5
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps."""
+        encoded = self.unet.encode(self.scale * x, x.new_full((len(x),), self.t).long())
+        return (*encoded.skips, self.unet.middle(encoded))
+
+
+class DigitMaps(nn.Module):
+    """The maps of a classifier of digits, one an edge length."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*classifier.children())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps."""
+        maps: list[Tensor] = []
+        for layer in self.layers:
+            if isinstance(layer, nn.Flatten):
+                break
+            x = layer(x)
+            if isinstance(layer, nn.MaxPool2d):
+                maps.append(x)
+        return tuple(maps)
+
+
+class InceptionMaps(nn.Module):
+    """The 2048 features of torchvision's Inception v3; images are resized to 299 pixels.
+
+    Its weights are torchvision's, not those of the FID that papers print: compare with itself only.
+    """
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__()
+        from torchvision.models import inception_v3
+
+        net = inception_v3(weights=None, init_weights=False, aux_logits=True, transform_input=False)
+        net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        net.fc = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+        self.net = net.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features ``[N, 2048]``."""
+        x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
+        x = F.interpolate(x, size=(299, 299), mode="bilinear", antialias=True)
+        return self.net(x)
+
+
+def lpips_distance(device: torch.device) -> tuple[Callable[[Tensor, Tensor], Tensor], str]:
+    """Return LPIPS with AlexNet, as a mean over pairs of images in [-1, 1], and its hash.
+
+    Raises:
+        FileNotFoundError: If AlexNet's weights are not on this machine.
+    """
+    _hub_weights("alexnet-owt-7be5be79.pth")
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+    metric = LearnedPerceptualImagePatchSimilarity("alex", reduction="mean").to(device)
+
+    def distance(x: Tensor, y: Tensor) -> Tensor:
+        x, y = ((z.expand(-1, 3, -1, -1) if z.shape[1] == 1 else z) for z in (x, y))
+        x, y = (F.interpolate(z, size=(64, 64)) if z.shape[-1] < 64 else z for z in (x, y))
+        with torch.no_grad():
+            return metric(x.clamp(-1, 1), y.clamp(-1, 1))
+
+    return distance, weights_hash(metric)
+
+
+def perceptual_distance(net: FeatureNet, x: Tensor, y: Tensor) -> Tensor:
+    """Return the distance of each pair of images, as LPIPS without its learnt weights.
+
+        d = mean over maps, mean over pixels, |f(x) / |f(x)| - f(y) / |f(y)||^2
+
+    norms over channels; ``[N]``, between 0 and 4.
+
+    References:
+        Zhang et al. (2018), The Unreasonable Effectiveness of Deep Features as a Perceptual Metric.
+    """
+    parts = []
+    for a, b in zip(net.maps(x), net.maps(y), strict=True):
+        square = (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1)
+        parts.append(square.flatten(1).mean(1) if square.ndim > 1 else square)
+    return torch.stack(parts).mean(0)
+
+
+def _hub_weights(name: str) -> Path:
+    """Return a weight file of torchvision's in torch's cache; nothing is fetched."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"The weights {name} are not in {path.parent}. Where there is a network, torchvision "
+            f"fetches them; or copy the file there. Without them, `unet` and `digits` are feature "
+            "nets that need none."
+        )
+    return path
+
+
+def _from_file(name: str) -> nn.Module:
+    path = Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"`features` {name!r} is neither a file nor one of {', '.join(FEATURES)}."
+        )
+    try:
+        if path.suffix == ".pt2":
+            return torch.export.load(path).module()
+        return torch.jit.load(path, map_location="cpu")
+    except Exception as error:
+        raise ValueError(
+            f"`features` {path} is no module that torch can load by itself ({error}). Write it "
+            "by `torch.jit.save(torch.jit.script(net), 'net.pt')` or `torch.export.save`."
+        ) from error

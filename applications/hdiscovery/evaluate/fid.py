@@ -1,0 +1,93 @@
+"""FID to real images, of raw samples and of shifted ones, made from the same x_T."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hdiscovery.evaluate.features import FeatureNet
+from hdiscovery.evaluate.subject import Progress, Subject, pairs
+
+
+@dataclass(frozen=True, slots=True)
+class FIDReport:
+    """How far samples are from real images; only figures of the same net can be compared.
+
+    Attributes:
+        raw: FID of unshifted samples.
+        shifted: FID of the same samples, each shifted by a random k and s.
+        images: Number of samples of each kind.
+        real_images: Number of real images.
+        real: Where the real images came from.
+        features: Name and hash of the feature net.
+    """
+
+    raw: float
+    shifted: float
+    images: int
+    real_images: int
+    real: str
+    features: dict[str, Any]
+
+
+def measure_fid(
+    subject: Subject,
+    net: FeatureNet,
+    real: Tensor,
+    *,
+    source: str,
+    images: int,
+    seed: int = 1,
+    batch_size: int = 64,
+    progress: Progress = iter,
+) -> FIDReport:
+    """Return both FIDs of a subject. The statistics are gathered in float64, batch by batch.
+
+    FID is larger for fewer images, and for fewer than the net has features badly so: compare at
+    the same number only.
+
+    Args:
+        subject: Whose directions.
+        net: The feature net.
+        real: ``[N, C, H, W]`` in [-1, 1].
+        source: Where ``real`` came from, for the report.
+        images: Samples of each kind, at least 2.
+        seed: Of x_T, k and s.
+        batch_size: Images at once.
+        progress: Wraps the loop over batches.
+
+    Raises:
+        ValueError: If there are fewer than 2 images of a kind.
+    """
+    if images < 2 or len(real) < 2:
+        raise ValueError(
+            f"FID needs 2 `images` of a kind or more, got {images} and {len(real)} real ones."
+        )
+    raw, shifted = (distance_to(net, real.split(batch_size)) for _ in range(2))
+    drawn = pairs(subject, images, seed=seed, batch_size=batch_size, progress=progress)
+    for x_0, x_0_shifted, _, _ in drawn:
+        raw.update(x_0, real=False)
+        shifted.update(x_0_shifted, real=False)
+    return FIDReport(
+        raw=raw.compute().item(),
+        shifted=shifted.compute().item(),
+        images=images,
+        real_images=len(real),
+        real=source,
+        features=net.described(),
+    )
+
+
+def distance_to(net: FeatureNet, real: Iterable[Tensor]) -> Any:
+    """Return torchmetrics' FID with the real images in it; ``update`` gives it the others."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    metric = FrechetInceptionDistance(net, normalize=True).to(device)
+    for part in real:
+        metric.update(part.to(device), real=True)
+    return metric

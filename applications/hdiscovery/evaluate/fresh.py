@@ -1,0 +1,168 @@
+"""RCA by a fresh reconstructor, trained on frozen directions alone.
+
+The reconstructor of a training grows up with its directions: the two may agree on a signal that no
+eye sees, a watermark, and neither RCA nor L_G would tell. A fresh one has to find the directions
+from outside. Where a co-trained R knows k and a fresh one does not, the signal is of that kind (or
+the fresh one saw too few pairs: give it more). It is also what makes baselines comparable: nobody
+trained anything with them.
+
+References:
+    Voynov and Babenko (2020), Unsupervised Discovery of Interpretable Directions in the GAN Latent
+    Space, whose RANDOM deformator is such a baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hdiscovery.evaluate.rca import Accuracy, accuracy
+from hdiscovery.evaluate.seeds import seeded
+from hdiscovery.evaluate.subject import Pair, Progress, Subject, pairs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairBank:
+    """Pairs made once and looked at often: sampling is dear, R is cheap.
+
+    Attributes:
+        x_0: ``[N, C, H, W]``, on the CPU.
+        shifted: ``[N, C, H, W]``.
+        k: ``[N]``.
+        s: ``[N]``.
+    """
+
+    x_0: Tensor
+    shifted: Tensor
+    k: Tensor
+    s: Tensor
+
+    @classmethod
+    def of(
+        cls, subject: Subject, count: int, *, seed: int, batch_size: int = 64,
+        progress: Progress = iter,
+    ) -> PairBank:  # fmt: skip
+        """Draw ``count`` pairs as in training; memory holds 2 N images."""
+        drawn = pairs(subject, count, seed=seed, batch_size=batch_size, progress=progress)
+        columns = zip(*([part.cpu() for part in pair] for pair in drawn), strict=True)
+        return cls(*(torch.cat(column) for column in columns))
+
+    def __len__(self) -> int:
+        return len(self.k)
+
+    def batch(self, chosen: Tensor, device: torch.device) -> Pair:
+        """Return the pairs of these indices, on a device."""
+        x_0, shifted, k, s = (
+            c[chosen].to(device) for c in (self.x_0, self.shifted, self.k, self.s)
+        )
+        return x_0, shifted, k, s
+
+    def split(self, first: int) -> tuple[PairBank, PairBank]:
+        """Return the first pairs and the others."""
+        columns = (self.x_0, self.shifted, self.k, self.s)
+        return PairBank(*(c[:first] for c in columns)), PairBank(*(c[first:] for c in columns))
+
+    def batches(self, size: int, device: torch.device) -> Iterator[Pair]:
+        """Yield all pairs in order."""
+        for chosen in torch.arange(len(self)).split(size):
+            yield self.batch(chosen, device)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FreshReconstructor:
+    """A reconstructor trained on frozen directions, and what it is worth.
+
+    Attributes:
+        R: The network, in eval mode.
+        test: Its accuracy on pairs held out.
+        train: Its accuracy on the pairs it was trained on; far above ``test`` means that it saw too
+            few of them.
+    """
+
+    R: nn.Module
+    test: Accuracy
+    train: Accuracy
+
+
+def train_fresh(
+    subject: Subject,
+    *,
+    train_pairs: int,
+    test_pairs: int,
+    steps: int = 2000,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    seed: int = 1,
+    sampled_at_once: int = 64,
+    progress: Progress = iter,
+) -> FreshReconstructor:
+    """Train a new reconstructor on a bank of pairs and measure it on others.
+
+    The loss is the training's, ``lambda_1 CE(k) + lambda_2 |s_hat - s|``, by Adam whose rate falls
+    to 0 along a cosine. Neither the directions nor torch's global stream move.
+
+    Args:
+        subject: Whose directions.
+        train_pairs: Pairs to train on, at least 2.
+        test_pairs: Pairs held out, at least 1.
+        steps: Updates of R.
+        batch_size: Pairs an update, at least 2 (R has batch norms).
+        learning_rate: At the start.
+        seed: Of pairs, network and batches.
+        sampled_at_once: Pairs that are drawn at once.
+        progress: Wraps the loop over batches of the bank.
+
+    Raises:
+        ValueError: If a size is out of range.
+    """
+    for name, value, least in (("train_pairs", train_pairs, 2), ("test_pairs", test_pairs, 1),
+                               ("steps", steps, 1), ("batch_size", batch_size, 2)):  # fmt: skip
+        if value < least:
+            raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+    # The bank's seed is not that of RCA's pairs, so that the two share none.
+    bank = PairBank.of(subject, train_pairs + test_pairs, seed=seed + 1_000_003,
+                       batch_size=sampled_at_once, progress=progress)  # fmt: skip
+    train, test = bank.split(train_pairs)
+    device = subject.device
+    with seeded(seed):
+        R = subject.new_R().to(device=device, dtype=bank.x_0.dtype)
+    fit(R, train, subject.weights, steps=steps, batch_size=batch_size,
+        learning_rate=learning_rate, seed=seed, device=device)  # fmt: skip
+    measured = [
+        accuracy(R, part.batches(256, device), K=subject.K, S=subject.S) for part in (test, train)
+    ]
+    return FreshReconstructor(R, *measured)
+
+
+def fit(
+    R: nn.Module,
+    bank: PairBank,
+    weights: tuple[float, float],
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    device: torch.device,
+) -> None:
+    """Train R on a bank and leave it in eval mode."""
+    lambda_1, lambda_2 = weights
+    optimizer = torch.optim.Adam(R.parameters(), learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator = torch.Generator().manual_seed(seed)
+    size = min(batch_size, len(bank))
+    R.train()
+    for _ in range(steps):
+        chosen = torch.randint(len(bank), (size,), generator=generator)
+        x_0, shifted, k, s = bank.batch(chosen, device)
+        logits, s_hat = R(x_0, shifted)
+        optimizer.zero_grad()
+        loss = lambda_1 * F.cross_entropy(logits, k) + lambda_2 * F.l1_loss(s_hat, s)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    R.eval()

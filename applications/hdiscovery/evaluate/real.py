@@ -1,0 +1,64 @@
+"""Real images to compare samples with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hdiscovery.data import load_mnist
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+def real_images(
+    data: Path, image_shape: tuple[int, int, int], count: int, *, seed: int = 1
+) -> tuple[Tensor, str]:
+    """Return real images drawn at random from a folder, and what they are.
+
+    Args:
+        data: A folder that holds ``MNIST/raw``, of which the training images are taken, or image
+            files, at any depth. Files are scaled so that the short edge fits, and cropped in the
+            middle.
+        image_shape: ``(C, H, W)`` of the result, C = 1 or 3.
+        count: How many at most; fewer where there are fewer.
+        seed: Which.
+
+    Returns:
+        ``[N, C, H, W]`` in [-1, 1] and a line for the report.
+
+    Raises:
+        FileNotFoundError: If the folder holds neither.
+    """
+    channels, height, width = image_shape
+    generator = torch.Generator().manual_seed(seed)
+    if (data / "MNIST" / "raw").is_dir():
+        if channels != 1:
+            raise ValueError(
+                f"`data` {data} is MNIST, and the model makes images of shape {image_shape}."
+            )
+        images, _ = load_mnist(data, image_size=height, download=False)
+        chosen = torch.randperm(len(images), generator=generator)[:count]
+        return images[chosen], f"MNIST, training images, resized to {height}"
+    files = sorted(p for p in data.rglob("*") if p.suffix.lower() in ENDINGS)
+    if not files:
+        raise FileNotFoundError(
+            f"`data` {data} holds neither MNIST/raw nor image files ({', '.join(ENDINGS)})."
+        )
+    chosen = torch.randperm(len(files), generator=generator)[:count].tolist()
+    images = torch.stack([_read(files[i], channels, height, width) for i in chosen])
+    return images, f"{len(files)} image files of {data.name}, resized to {height}x{width}"
+
+
+def _read(path: Path, channels: int, height: int, width: int) -> Tensor:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+    from torchvision.transforms.functional import pil_to_tensor
+
+    try:
+        with Image.open(path) as file:
+            image = file.convert("L" if channels == 1 else "RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}.") from error
+    image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+    return pil_to_tensor(image).float() / 127.5 - 1

@@ -1,0 +1,164 @@
+"""All measures of a run and of baselines in one report, and the report as one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from hdiscovery.discovery import Discovery
+from hdiscovery.evaluate.baselines import BaselineName, baseline, learnt_norms
+from hdiscovery.evaluate.bench import MEASURES, Bench, LeftOut, Named, Sizes, Sources
+from hdiscovery.evaluate.equilibrium import measure_equilibrium
+from hdiscovery.evaluate.ranking import MARKS
+from hdiscovery.evaluate.subject import Subject, of_run, with_directions
+
+FORMAT = "hdiscovery-evaluation-1"
+PARTS = ("losses", *MEASURES)
+
+Report = dict[str, Any]
+
+
+def evaluate(
+    discovery: Discovery,
+    records: Sequence[Mapping[str, Any]],
+    *,
+    step: int,
+    parts: Iterable[str] = PARTS,
+    baselines: Iterable[BaselineName] = (),
+    sizes: Sizes | None = None,
+    sources: Sources | None = None,
+    progress: Named = lambda name: iter,
+) -> Iterator[Report]:
+    """Measure a run and baselines of the same strength; yield the report after each part.
+
+    Args:
+        discovery: The run's networks.
+        records: Of its training.
+        step: Training steps behind its checkpoint.
+        parts: Some of `PARTS`.
+        baselines: Some of ``random``, ``pca``, ``jacobian``.
+        sizes: How much is measured.
+        sources: Data and nets.
+        progress: Makes the progress bar of a part.
+
+    Yields:
+        The same report, which grows: ``subjects`` holds each one's parts; ``left_out`` says what
+        could not be measured, and why.
+
+    Raises:
+        ValueError: If a part or a size is out of range.
+    """
+    parts = list(parts)
+    unknown = set(parts) - set(PARTS)
+    if unknown:
+        raise ValueError(f"`only` takes {', '.join(PARTS)}; got {sorted(unknown)}.")
+    sizes, sources = sizes or Sizes(), sources or Sources()
+    learnt = of_run(discovery)
+    report: Report = {
+        "format": FORMAT,
+        "step": step,
+        "K": learnt.K,
+        "S": learnt.S,
+        "sizes": asdict(sizes),
+        "subjects": {},
+        "left_out": {},
+    }
+    if "losses" in parts and records:
+        report["losses"] = asdict(measure_equilibrium(records, K=learnt.K))
+        yield report
+    elif "losses" in parts:
+        report["left_out"]["losses"] = "the run has no records"
+        yield report
+    order = [part for part in MEASURES if part in parts]
+    for subject in _subjects(discovery, learnt, baselines, sizes) if order else ():
+        results = report["subjects"].setdefault(subject.name, {})
+        bench = Bench(subject, sizes, sources, progress, subject.R)
+        for part in order:
+            try:
+                results[part] = MEASURES[part](bench)
+            except LeftOut as reason:
+                report["left_out"][f"{part} of {subject.name}"] = str(reason)
+            yield report
+
+
+def _subjects(
+    discovery: Discovery, learnt: Subject, names: Iterable[BaselineName], sizes: Sizes
+) -> Iterator[Subject]:
+    yield learnt
+    names = list(names)
+    if names:
+        norms = learnt_norms(learnt)
+        if not any(norms.values()):
+            raise ValueError(
+                "Baselines are as strong as the learnt directions, and these are still 0 "
+                "everywhere. Train the run first, or leave `--baselines` out."
+            )
+        for name in names:
+            directions = baseline(name, learnt, norms=norms, seed=sizes.seed + 2)
+            yield with_directions(discovery, directions, name)
+
+
+def merged(before: Report, after: Report) -> Report:
+    """Return a report with what an earlier one has besides, if that is of the same checkpoint.
+
+    Parts that both have are those of ``after``. Each part holds the sizes it was measured with.
+    """
+    if before.get("format") != FORMAT or before.get("step") != after["step"]:
+        return after
+    subjects = {name: dict(results) for name, results in before["subjects"].items()}
+    for name, results in after["subjects"].items():
+        subjects[name] = {**subjects.get(name, {}), **results}
+    return {**before, **after, "subjects": subjects}
+
+
+# Column, where it is in a subject's results, how it is written.
+COLUMNS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("RCA", ("rca", "rca"), "{:.3f}"),
+    ("RCA |s|>=S/10", ("rca", "rca_large_shifts"), "{:.3f}"),
+    ("fresh RCA", ("fresh", "test", "rca"), "{:.3f}"),
+    ("fresh |s|>=S/10", ("fresh", "test", "rca_large_shifts"), "{:.3f}"),
+    ("fresh |s_hat-s|", ("fresh", "test", "shift_error"), "{:.2f}"),
+    ("FID raw", ("fid", "raw"), "{:.2f}"),
+    ("FID shifted", ("fid", "shifted"), "{:.2f}"),
+    *((mark, ("marks", "mean", mark), "{:.2f}") for mark in MARKS),
+    ("twins", ("marks", "mean", "twins"), "{:.0f}"),
+    ("score", ("marks", "mean", "score"), "{:.2f}"),
+)
+
+
+def table(report: Report) -> str:
+    """Return the report as text: a row a measure, a column a subject, and what was found."""
+    subjects = report["subjects"]
+    lines = []
+    if subjects:
+        rows = [["", *subjects]]
+        for name, path, form in COLUMNS:
+            values = [_at(results, path) for results in subjects.values()]
+            if any(value is not None for value in values):
+                rows.append([name, *("-" if v is None else form.format(v) for v in values)])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for first, *rest in rows:
+            cells = (cell.rjust(w) for cell, w in zip(rest, widths[1:], strict=True))
+            lines.append("  ".join((first.ljust(widths[0]), *cells)))
+        lines.append(f"chance of RCA: {1 / report['K']:.3f};  |s_hat-s| of a constant 0: "
+                     f"{report['S'] / 2:g}")  # fmt: skip
+    if "losses" in report:
+        losses = report["losses"]
+        lines.append(
+            f"L_G {losses['L_G']:.3f} (ln 2 = 0.693), L_D {losses['L_D']:.3f} (2 ln 2 = 1.386), "
+            f"over the last {losses['window']} of {losses['steps']} steps"
+        )
+        lines += [f"! {f['name']} since step {f['step']}: {f['text']}" for f in losses["findings"]]
+        if not losses["findings"]:
+            lines.append("the losses show nothing wrong")
+    lines += [f"not measured: {name}: {why}" for name, why in report["left_out"].items()]
+    return "\n".join(lines)
+
+
+def _at(results: Any, path: Sequence[str]) -> float | None:
+    for name in path:
+        if not isinstance(results, Mapping) or name not in results:
+            return None
+        results = results[name]
+    return results

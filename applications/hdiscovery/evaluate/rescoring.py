@@ -1,0 +1,155 @@
+"""The re-scoring matrix: what each direction changes, by probes that look at the images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hdiscovery.evaluate.probes import Probe
+from hdiscovery.evaluate.subject import Progress, Subject, samples
+from hdiscovery.evaluate.sweep import Sweep, sweeps
+
+
+@dataclass(frozen=True, slots=True)
+class Rescoring:
+    """How each direction changes each probe.
+
+    Attributes:
+        probes: Names of the probes.
+        std: Standard deviation of each probe over unshifted samples.
+        matrix: ``[K][P]``: mean change of a probe per unit of s, in its standard deviations.
+        class_changes: Share of each direction's samples whose class at s = -S or S is not that at
+            s = 0; None where there is no classifier.
+        class_slope: ``[K][classes]``: mean change per unit of s of the probability of each class.
+        samples: Samples that every direction was tried on.
+        references: Unshifted samples that ``std`` is over.
+    """
+
+    probes: list[str]
+    std: list[float]
+    matrix: list[list[float]]
+    class_changes: list[float] | None
+    class_slope: list[list[float]] | None
+    samples: int
+    references: int
+
+
+def rescore(
+    subject: Subject,
+    probes: Mapping[str, Probe],
+    *,
+    classifier: nn.Module | None = None,
+    num_samples: int = 16,
+    num_shifts: int = 9,
+    references: int = 256,
+    seed: int = 2,
+    batch_size: int = 64,
+    progress: Progress = iter,
+) -> Rescoring:
+    """Return the re-scoring matrix of a subject.
+
+        c_kp = E[s (p(x(s)) - p(x(0)))] / E[s^2] / std(p)
+
+    the slope of the straight line through (0, 0), over samples and shifts.
+
+    Args:
+        subject: Whose directions.
+        probes: Functions from images in [-1, 1] to a number each.
+        classifier: From images to logits, in eval mode; None where there are no classes.
+        num_samples: Samples that every direction is tried on.
+        num_shifts: Shifts from -S to S, odd.
+        references: Unshifted samples that the standard deviations are over, at least 2.
+        seed: Of the samples.
+        batch_size: Samples at once.
+        progress: Wraps the loop over directions.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+    if references < 2:
+        raise ValueError(f"`references` must be at least 2, got {references}.")
+    reference = samples(subject, references, seed=seed + 1, batch_size=batch_size).clamp(-1, 1)
+    std = torch.stack([p(reference).float().std() for p in probes.values()])
+    matrix, changes, slopes = [], [], []
+    for sweep in sweeps(subject, num_samples=num_samples, num_shifts=num_shifts, seed=seed,
+                        batch_size=batch_size, progress=progress):  # fmt: skip
+        images = sweep.x.flatten(0, 1).clamp(-1, 1)
+        values = torch.stack([p(images).float() for p in probes.values()], dim=1)
+        matrix.append((slope(sweep, values) / std.clamp_min(1e-6)).tolist())
+        if classifier is not None:
+            with torch.no_grad():
+                parts = [classifier(part).softmax(1) for part in images.split(batch_size)]
+            probability = torch.cat(parts)
+            slopes.append(slope(sweep, probability).tolist())
+            digit = probability.argmax(1).view(sweep.x.shape[:2])
+            ends = digit[:, [0, -1]] != digit[:, [len(sweep.s) // 2]]
+            changes.append(ends.float().mean().item())
+    return Rescoring(
+        probes=list(probes),
+        std=std.tolist(),
+        matrix=matrix,
+        class_changes=changes or None,
+        class_slope=slopes or None,
+        samples=num_samples,
+        references=references,
+    )
+
+
+def slope(sweep: Sweep, values: Tensor) -> Tensor:
+    """Return the mean change of ``values [N m, P]`` per unit of s, ``[P]``."""
+    v = values.view(*sweep.x.shape[:2], -1)
+    change = v - v[:, [len(sweep.s) // 2]]
+    s = sweep.s.to(v.dtype)
+    return (s[None, :, None] * change).sum((0, 1)) / (len(v) * s.square().sum())
+
+
+def draw_matrix(rescoring: Rescoring, S: float, path: Path) -> Path:
+    """Write the matrix as a picture: a row a direction, its change over the whole way to S.
+
+    Args:
+        rescoring: The matrix.
+        S: Largest shift: what is shown is the change from s = 0 to S, in standard deviations.
+        path: A ``.png`` file; it is complete or not at all.
+    """
+    from matplotlib.figure import Figure
+
+    values = torch.tensor(rescoring.matrix) * S
+    K, P = values.shape
+    classes = rescoring.class_changes is not None
+    figure = Figure(figsize=(2.6 + 0.95 * (P + 1.2 * classes), 1.6 + 0.3 * K), layout="constrained")
+    wide, *narrow = figure.subplots(
+        1, 1 + classes, squeeze=False, width_ratios=[P, *([1] * classes)]
+    )[0]
+    limit = max(float(values.abs().max()), 1e-6)
+    _heat(wide, values, rescoring.probes, "RdBu_r", (-limit, limit), "{:+.1f}")
+    wide.set_ylabel("direction k")
+    wide.set_title(f"change from s = 0 to S = {S:g},\nin standard deviations", fontsize=9)
+    for axes in narrow:
+        share = torch.tensor(rescoring.class_changes)[:, None]
+        _heat(axes, share, ["class"], "Greys", (0, 1), "{:.0%}")
+        axes.set_yticks([])
+        axes.set_title("other class\nat -S or S", fontsize=9)
+    partial = path.with_name(path.name + ".partial")
+    figure.savefig(partial, format="png", dpi=130)
+    return partial.replace(path)
+
+
+def _heat(
+    axes: Any, values: Tensor, columns: list[str], colours: str, limits: tuple[float, float],
+    form: str,
+) -> None:  # fmt: skip
+    low, high = limits
+    axes.imshow(values, aspect="auto", cmap=colours, vmin=low, vmax=high)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(values)))
+    axes.tick_params(length=0, labelsize=8)
+    for k, row in enumerate(values.tolist()):
+        for p, value in enumerate(row):
+            dark = abs(value) > 0.6 * high
+            axes.text(p, k, form.format(value), ha="center", va="center", fontsize=7,
+                      color="white" if dark else "black")  # fmt: skip

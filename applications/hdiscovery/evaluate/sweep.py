@@ -1,0 +1,89 @@
+"""Every direction on the same samples, from one end of its range to the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hdiscovery.evaluate.subject import Progress, Subject, noise
+
+
+class Sweep(NamedTuple):
+    """Samples under one direction.
+
+    Attributes:
+        k: The direction.
+        s: ``[m]``, from -S to S, evenly; 0, the unshifted sample, in the middle.
+        x: ``[N, m, C, H, W]``, on the subject's device.
+    """
+
+    k: int
+    s: Tensor
+    x: Tensor
+
+    @property
+    def unshifted(self) -> Tensor:
+        """The samples at s = 0, ``[N, C, H, W]``."""
+        return self.x[:, len(self.s) // 2]
+
+    @property
+    def change(self) -> Tensor:
+        """From one end to the other, ``x(S) - x(-S)``, ``[N, C, H, W]``."""
+        return self.x[:, -1] - self.x[:, 0]
+
+
+def sweeps(
+    subject: Subject,
+    *,
+    num_samples: int,
+    num_shifts: int,
+    seed: int,
+    batch_size: int = 64,
+    progress: Progress = iter,
+) -> Iterator[Sweep]:
+    """Yield the sweep of every direction, 0 to K-1, all of them on the same samples.
+
+    Costs ``K * num_samples * (num_shifts - 1)`` shifted samples; memory holds those of one
+    direction.
+
+    Args:
+        subject: Whose directions.
+        num_samples: N, at least 2.
+        num_shifts: m, odd, at least 3.
+        seed: Of x_T.
+        batch_size: Samples at once.
+        progress: Wraps the loop over directions.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+    if num_samples < 2:
+        raise ValueError(f"`samples` must be at least 2, got {num_samples}.")
+    if num_shifts < 3 or num_shifts % 2 == 0:
+        raise ValueError(
+            f"`shifts` must be odd (0 is among them) and at least 3, got {num_shifts}."
+        )
+    x_T = noise(subject, num_samples, seed)
+    s = torch.linspace(-subject.S, subject.S, num_shifts, dtype=x_T.dtype, device=x_T.device)
+    s[num_shifts // 2] = 0
+    with torch.no_grad():
+        x_0 = torch.cat([subject.real(part) for part in x_T.split(batch_size)])
+    others = s[s != 0]
+    start = x_T.repeat_interleave(len(others), 0)
+    for k in progress(range(subject.K)):
+        with torch.no_grad():
+            shifted = torch.cat(
+                [
+                    subject.shifted(part, torch.full_like(shift, k).long(), shift)
+                    for part, shift in zip(
+                        start.split(batch_size), others.repeat(num_samples).split(batch_size),
+                        strict=True,
+                    )
+                ]
+            )  # fmt: skip
+        x = shifted.view(num_samples, len(others), *x_0.shape[1:])
+        low, high = x.chunk(2, dim=1)
+        yield Sweep(k, s, torch.cat([low, x_0[:, None], high], dim=1))

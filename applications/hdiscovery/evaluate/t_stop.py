@@ -1,0 +1,180 @@
+"""t_stop chosen by the model itself: where the predicted x_0 is no longer the sample.
+
+    d(t)   = E distance(P_t, x_0)
+    t_stop = min {t : d(t) >= threshold}
+
+P_t is the x_0 predicted at time t of the unshifted way, x_0 where it ends. Shifting from t_stop up
+changes what is still open at t_stop, and leaves what is settled.
+
+With LPIPS the threshold is 0.275: in the tables that Asyrp ships, LPIPS(P_t, x_0) at the paper's
+own t_stop is 0.277 (CelebA-HQ, 500) and 0.274 (AFHQ-dog, 400). Other nets measure on another scale,
+and there the threshold is a share of the distance of two unrelated samples; the default share of
+0.5 is this project's own, not the paper's.
+
+References:
+    Kwon et al. (2022), Diffusion Models Already Have a Semantic Latent Space, section 3.2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chainograd.samplers import time_grid
+from hdiscovery.evaluate.trajectory import trajectory
+from hdiscovery.models.dm import DiffusionModel
+
+LPIPS_THRESHOLD = 0.275
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A t_stop and the curve that it was read from.
+
+    Attributes:
+        t_stop: The first time, from 0 up, at which the distance reaches the threshold.
+        threshold: The threshold.
+        times: Times of the curve, rising.
+        distances: d(t) at each.
+        unrelated: Mean distance of two unrelated samples.
+        samples: Samples that the means are over.
+        features: What measured: name and hash.
+    """
+
+    t_stop: int
+    threshold: float
+    times: list[int]
+    distances: list[float]
+    unrelated: float
+    samples: int
+    features: dict[str, Any]
+
+    def at(self, t: int) -> float:
+        """Return d(t), between two times of the curve on the straight line."""
+        return float(np.interp(t, self.times, self.distances))
+
+
+def choose_t_stop(
+    dm: DiffusionModel,
+    distance: Distance,
+    *,
+    features: dict[str, Any],
+    threshold: float | None = None,
+    share: float | None = None,
+    num_samples: int = 100,
+    num_steps: int = 50,
+    seed: int = 4,
+    batch_size: int = 50,
+) -> Chosen:
+    """Return t_stop by the rule above.
+
+    Args:
+        dm: The diffusion model.
+        distance: Of pairs of images ``[N, C, H, W]``: ``[N]``, or their mean.
+        features: What measures, for the report.
+        threshold: Least distance at t_stop; or
+        share: the threshold as a share of the distance of two unrelated samples.
+        num_samples: Samples, at least 2.
+        num_steps: Steps of the way: t_stop is one of its times, 1000/``num_steps`` apart.
+        seed: Of the samples.
+        batch_size: Samples at once.
+
+    Raises:
+        ValueError: If not just one of ``threshold`` and ``share`` is given, a number is out of
+            range, or the distance never reaches the threshold.
+    """
+    if (threshold is None) == (share is None):
+        raise ValueError("Give one of `threshold` and `share`, got both or neither.")
+    for name, value in (("threshold", threshold), ("share", share)):
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"`{name}` must be positive and finite, got {value}.")
+    for name, value, least in (("samples", num_samples, 2), ("steps", num_steps, 2)):
+        if value < least:
+            raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+    times, d, unrelated = curve(
+        dm, distance, num_samples=num_samples, num_steps=num_steps, seed=seed,
+        batch_size=batch_size,
+    )  # fmt: skip
+    least = threshold if threshold is not None else (share or 0.0) * unrelated
+    return Chosen(first_time(times, d, least), least, times, d, unrelated, num_samples, features)
+
+
+def first_time(times: list[int], distances: list[float], threshold: float) -> int:
+    """Return the first of the rising times at which the distance reaches the threshold.
+
+    Raises:
+        ValueError: If it never does.
+
+    Example:
+        >>> first_time([0, 250, 500, 750], [0.0, 0.1, 0.3, 0.2], 0.275)
+        500
+    """
+    for t, d in zip(times, distances, strict=True):
+        if d >= threshold:
+            return t
+    raise ValueError(
+        f"The distance never reaches the threshold {threshold:.4g}: its largest is "
+        f"{max(distances):.4g}. Give a smaller `threshold` or `share`."
+    )
+
+
+def curve(
+    dm: DiffusionModel, distance: Distance, *, num_samples: int, num_steps: int, seed: int,
+    batch_size: int,
+) -> tuple[list[int], list[float], float]:  # fmt: skip
+    """Return the times, rising, d(t) at each, and the mean distance of two unrelated samples."""
+    grid = time_grid(num_steps, dm.schedule.num_train_steps)
+    generator = torch.Generator().manual_seed(seed)
+    x_T = torch.randn(num_samples, *dm.image_shape, generator=generator)
+    device = next(dm.unet.parameters()).device
+    total = torch.zeros(num_steps, dtype=torch.float64)
+    ends: list[Tensor] = []
+    for part in x_T.to(device).split(batch_size):
+        predicted = [node.P for node in trajectory(dm, grid, part)]
+        x_0 = predicted[-1]
+        ends.append(x_0)
+        means = [distance(P, x_0).double().mean().cpu() for P in predicted]
+        total += torch.stack(means) * len(part)
+    x_0 = torch.cat(ends)
+    pairs = zip(x_0.split(batch_size), x_0.roll(1, 0).split(batch_size), strict=True)
+    unrelated = sum(distance(x, y).double().mean().item() * len(x) for x, y in pairs)
+    d = (total / num_samples).flip(0).tolist()
+    return list(grid[-2::-1]), d, unrelated / num_samples
+
+
+def draw_curve(chosen: Chosen, path: Path, *, preset: int | None = None) -> Path:
+    """Write the curve with the chosen t_stop as a picture.
+
+    Args:
+        chosen: The choice.
+        path: A ``.png`` file; it is complete or not at all.
+        preset: A t_stop to compare with.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(chosen.times, chosen.distances, color="tab:blue", marker=".", ms=4)
+    axes.axhline(chosen.threshold, color="0.5", lw=0.8, ls="--")
+    axes.annotate(f"threshold {chosen.threshold:.3g}", (0, chosen.threshold), (4, 4),
+                  textcoords="offset points", color="0.35", fontsize=8)  # fmt: skip
+    axes.axvline(chosen.t_stop, color="tab:red", lw=1.2, label=f"chosen: t_stop = {chosen.t_stop}")
+    if preset is not None:
+        axes.axvline(preset, color="0.5", lw=1.2, ls=":", label=f"preset: t_stop = {preset}")
+    axes.set(xlabel="time t", ylabel=r"mean distance of $P_t$ to $x_0$",
+             title=f"How open the image is at time t, by {chosen.features['name']}")  # fmt: skip
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, loc="lower right")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    partial = path.with_name(path.name + ".partial")
+    figure.savefig(partial, format="png", dpi=130)
+    return partial.replace(path)
