@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from hdiscovery.commands import evaluate
 from hdiscovery.run import RunFolder
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--pairs", type=int, default=512, help="pairs to measure RCA on")
     parser.add_argument("--samples", type=int, default=6, help="samples of each direction")
     parser.add_argument("--columns", type=int, default=9, help="shifts of each sample, odd")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
 
 
 def run(options: Namespace) -> None:
@@ -40,15 +41,16 @@ def run(options: Namespace) -> None:
     from hdiscovery.gallery.page import is_gallery, write_page
 
     runs = [RunFolder.open(folder) for folder in options.folders]
-    out = options.out
-    if out is None:
-        out = runs[0].path / "index.html" if len(runs) == 1 else Path("gallery.html")
-    elif out.is_file() and not is_gallery(out):
+    own = runs[0].path / "index.html"
+    out = options.out or (own if len(runs) == 1 else Path("gallery.html"))
+    if out != own and out.is_file() and not is_gallery(out):
         raise FileExistsError(
             f"`--out` {out} exists and is no gallery. Move it away, or choose another file."
         )
     even_shifts(1.0, options.columns)  # refused now, not after the measuring
-    shown = [shown_with(run, options.pairs, options.samples, options.columns) for run in runs]
+    shown = [
+        drawn(run, options.pairs, options.samples, options.columns, options.device) for run in runs
+    ]
     print(write_page(out, shown))
 
 
@@ -56,14 +58,21 @@ def show(run: RunFolder, pairs: int) -> Path:
     """Return the page of one run, written into its folder."""
     from hdiscovery.gallery.page import write_page
 
-    return write_page(run.path / "index.html", [shown_with(run, pairs, samples=6, columns=9)])
+    return write_page(run.path / "index.html", [drawn(run, pairs)])
 
 
-def shown_with(run: RunFolder, pairs: int, samples: int, columns: int) -> ShownRun:
-    """Measure a run's accuracy and draw its directions."""
+def drawn(
+    run: RunFolder, pairs: int, samples: int = 6, columns: int = 9, device: str = "auto"
+) -> ShownRun:
+    """Measure a run's accuracy, and draw its directions."""
+    from hdiscovery.commands.evaluate import trained_steps
+    from hdiscovery.commands.invert import device_of
+    from hdiscovery.evaluate.rca import measure_rca
     from hdiscovery.gallery.read import shown_run
     from hdiscovery.train import open_run
 
-    accuracy = evaluate.measure(run, pairs)
-    return shown_run(run, open_run(run), accuracy, samples=samples, columns=columns,
-                     progress=partial(tqdm, desc=f"drawing {run.path.name}"))  # fmt: skip
+    discovery = open_run(run, device=device_of(device))
+    accuracy = asdict(measure_rca(discovery, pairs=pairs, progress=partial(tqdm, desc="RCA")))
+    run.write_json("rca.json", accuracy)
+    return shown_run(run, discovery, trained_steps(run), accuracy, samples=samples,
+                     columns=columns, progress=partial(tqdm, desc=f"drawing {run.path.name}"))  # fmt: skip

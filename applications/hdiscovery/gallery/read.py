@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hdiscovery.evaluate.equilibrium import findings
 from hdiscovery.gallery.draw import Progress, draw_strips, even_shifts
 from hdiscovery.gallery.shown import ShownDirection, ShownRun
 from hdiscovery.run import RunFolder
@@ -22,6 +22,7 @@ MEASURES = ("monotonicity", "smoothness", "consistency", "fidelity", "effect")
 def shown_run(
     run: RunFolder,
     discovery: Discovery,
+    step: int,
     accuracy: Mapping[str, Any],
     *,
     samples: int = 6,
@@ -32,9 +33,9 @@ def shown_run(
     """Draw a run's directions, and add what is written about them in its folder.
 
     Args:
-        run: The folder; ``ranking.json``, ``labels.json`` and the alarms of ``evaluation.json``
-            are read where they are there.
+        run: The folder; ``ranking.json`` and ``labels.json`` are read where they are there.
         discovery: The run's networks.
+        step: Training steps behind them.
         accuracy: The run's measured accuracy, as in ``rca.json``.
         samples: Samples of each direction, the same ones for all.
         columns: Shifts of each sample, odd.
@@ -46,7 +47,8 @@ def shown_run(
     """
     config = discovery.config
     shifts = even_shifts(config.S, columns)
-    ranking, labels = _ranking(run), read_labels(run, K=config.K)
+    labels = read_labels(run, K=config.K)
+    ranking, ranked_at = _ranking(run)
     records = list(run.records())
     directions = [
         ShownDirection.of(
@@ -65,8 +67,8 @@ def shown_run(
         shifts=shifts,
         directions=directions,
         records=records,
-        facts=_facts(asdict(config), accuracy, records),
-        alarms=[*_stale(run), *_alarms(run)],
+        facts=_facts(asdict(config), step, accuracy, records),
+        alarms=[*_stale(ranked_at, step), *_alarms(records, K=config.K)],
     )
 
 
@@ -91,12 +93,13 @@ def read_labels(run: RunFolder, *, K: int) -> dict[int, str]:
     return {known[k]: text for k, text in labels.items()}
 
 
-def _ranking(run: RunFolder) -> dict[int, dict[str, Any]]:
+def _ranking(run: RunFolder) -> tuple[dict[int, dict[str, Any]], int | None]:
+    """Return what was ranked, by direction, and the step it was ranked at."""
     if not (run.path / "ranking.json").exists():
-        return {}
+        return {}, None
     ranking = _json(run, "ranking.json")
     try:
-        return {
+        directions = {
             d["k"]: {
                 "score": d["score"],
                 "accuracy": d["accuracy"],
@@ -105,6 +108,7 @@ def _ranking(run: RunFolder) -> dict[int, dict[str, Any]]:
             }
             for d in ranking["directions"]
         }
+        return directions, ranking["step"]
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{run.path / 'ranking.json'} is not a ranking of this version: {error!r}. Rank the "
@@ -112,21 +116,14 @@ def _ranking(run: RunFolder) -> dict[int, dict[str, Any]]:
         ) from error
 
 
-def _stale(run: RunFolder) -> list[str]:
-    ranking, checkpoint = (run.path / name for name in ("ranking.json", "checkpoint.pt"))
-    if not (ranking.exists() and checkpoint.exists()):
+def _stale(ranked_at: int | None, step: int) -> list[str]:
+    if ranked_at in (None, step):
         return []
-    if ranking.stat().st_mtime >= checkpoint.stat().st_mtime:
-        return []
-    return ["The run was trained on after it was ranked: the scores are those of older directions."]
+    return [f"The directions were ranked at step {ranked_at}; those shown are of step {step}."]
 
 
-def _alarms(run: RunFolder) -> list[str]:
-    if not (run.path / "evaluation.json").exists():
-        return []
-    evaluation = _json(run, "evaluation.json")
-    alarms = evaluation.get("alarms", []) if isinstance(evaluation, dict) else []
-    return [alarm if isinstance(alarm, str) else json.dumps(alarm) for alarm in alarms]
+def _alarms(records: Sequence[Mapping[str, Any]], *, K: int) -> list[str]:
+    return [f"{found.name}: {found.text}" for found in findings(records, K=K)] if records else []
 
 
 def _json(run: RunFolder, name: str) -> Any:
@@ -138,6 +135,7 @@ def _json(run: RunFolder, name: str) -> Any:
 
 def _facts(
     config: Mapping[str, Any],
+    step: int,
     accuracy: Mapping[str, Any],
     records: Sequence[Mapping[str, float]],
 ) -> dict[str, str | float]:
@@ -146,6 +144,6 @@ def _facts(
         "RCA": f"{accuracy['rca']:.2f} (chance {1 / config['K']:.2g})",
         "shift error": f"{accuracy['shift_error']:.2f} (S/2 = {config['S'] / 2:g})",
         "L_G": f"{sum(r['L_G'] for r in last) / len(last):.3f} (ln 2 = 0.693)" if last else "—",
-        "steps": len(records),
+        "steps": step,
         **{name: config[name] for name in FACTS},
     }

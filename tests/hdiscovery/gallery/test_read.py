@@ -1,7 +1,6 @@
 """What the gallery takes from a run's folder."""
 
 import json
-import os
 from dataclasses import dataclass
 
 import pytest
@@ -37,16 +36,15 @@ def run(tmp_path):
     return RunFolder.create(tmp_path / "a", {})
 
 
-def shown(run):
-    return shown_run(run, Discovery(), ACCURACY, samples=2, columns=3)
+def shown(run, step=40):
+    return shown_run(run, Discovery(), step, ACCURACY, samples=2, columns=3)
 
 
 def ranking():
     measured = {"score": 0.5, "accuracy": 0.4, "monotonicity": 0.9, "smoothness": 0.8,
                 "consistency": 0.7, "fidelity": 0.6, "effect": 1.2, "twin_of": None}  # fmt: skip
-    return {
-        "directions": [{"k": 1, **measured, "twin_of": [0, -1]}, {"k": 0, **measured, **changes}]
-    }
+    twin = {"k": 1, **measured, "twin_of": [0, -1]}
+    return {"step": 40, "directions": [twin, {"k": 0, **measured}]}
 
 
 def test_every_direction_moves_the_same_samples_by_the_same_shifts():
@@ -98,16 +96,11 @@ def test_a_ranking_gives_score_measures_and_twins(run):
     assert (third.score, third.accuracy) == (None, 0.9)
 
 
-def test_a_ranking_older_than_the_checkpoint_is_said_to_be(run):
-    ranked = run.write_json("ranking.json", ranking())
-    checkpoint = run.path / "checkpoint.pt"
-    checkpoint.touch()
-    os.utime(ranked, (1e9, 1e9))
+def test_a_ranking_of_another_step_is_said_to_be(run):
+    run.write_json("ranking.json", ranking())
 
-    assert "after it was ranked" in shown(run).alarms[0]
-
-    os.utime(checkpoint, (1e9, 1e9))
-    assert shown(run).alarms == []
+    assert shown(run, step=40).alarms == []
+    assert "ranked at step 40; those shown are of step 60" in shown(run, step=60).alarms[0]
 
 
 def test_a_ranking_of_another_form_is_refused_by_its_name(run):
@@ -140,10 +133,13 @@ def test_labels_of_another_run_or_form_are_refused(run, content, message):
         read_labels(run, K=3)
 
 
-def test_alarms_of_the_evaluation_are_shown(run):
-    run.write_json("evaluation.json", {"alarms": ["L_G has left ln 2."]})
+def test_what_is_wrong_with_the_training_is_said(run):
+    record = {"L_G": 3.0, "L_D": 0.1, "cross_entropy": 0.1, "shift_error": 0.1, "accuracy": 0.99}
+    for step in range(60):
+        run.append_record({"step": step, **record})
 
-    assert shown(run).alarms == ["L_G has left ln 2."]
+    (alarm,) = shown(run).alarms
+    assert alarm.startswith("collapse: ")
 
 
 def test_labels_survive_the_way_through_json(run):
