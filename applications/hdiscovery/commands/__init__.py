@@ -4,5 +4,7 @@ What a command alone needs is imported in its ``run``, so that ``--help`` does n
 """
 
 COMMANDS = (
-    "train", "evaluate", "gallery", "demo", "pretrain", "judge", "convert", "export",
+    "train", "evaluate", "gallery", "demo", "pretrain", "judge", "convert", "export", "mos",
+    "inspect", "rank", "tstop",
+    "edit", "invert", "directions", "label", "properties",
 )  # fmt: skip

@@ -1,0 +1,109 @@
+"""What is known of directions besides their tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from chainograd.samplers.schedule import GridConvention
+
+UpdateName = Literal["asymmetric", "symmetric"]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """For each direction, the strength at which images change by as much as for the others.
+
+    Attributes:
+        scales: s of each direction; None where even S changes less than that.
+        target: The change that all of them make, a `distance`.
+        features: What it was measured by.
+        samples: Images it is the mean over, each shifted both ways.
+    """
+
+    scales: tuple[float | None, ...]
+    target: float
+    features: str
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What is known of directions besides their tensors.
+
+    Attributes:
+        dm: Weight file or shipped model they were found in, as the run named it.
+        dm_hash: Of that diffusion model; see `dm_hash`.
+        shift_block_hash: Of the shift block they were measured from.
+        K: How many.
+        S: Largest training shift.
+        M: Sampling steps of the training.
+        t_stop: Last time (inclusive) at which samples are shifted.
+        grid: Convention of the time grid.
+        update: Where the shift enters: the predicted x_0 alone, or the noise as well.
+        times: The shifted times of the M steps, falling.
+        samples: How many samples the means are over; 0 where there are none.
+        seed: Of these samples.
+        labels: A text for each direction, possibly empty.
+        scores: A number for each direction, larger is better, or None where it has none.
+        score_name: What the scores are.
+        calibration: Strengths of equal change, or None.
+
+    Raises:
+        ValueError: If labels, scores or calibration are not K.
+    """
+
+    dm: str
+    dm_hash: str
+    shift_block_hash: str
+    K: int
+    S: float
+    M: int
+    t_stop: int
+    grid: GridConvention
+    update: UpdateName
+    times: tuple[int, ...]
+    samples: int = 0
+    seed: int = 0
+    labels: tuple[str, ...]
+    scores: tuple[float | None, ...]
+    score_name: str = ""
+    calibration: Calibration | None = None
+
+    def __post_init__(self) -> None:
+        scales = (None,) * self.K if self.calibration is None else self.calibration.scales
+        for name, values in (
+            ("labels", self.labels), ("scores", self.scores), ("scales", scales)
+        ):  # fmt: skip
+            if len(values) != self.K:
+                raise ValueError(
+                    f"`{name}` must have one entry for each of the {self.K} directions, got "
+                    f"{len(values)}."
+                )
+
+    def title(self, k: int) -> str:
+        """Return how a direction is called, such as ``3 (thicker)``."""
+        return f"{k} ({self.labels[k]})" if self.labels[k] else str(k)
+
+    def scales(self, k: Sequence[int]) -> list[float]:
+        """Return the s that calibrated strength 1 stands for, of each of some directions.
+
+        Raises:
+            ValueError: If they were not calibrated, or one does not reach the common change.
+        """
+        if self.calibration is None:
+            raise ValueError(
+                "`--strength calibrated`: these directions were not calibrated. `hdiscovery "
+                "directions RUN` does it, unless told not to."
+            )
+        found = []
+        for j in k:
+            scale = self.calibration.scales[j]
+            if scale is None:
+                raise ValueError(
+                    f"`--strength calibrated`: direction {self.title(j)} changes images less than "
+                    f"the others even at S = {self.S:g}. Give it a plain strength."
+                )
+            found.append(scale)
+        return found

@@ -1,0 +1,79 @@
+"""Edit what x_T becomes along directions: several at once, many strengths in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from chainograd.samplers import time_grid
+from hdiscovery.discovery import UPDATES
+from hdiscovery.editing.source import Source
+
+Progress = Callable[[range], Iterable[int]]
+
+
+def edit(
+    source: Source,
+    x_T: Tensor,
+    k: Sequence[int],
+    s: Tensor,
+    *,
+    num_steps: int,
+    gain: float | None = None,
+    batch_size: int = 32,
+    progress: Progress = iter,
+) -> Tensor:
+    """Return edited images, without a graph.
+
+        h_hat = h + gain sum_j s_j f_t(h, k_j)              gain = M / num_steps by default
+
+    Every shifted step adds to the image what the shift makes of P, however short the step is: a
+    direction trained with M steps would be num_steps / M times as strong here, hence the gain.
+
+    Args:
+        source: The directions.
+        x_T: Noise of the images, ``[N, C, H, W]``, on the source's device.
+        k: The n directions, counted from 0.
+        s: Their strengths in each of the E edits, ``[E, n]``; every image gets every edit.
+        num_steps: DDIM steps.
+        gain: Factor on all strengths. 1 shifts as in training, whatever ``num_steps`` is.
+        batch_size: Images at once.
+        progress: Wraps the loop over batches, as ``tqdm`` does.
+
+    Returns:
+        ``[N, E, C, H, W]``, not clamped.
+
+    Raises:
+        ValueError: If a direction does not exist or ``s`` does not fit ``k``.
+
+    References:
+        Kwon et al. (2022), Diffusion Models Already Have a Semantic Latent Space, for the gain.
+    """
+    about = source.about
+    unknown = [j for j in k if not 0 <= j < about.K]
+    if unknown:
+        raise ValueError(f"`k` {unknown[0]} is no direction: there are 0 … {about.K - 1}.")
+    if s.ndim != 2 or s.shape[1] != len(k):
+        raise ValueError(
+            f"`s` must be [E, {len(k)}], a strength for each of the {len(k)} directions, got "
+            f"{list(s.shape)}."
+        )
+    gain = about.M / num_steps if gain is None else gain
+    T = source.dm.schedule.num_train_steps
+    grid = time_grid(num_steps, T, convention=about.grid)
+    step = UPDATES[about.update](source.dm, source.directions, grid, t_stop=about.t_stop).eval()
+
+    N, E = len(x_T), len(s)
+    all_x = x_T.repeat_interleave(E, 0)
+    all_s = (gain * s.to(x_T)).repeat(N, 1)
+    all_k = torch.tensor(list(k), device=x_T.device).expand(N * E, -1)
+    parts = []
+    with torch.no_grad():
+        for start in progress(range(0, N * E, batch_size)):
+            x, k_x, s_x = (part[start : start + batch_size] for part in (all_x, all_k, all_s))
+            for i in range(num_steps):
+                x = step(x, i, k_x, s_x)
+            parts.append(x)
+    return torch.cat(parts).view(N, E, *x_T.shape[1:])

@@ -1,0 +1,133 @@
+"""DDIM inversion: the x_T that an image comes from, and how well it comes back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from chainograd.samplers import DDIM, time_grid
+from chainograd.samplers.schedule import GridConvention
+from hdiscovery.editing.fingerprint import dm_hash
+from hdiscovery.models.dm import DiffusionModel
+
+FORMAT = "hdiscovery-inversion-1"
+LOW_PSNR = 25.0  # dB; below it the differences to the image are seen at a glance
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inverted:
+    """An image and the noise it comes from.
+
+    Attributes:
+        x_0: The image, ``[C, H, W]`` in [-1, 1].
+        x_T: Its noise, ``[C, H, W]``.
+        num_steps: DDIM steps from the one to the other.
+    """
+
+    x_0: Tensor
+    x_T: Tensor
+    num_steps: int
+
+
+def invert(
+    dm: DiffusionModel, x_0: Tensor, *, num_steps: int = 100, convention: GridConvention = "asyrp"
+) -> Tensor:
+    """Return the x_T that deterministic DDIM walks to from images, without a graph.
+
+    It is the sampler's formula with the grid reversed, so each step takes the noise at the state
+    it leaves instead of the one it reaches: the way back misses the image by O(1/num_steps).
+    Nothing is clamped on the way.
+
+    Args:
+        dm: The diffusion model.
+        x_0: Images at the grid's end, ``[N, C, H, W]`` in [-1, 1], on the model's device.
+        num_steps: Steps, each one evaluation of the network.
+        convention: Of the grid: ``"asyrp"`` starts from alpha_bar = 1, ``"author"`` from time 0.
+
+    Returns:
+        ``[N, C, H, W]``.
+
+    Raises:
+        ValueError: If ``num_steps`` does not fit the schedule.
+
+    References:
+        Song et al. (2020), Denoising Diffusion Implicit Models, section 4.3.
+    """
+    grid = time_grid(num_steps, dm.schedule.num_train_steps, convention=convention)
+    return _walk(dm, x_0, grid[::-1])
+
+
+def generate(
+    dm: DiffusionModel, x_T: Tensor, *, num_steps: int = 100, convention: GridConvention = "asyrp"
+) -> Tensor:
+    """Return the images that DDIM makes of x_T, ``[N, C, H, W]``, not clamped, without a graph."""
+    return _walk(dm, x_T, time_grid(num_steps, dm.schedule.num_train_steps, convention=convention))
+
+
+def _walk(dm: DiffusionModel, x: Tensor, grid: tuple[int, ...]) -> Tensor:
+    C = dm.image_shape[0]
+    step = DDIM(lambda x, t: dm.unet(x, t)[:, :C], dm.schedule, grid)
+    with torch.no_grad():
+        for i in range(step.num_steps):
+            x = step(x, i)
+    return x
+
+
+def psnr(images: Tensor, others: Tensor) -> list[float]:
+    """Return the peak signal-to-noise ratio of each pair in dB, inf where they are equal.
+
+        PSNR = 10 log10(2^2 / mean (a - b)^2),     a, b clamped to [-1, 1]
+
+    Args:
+        images: ``[N, C, H, W]``, 2 apart from black to white.
+        others: The same shape.
+
+    Example:
+        >>> grey, lighter = torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.2)
+        >>> round(psnr(grey, lighter)[0], 2)
+        20.0
+    """
+    errors = (images.clamp(-1, 1) - others.clamp(-1, 1)).square().flatten(1).mean(1)
+    return [10 * math.log10(4 / e) if e else math.inf for e in errors.double().tolist()]
+
+
+def save_inversion(path: Path, inverted: Inverted, dm: DiffusionModel) -> None:
+    """Write an inversion as safetensors; the file is replaced only when the new one is complete."""
+    metadata = {"format": FORMAT, "num_steps": str(inverted.num_steps), "dm_hash": dm_hash(dm)}
+    partial = path.with_name(f"{path.name}.partial")
+    tensors = {"x_0": inverted.x_0, "x_T": inverted.x_T}
+    save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, partial, metadata=metadata)
+    partial.replace(path)
+
+
+def load_inversion(path: Path, dm: DiffusionModel) -> Inverted:
+    """Read what `save_inversion` wrote, onto the model's device.
+
+    Raises:
+        ValueError: If the file is none of these, or the image was inverted in another model.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ValueError(
+                    f"its format is {metadata.get('format')!r}, expected {FORMAT!r}, which "
+                    "`hdiscovery invert` writes"
+                )
+            device = next(dm.unet.parameters()).device
+            x_0, x_T = (file.get_tensor(name).to(device) for name in ("x_0", "x_T"))
+        num_steps = int(metadata["num_steps"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is not an inverted image: {error}.") from error
+    if metadata.get("dm_hash") != dm_hash(dm):
+        raise ValueError(
+            f"{path} was inverted in another diffusion model than {dm.name}; its noise means "
+            "nothing there. Invert the image itself again."
+        )
+    return Inverted(x_0, x_T, num_steps)
