@@ -74,5 +74,6 @@ def drawn(
     discovery = open_run(run, device=device_of(device))
     accuracy = asdict(measure_rca(discovery, pairs=pairs, progress=partial(tqdm, desc="RCA")))
     run.write_json("rca.json", accuracy)
+    bar = partial(tqdm, desc=f"drawing {run.path.name}")
     return shown_run(run, discovery, trained_steps(run), accuracy, samples=samples,
-                     columns=columns, progress=partial(tqdm, desc=f"drawing {run.path.name}"))  # fmt: skip
+                     columns=columns, progress=bar)  # fmt: skip

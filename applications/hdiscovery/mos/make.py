@@ -1,0 +1,130 @@
+"""Makes a study: draws every direction and writes a page for each rater."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hdiscovery.gallery.draw import Progress, draw_strips, even_shifts
+from hdiscovery.gallery.pictures import sheet
+from hdiscovery.mos.assignment import assign, codes
+from hdiscovery.mos.study import Study
+from hdiscovery.pages import data_uri, render, write_whole
+
+if TYPE_CHECKING:
+    from hdiscovery.discovery import Discovery
+
+
+def make_study(
+    discovery: Discovery,
+    folder: Path,
+    *,
+    run: str,
+    step: int,
+    raters: int,
+    examples: int = 8,
+    strengths: int = 9,
+    seed: int = 0,
+    progress: Progress = iter,
+) -> Study:
+    """Write a study: ``study.json``, ``index.html`` for its organiser, ``raters/*.html``.
+
+    Each rater's page is one file that needs no other. Every direction has examples of its own, so
+    that nobody is shown a sample twice; neither scores nor the numbers of directions are in a page.
+
+    Args:
+        discovery: The run's networks.
+        folder: The study's folder, which must not exist. It is written complete or not at all.
+        run: What the run is called.
+        step: Training steps behind the networks.
+        raters: How many people, at least 2.
+        examples: Samples of each direction; the paper's 8.
+        strengths: Shifts of each sample, odd; the paper's 9.
+        seed: Of samples, codes and assignment.
+        progress: Wraps the loop over directions, as ``tqdm`` does.
+
+    Returns:
+        The study. It takes ``K * examples * strengths`` runs of the sampler.
+
+    Raises:
+        FileExistsError: If ``folder`` exists.
+        ValueError: If an argument is out of range.
+    """
+    if folder.exists():
+        raise FileExistsError(
+            f"The study {folder} exists, and its answers may be on their way. Choose another "
+            "folder."
+        )
+    K, S = discovery.config.K, discovery.config.S
+    work, names = assign(K, raters, seed=seed), codes(K, seed=seed)
+    shifts = even_shifts(S, strengths)
+    sheets = []
+    for k in progress(range(K)):
+        own = int.from_bytes(hashlib.sha256(f"{seed} {k}".encode()).digest()[:6], "big")
+        sheets.append(sheet(draw_strips(discovery, k, samples=examples, shifts=shifts, seed=own)))
+    width = len(str(raters))
+    assigned = {f"r{rater + 1:0{width}}": [names[k] for k in own] for rater, own in enumerate(work)}
+    study = Study(
+        id=_id(sheets, names, assigned), run=run, step=step, S=S, examples=examples,
+        strengths=strengths, seed=seed, codes=names, raters=assigned,
+    )  # fmt: skip
+    _write(study, folder, sheets, discovery.dm.image_shape)
+    return study
+
+
+def _id(sheets: Sequence[bytes], names: list[str], assigned: dict[str, list[str]]) -> str:
+    digest = hashlib.sha256(repr((names, assigned)).encode())
+    for picture in sheets:
+        digest.update(picture)
+    return digest.hexdigest()[:10]
+
+
+def _write(study: Study, folder: Path, sheets: Sequence[bytes], image_shape: Sequence[int]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        partial.chmod(0o755)
+        (partial / "raters").mkdir()
+        (partial / "answers").mkdir()
+        write_whole(partial / "study.json", study.to_json())
+        write_whole(partial / "index.html", render("mos", "organiser", study=study))
+        by_code = dict(zip(study.codes, sheets, strict=True))
+        for rater, own in study.raters.items():
+            pictures = {code: data_uri(by_code[code]) for code in own}
+            page = rater_page(study, rater, pictures, image_shape=image_shape)
+            write_whole(partial / "raters" / f"{rater}.html", page)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
+
+
+def rater_page(
+    study: Study, rater: str, pictures: dict[str, str], *, image_shape: Sequence[int]
+) -> str:
+    """Return the page of one rater.
+
+    Args:
+        study: The study.
+        rater: One of its raters.
+        pictures: The address of each direction's sheet, by code, in the order they are shown.
+        image_shape: Of one image, ``[C, H, W]``.
+    """
+    _, H, W = image_shape
+    half = study.strengths // 2
+    return render(
+        "mos",
+        "rater",
+        study=study,
+        rater=rater,
+        pictures=pictures,
+        shifts=range(-half, half + 1),
+        size=(study.strengths * W, study.examples * H),
+        edge=max(H, W) * max(1, 64 // max(H, W)) if max(H, W) <= 64 else 96,
+        small=max(H, W) <= 64,
+        facts={"study": study.id, "rater": rater, "directions": list(pictures)},
+    )
