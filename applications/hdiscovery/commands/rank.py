@@ -49,6 +49,7 @@ def add_options(parser: ArgumentParser) -> None:
         metavar="N",
         help="train a new reconstructor on N pairs, and ask that one instead of the run's own",
     )
+    add("--fresh-steps", type=int, default=2000, help="its updates")
     add("--batch-size", type=int, default=64, help="samples at once")
     add("--seed", type=int, default=2)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")  # fmt: skip
@@ -71,7 +72,7 @@ def run(options: Namespace) -> None:
     if options.fresh_pairs is not None:
         R = train_fresh(
             subject, train_pairs=options.fresh_pairs, test_pairs=max(options.fresh_pairs // 4, 1),
-            seed=options.seed, sampled_at_once=options.batch_size,
+            steps=options.fresh_steps, seed=options.seed, sampled_at_once=options.batch_size,
             progress=partial(tqdm, desc="pairs for a fresh R"),
         ).R  # fmt: skip
     ranking = rank(

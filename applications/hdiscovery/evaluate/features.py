@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -61,8 +62,8 @@ class FeatureNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the deepest map, averaged over its pixels, ``[N, F]``."""
-        deepest = self.maps(images)[-1].flatten(2) if images.ndim == 4 else self.maps(images)[-1]
-        return deepest.mean(2) if deepest.ndim == 3 else deepest
+        deepest = self.maps(images)[-1]
+        return deepest.flatten(2).mean(2) if deepest.ndim == 4 else deepest.flatten(1)
 
     def described(self) -> dict[str, str | int]:
         """Return name and hash, for a report."""
@@ -174,6 +175,22 @@ class InceptionMaps(nn.Module):
         return self.net(x)
 
 
+class Exported(nn.Module):
+    """A module of torch.export, whose mode is that of its export and cannot change."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def train(self, mode: bool = True) -> Exported:
+        """Leave the module's mode alone."""
+        return self
+
+    def forward(self, x: Tensor) -> Any:
+        """Return what the module returns."""
+        return self.module(x)
+
+
 def lpips_distance(device: torch.device) -> tuple[Callable[[Tensor, Tensor], Tensor], str]:
     """Return LPIPS with AlexNet, as a mean over pairs of images in [-1, 1], and its hash.
 
@@ -231,7 +248,7 @@ def _from_file(name: str) -> nn.Module:
         )
     try:
         if path.suffix == ".pt2":
-            return torch.export.load(path).module()
+            return Exported(torch.export.load(path).module())
         return torch.jit.load(path, map_location="cpu")
     except Exception as error:
         raise ValueError(

@@ -144,7 +144,7 @@ def _heat(
     form: str,
 ) -> None:  # fmt: skip
     low, high = limits
-    axes.imshow(values, aspect="auto", cmap=colours, vmin=low, vmax=high)
+    axes.imshow(values.numpy(), aspect="auto", cmap=colours, vmin=low, vmax=high)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(values)))
     axes.tick_params(length=0, labelsize=8)

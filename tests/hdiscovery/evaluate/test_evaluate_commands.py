@@ -1,0 +1,137 @@
+"""evaluate, rank and tstop, as a user of the command line sees them."""
+
+import json
+
+import pytest
+import torch
+from hdiscovery.cli import main
+from hdiscovery.models.dm import save_dm
+
+
+def run(*words):
+    return main([str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def trained(discovery, tmp_path_factory):
+    """Return the folder of a run of one step, on a model of 8 pixels."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    save_dm(folder / "dm.safetensors", discovery.dm.unet, dtype=torch.float32)
+    assert run("train", "MNIST32-400-20-32-5", "--out", folder / "run", "--dm",
+               folder / "dm.safetensors", "--K", 3, "--M", 4, "--batch-size", 4, "--steps", 1,
+               "--reconstructor", "difference", "--head-std", 0.1,
+               "--device", "cpu") == 0  # fmt: skip
+    return folder / "run"
+
+
+SMALL = ("--pairs", 12, "--fresh-pairs", 8, "--fresh-steps", 2, "--images", 6, "--samples", 2,
+         "--shifts", 3, "--references", 6, "--device", "cpu")  # fmt: skip
+
+
+def evaluation(folder):
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+def test_a_run_and_baselines_go_through_the_same_measures_into_one_table(trained, tmp_path, capsys):
+    from PIL import Image
+
+    for i in range(4):
+        Image.new("L", (8, 8), 60 * i).save(tmp_path / f"{i}.png")
+
+    assert run("evaluate", trained, *SMALL, "--data", tmp_path, "--baselines", "random", "pca",
+               "jacobian") == 0  # fmt: skip
+
+    report, out = evaluation(trained), capsys.readouterr().out
+    assert list(report["subjects"]) == ["learnt", "random", "pca", "jacobian"]
+    for name, results in report["subjects"].items():
+        parts = {"fresh", "marks", "probes", "fid"} | ({"rca"} if name == "learnt" else set())
+        assert set(results) == parts
+        assert results["marks"]["reconstructor"] == "fresh"
+        assert (trained / f"probes-{name}.png").is_file()
+    raw = {results["fid"]["raw"] for results in report["subjects"].values()}
+    assert len(raw) == 1  # the same x_T for all
+    assert report["losses"]["steps"] == 1
+    assert report["left_out"] == {
+        f"rca of {name}": "no reconstructor was trained with them; `fresh` measures them"
+        for name in ("random", "pca", "jacobian")
+    }
+    header = out.splitlines()[-30:]
+    assert any(line.split() == ["learnt", "random", "pca", "jacobian"] for line in header)
+    assert "L_G 0.69" in out
+    assert json.loads((trained / "rca.json").read_text())["pairs"] == 12
+
+
+def test_a_part_measured_later_joins_the_others_of_the_same_checkpoint(trained, capsys):
+    assert run("evaluate", trained, *SMALL, "--only", "rca", "losses") == 0
+    assert run("evaluate", trained, *SMALL, "--only", "rca", "fid", "--pairs", 5) == 0
+
+    report, out = evaluation(trained), capsys.readouterr().out
+    assert report["subjects"]["learnt"]["rca"]["pairs"] == 5
+    assert "losses" in report
+    assert "fid of learnt: it compares with real images: pass `--data DIR`" in out
+
+    old = {**report, "step": 0, "subjects": {"gone": {}}}
+    (trained / "evaluation.json").write_text(json.dumps(old))
+    assert run("evaluate", trained, *SMALL, "--only", "rca") == 0
+    assert list(evaluation(trained)["subjects"]) == ["learnt"]
+
+
+def test_the_ranking_is_written_and_printed_best_first(trained, capsys):
+    assert run("rank", trained, "--samples", 2, "--shifts", 3, "--references", 6,
+               "--device", "cpu") == 0  # fmt: skip
+
+    ranking = json.loads((trained / "ranking.json").read_text())
+    printed = [int(line.split()[0]) for line in capsys.readouterr().out.splitlines()[1:]]
+    assert printed == [row["k"] for row in ranking["directions"]]
+    assert ranking["step"] == 1
+    assert ranking["features"]["name"] == "unet"
+    assert len(ranking["features"]["sha256"]) == 64
+
+    assert run("rank", trained, "--samples", 2, "--shifts", 3, "--references", 6, "--fresh-pairs",
+               4, "--fresh-steps", 2, "--device", "cpu") == 0  # fmt: skip
+
+
+def test_tstop_prints_its_choice_and_where_the_preset_falls(tmp_path, capsys):
+    assert run("tstop", "MNIST32-small", "--samples", 2, "--steps", 5, "--out", tmp_path / "t",
+               "--preset", "CelebAHQ128-500-40-256-2", "--device", "cpu") == 0  # fmt: skip
+
+    out = capsys.readouterr().out
+    chosen = json.loads((tmp_path / "t" / "tstop.json").read_text())
+    assert f"t_stop = {chosen['t_stop']}:" in out
+    assert "CelebAHQ128-500-40-256-2 has t_stop = 500" in out
+    assert sorted(p.name for p in (tmp_path / "t").iterdir()) == ["tstop.json", "tstop.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("evaluate", "RUN", "--only", "rca", "--pairs", "0"), "`pairs` must be at least 1, got 0"),
+        (("evaluate", "RUN", "--only", "fid", "--data", "nowhere"),
+         "neither MNIST/raw nor image files"),
+        (("rank", "RUN", "--shifts", "4", "--references", "5"), "must be odd"),
+        (("rank", "RUN", "--references", "2"), "`references` must be at least 5"),
+        (("rank", "nowhere"), "not a run folder"),
+        (("tstop", "MNIST32-small", "--preset", "MNIST64"), "MNIST32-400-20-32-5"),
+        (("tstop", "MNIST32-small", "--features", "lpips"), "alexnet"),
+        (("tstop", "MNIST32-small", "--threshold", "1", "--share", "1"), "one of `threshold`"),
+        (("rank", "RUN", "--device", "cpu", "--features", "net.pt"), "neither a file nor one of"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_that_says_what_to_do(trained, capsys, monkeypatch, words, message):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(trained))
+
+    assert run(*(trained if word == "RUN" else word for word in words)) == 2
+
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_baselines_of_directions_that_are_nothing_yet_are_refused(trained, discovery, capsys,
+                                                                   monkeypatch):  # fmt: skip
+    monkeypatch.setattr("hdiscovery.evaluate.report.learnt_norms", lambda subject: {999: 0.0})
+
+    assert run("evaluate", trained, "--only", "fresh", "--baselines", "random", "--fresh-pairs", 4,
+               "--fresh-steps", 1, "--device", "cpu") == 2  # fmt: skip
+
+    assert "still 0 everywhere" in capsys.readouterr().err
