@@ -16,13 +16,36 @@ def test_a_run_can_be_trained_evaluated_and_shown(tmp_path, capsys):
     assert run("train", "MNIST32-400-20-32-5", "--out", out, "--K", 3, "--M", 2, "--batch-size", 4,
                "--steps", 1, "--reconstructor", "difference") == 0  # fmt: skip
     assert run("train", "MNIST32-400-20-32-5", "--out", out, "--resume") == 0
-    assert run("evaluate", out, "--pairs", 8) == 0
-    assert '"pairs": 8' in capsys.readouterr().out
-    assert run("gallery", out, "--pairs", 8) == 0
+    assert run("evaluate", out, "--pairs", 8, "--only", "rca") == 0
+    assert re.search(r"RCA +\d", capsys.readouterr().out)
+    assert run("gallery", out, "--pairs", 8, "--samples", 1, "--columns", 3) == 0
 
     page = (out / "index.html").read_text()
-    assert page.count("<article>") == 3
+    assert page.count("<article ") == 3
     assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_runs_are_shown_side_by_side_and_marked_by_people(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        fields = ("--K", 2, "--M", 1, "--batch-size", 2, "--steps", 1)
+        words = ("train", "MNIST32-400-20-32-5", "--out", name, "--reconstructor", "difference")
+        assert run(*words, *fields) == 0
+    (tmp_path / "mine.html").write_text("a page of mine")
+    words = ("gallery", "a", "b", "--pairs", 2, "--samples", 1, "--columns", 3)
+
+    assert run(*words, "--out", "mine.html") == 2
+    assert "mine.html exists and is no gallery" in capsys.readouterr().err
+    assert (tmp_path / "mine.html").read_text() == "a page of mine"
+    assert run(*words) == run(*words) == 0
+    assert (tmp_path / "gallery.html").read_text().count('<section class="run"') == 2
+
+    words = ("mos", "make", "a", "--raters", 2, "--examples", 1, "--strengths", 3)
+    assert run(*words) == 0
+    assert capsys.readouterr().out.endswith("/a/mos/index.html\n")
+    assert len(list((tmp_path / "a" / "mos" / "raters").iterdir())) == 2
+    assert run(*words) == 2
+    assert "Choose another folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
