@@ -41,7 +41,13 @@ def add_options(parser: ArgumentParser) -> None:
         choices=BASELINES,
         default=(),
         metavar="NAME",
-        help=f"some of {', '.join(BASELINES)}, as strong as the learnt directions",
+        help=f"some of {', '.join(BASELINES)}: directions that nobody learnt",
+    )
+    add(
+        "--strength",
+        choices=("learnt", "spread"),
+        default="learnt",
+        help="make baselines as strong as the learnt directions, or as h is spread over samples",
     )
     add("--pairs", type=int, default=5000, help="pairs for RCA; the paper takes 5000")
     add(
@@ -88,7 +94,7 @@ def run(options: Namespace) -> None:
     report: dict[str, Any] = {}
     for grown in evaluate(
         discovery, list(run.records()), step=trained_steps(run), parts=options.only,
-        baselines=options.baselines, sizes=sizes, sources=sources,
+        baselines=options.baselines, strength=options.strength, sizes=sizes, sources=sources,
         progress=lambda name: partial(tqdm, desc=name),
     ):  # fmt: skip
         report = merged(before, grown)
@@ -126,9 +132,13 @@ def _before(run: RunFolder) -> dict[str, Any]:
 
 
 def _write_rest(run: RunFolder, report: dict[str, Any]) -> None:
-    """Write what others read: ``rca.json``, and a picture of each re-scoring matrix."""
+    """Write what others read: ``rca.json``, and the pictures."""
+    from hdiscovery.evaluate.accuracy_curves import draw_accuracy
     from hdiscovery.evaluate.rescoring import Rescoring, draw_matrix
 
+    drawn = draw_accuracy(report, run.path / "rca.png")
+    if drawn is not None:
+        print(f"wrote {drawn}")
     for name, results in report["subjects"].items():
         if name == "learnt" and "rca" in results:
             run.write_json("rca.json", results["rca"])

@@ -68,7 +68,8 @@ def run(options: Namespace) -> None:
     run = RunFolder.open(options.folder)
     discovery = open_run(run, device=device_of(options.device))
     subject, R = of_run(discovery), discovery.R
-    net = feature_net(options.features, subject.dm, data=options.data, cache=options.classifier)
+    net = feature_net(options.features, subject.dm, data=options.data, cache=options.classifier,
+                      progress=partial(tqdm, desc="classifier of digits"))  # fmt: skip
     if options.fresh_pairs is not None:
         R = train_fresh(
             subject, train_pairs=options.fresh_pairs, test_pairs=max(options.fresh_pairs // 4, 1),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
 
 if TYPE_CHECKING:
     from hdiscovery.evaluate.t_stop import Distance
@@ -90,14 +93,13 @@ def run(options: Namespace) -> None:
 
 def distance_by(options: Namespace, dm: DiffusionModel) -> tuple[Distance, dict[str, Any]]:
     """Return the distance of a feature net, and what a report says of the net."""
-    from functools import partial
-
     from hdiscovery.evaluate.features import feature_net, lpips_distance, perceptual_distance
 
     if options.features == "lpips":
         distance, sha256 = lpips_distance(next(dm.unet.parameters()).device)
         return distance, {"name": "lpips", "sha256": sha256}
-    net = feature_net(options.features, dm, data=options.data, cache=options.classifier)
+    net = feature_net(options.features, dm, data=options.data, cache=options.classifier,
+                      progress=partial(tqdm, desc="classifier of digits"))  # fmt: skip
     return partial(perceptual_distance, net), net.described()
 
 

@@ -146,7 +146,8 @@ def _fid(bench: Bench) -> dict[str, Any]:
         raise LeftOut("it compares with real images: pass `--data DIR`")
     shape = subject.dm.image_shape
     real, source = real_images(sources.data, shape, sizes.images, seed=sizes.seed)
-    net = feature_net(sources.features, subject.dm, data=sources.data, cache=sources.classifier)
+    net = feature_net(sources.features, subject.dm, data=sources.data, cache=sources.classifier,
+                      progress=bench.progress("classifier of digits"))  # fmt: skip
     return asdict(measure_fid(
         subject, net, real, source=source, images=sizes.images, seed=sizes.seed,
         batch_size=sizes.batch_size, progress=bench.bar("FID"),
@@ -159,7 +160,8 @@ def _classifier(bench: Bench) -> nn.Module | None:
     is_mnist = data is not None and (data / "MNIST" / "raw").is_dir()
     if bench.subject.dm.image_shape[0] != 1 or not (is_mnist or file is not None):
         return None
-    classifier, _ = digit_classifier_of(bench.subject.dm.image_shape, data, file)
+    bar = bench.progress("classifier of digits")
+    classifier, _ = digit_classifier_of(bench.subject.dm.image_shape, data, file, progress=bar)
     return classifier.to(bench.subject.device)
 
 

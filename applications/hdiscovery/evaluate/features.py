@@ -81,7 +81,12 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def feature_net(
-    name: str, dm: DiffusionModel, *, data: Path | None = None, cache: Path | None = None
+    name: str,
+    dm: DiffusionModel,
+    *,
+    data: Path | None = None,
+    cache: Path | None = None,
+    progress: Any = iter,
 ) -> FeatureNet:
     """Return the feature net of a name, for the images of a diffusion model, on its device.
 
@@ -90,6 +95,7 @@ def feature_net(
         dm: The diffusion model.
         data: Folder of MNIST, for ``"digits"``.
         cache: Where ``"digits"`` keeps its classifier; see `digit_classifier_of`.
+        progress: Wraps the loop that trains it.
 
     Raises:
         FileNotFoundError: If weights or data are not on this machine.
@@ -99,7 +105,7 @@ def feature_net(
     if name == "unet":
         maps: nn.Module = UNetMaps(dm)
     elif name == "digits":
-        classifier, _ = digit_classifier_of(dm.image_shape, data, cache)
+        classifier, _ = digit_classifier_of(dm.image_shape, data, cache, progress=progress)
         maps = DigitMaps(classifier)
     elif name == "inception":
         maps = InceptionMaps(_hub_weights("inception_v3_google-0cc3c7bd.pth"))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from hdiscovery.discovery import Discovery
-from hdiscovery.evaluate.baselines import BaselineName, baseline, learnt_norms
+from hdiscovery.evaluate.baselines import BaselineName, baseline, learnt_norms, spread_norms
 from hdiscovery.evaluate.bench import MEASURES, Bench, LeftOut, Named, Sizes, Sources
 from hdiscovery.evaluate.equilibrium import measure_equilibrium
 from hdiscovery.evaluate.ranking import MARKS
@@ -15,6 +15,7 @@ from hdiscovery.evaluate.subject import Subject, of_run, with_directions
 
 FORMAT = "hdiscovery-evaluation-1"
 PARTS = ("losses", *MEASURES)
+Strength = Literal["learnt", "spread"]
 
 Report = dict[str, Any]
 
@@ -26,11 +27,12 @@ def evaluate(
     step: int,
     parts: Iterable[str] = PARTS,
     baselines: Iterable[BaselineName] = (),
+    strength: Strength = "learnt",
     sizes: Sizes | None = None,
     sources: Sources | None = None,
     progress: Named = lambda name: iter,
 ) -> Iterator[Report]:
-    """Measure a run and baselines of the same strength; yield the report after each part.
+    """Measure a run and baselines; yield the report after each part.
 
     Args:
         discovery: The run's networks.
@@ -38,6 +40,8 @@ def evaluate(
         step: Training steps behind its checkpoint.
         parts: Some of `PARTS`.
         baselines: Some of ``random``, ``pca``, ``jacobian``.
+        strength: How strong these are: ``"learnt"`` is as the run's directions, ``"spread"`` as h
+            is spread over samples, for runs whose directions are nothing yet.
         sizes: How much is measured.
         sources: Data and nets.
         progress: Makes the progress bar of a part.
@@ -71,7 +75,7 @@ def evaluate(
         report["left_out"]["losses"] = "the run has no records"
         yield report
     order = [part for part in MEASURES if part in parts]
-    for subject in _subjects(discovery, learnt, baselines, sizes) if order else ():
+    for subject in _subjects(discovery, learnt, baselines, strength, sizes) if order else ():
         results = report["subjects"].setdefault(subject.name, {})
         bench = Bench(subject, sizes, sources, progress, subject.R)
         for part in order:
@@ -83,20 +87,25 @@ def evaluate(
 
 
 def _subjects(
-    discovery: Discovery, learnt: Subject, names: Iterable[BaselineName], sizes: Sizes
+    discovery: Discovery,
+    learnt: Subject,
+    names: Iterable[BaselineName],
+    strength: Strength,
+    sizes: Sizes,
 ) -> Iterator[Subject]:
     yield learnt
     names = list(names)
     if names:
-        norms = learnt_norms(learnt)
+        norms = learnt_norms(learnt) if strength == "learnt" else spread_norms(learnt)
         if not any(norms.values()):
             raise ValueError(
                 "Baselines are as strong as the learnt directions, and these are still 0 "
-                "everywhere. Train the run first, or leave `--baselines` out."
+                "everywhere. Train the run first, or pass `--strength spread`."
             )
         for name in names:
             directions = baseline(name, learnt, norms=norms, seed=sizes.seed + 2)
-            yield with_directions(discovery, directions, name)
+            called = name if strength == "learnt" else f"{name}-{strength}"
+            yield with_directions(discovery, directions, called)
 
 
 def merged(before: Report, after: Report) -> Report:

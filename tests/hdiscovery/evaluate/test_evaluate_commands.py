@@ -1,10 +1,14 @@
 """evaluate, rank and tstop, as a user of the command line sees them."""
 
 import json
+from typing import get_args
 
 import pytest
 import torch
 from hdiscovery.cli import main
+from hdiscovery.commands import evaluate as commands
+from hdiscovery.evaluate import report
+from hdiscovery.evaluate.baselines import BaselineName
 from hdiscovery.models.dm import save_dm
 
 
@@ -41,17 +45,17 @@ def test_a_run_and_baselines_go_through_the_same_measures_into_one_table(trained
     assert run("evaluate", trained, *SMALL, "--data", tmp_path, "--baselines", "random", "pca",
                "jacobian") == 0  # fmt: skip
 
-    report, out = evaluation(trained), capsys.readouterr().out
-    assert list(report["subjects"]) == ["learnt", "random", "pca", "jacobian"]
-    for name, results in report["subjects"].items():
+    found, out = evaluation(trained), capsys.readouterr().out
+    assert list(found["subjects"]) == ["learnt", "random", "pca", "jacobian"]
+    for name, results in found["subjects"].items():
         parts = {"fresh", "marks", "probes", "fid"} | ({"rca"} if name == "learnt" else set())
         assert set(results) == parts
         assert results["marks"]["reconstructor"] == "fresh"
         assert (trained / f"probes-{name}.png").is_file()
-    raw = {results["fid"]["raw"] for results in report["subjects"].values()}
+    raw = {results["fid"]["raw"] for results in found["subjects"].values()}
     assert len(raw) == 1  # the same x_T for all
-    assert report["losses"]["steps"] == 1
-    assert report["left_out"] == {
+    assert found["losses"]["steps"] == 1
+    assert found["left_out"] == {
         f"rca of {name}": "no reconstructor was trained with them; `fresh` measures them"
         for name in ("random", "pca", "jacobian")
     }
@@ -59,18 +63,19 @@ def test_a_run_and_baselines_go_through_the_same_measures_into_one_table(trained
     assert any(line.split() == ["learnt", "random", "pca", "jacobian"] for line in header)
     assert "L_G 0.69" in out
     assert json.loads((trained / "rca.json").read_text())["pairs"] == 12
+    assert (trained / "rca.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_part_measured_later_joins_the_others_of_the_same_checkpoint(trained, capsys):
     assert run("evaluate", trained, *SMALL, "--only", "rca", "losses") == 0
     assert run("evaluate", trained, *SMALL, "--only", "rca", "fid", "--pairs", 5) == 0
 
-    report, out = evaluation(trained), capsys.readouterr().out
-    assert report["subjects"]["learnt"]["rca"]["pairs"] == 5
-    assert "losses" in report
+    found, out = evaluation(trained), capsys.readouterr().out
+    assert found["subjects"]["learnt"]["rca"]["pairs"] == 5
+    assert "losses" in found
     assert "fid of learnt: it compares with real images: pass `--data DIR`" in out
 
-    old = {**report, "step": 0, "subjects": {"gone": {}}}
+    old = {**found, "step": 0, "subjects": {"gone": {}}}
     (trained / "evaluation.json").write_text(json.dumps(old))
     assert run("evaluate", trained, *SMALL, "--only", "rca") == 0
     assert list(evaluation(trained)["subjects"]) == ["learnt"]
@@ -135,3 +140,12 @@ def test_baselines_of_directions_that_are_nothing_yet_are_refused(trained, disco
                "--fresh-steps", 1, "--device", "cpu") == 2  # fmt: skip
 
     assert "still 0 everywhere" in capsys.readouterr().err
+
+    assert run("evaluate", trained, "--only", "fresh", "--baselines", "random", "--fresh-pairs", 4,
+               "--fresh-steps", 1, "--device", "cpu", "--strength", "spread") == 0  # fmt: skip
+    assert "random-spread" in evaluation(trained)["subjects"]
+
+
+def test_the_command_knows_the_parts_and_baselines_that_there_are():
+    assert commands.PARTS == report.PARTS
+    assert get_args(BaselineName) == commands.BASELINES

@@ -1,0 +1,52 @@
+"""RCA against the size of the shift, drawn: a line a set of directions and reconstructor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:brown", "tab:cyan", "tab:olive")
+
+
+def draw_accuracy(report: Mapping[str, Any], path: Path) -> Path | None:
+    """Write the curves of a report as a picture.
+
+    Args:
+        report: As `hdiscovery.evaluate.report.evaluate` yields it.
+        path: A ``.png`` file; it is complete or not at all.
+
+    Returns:
+        ``path``, or None where the report has no RCA.
+    """
+    from matplotlib.figure import Figure
+
+    lines = [
+        (name, own, colour, accuracy)
+        for (name, results), colour in zip(report["subjects"].items(), COLOURS, strict=False)
+        for own, accuracy in (("own R", results.get("rca")),
+                              ("fresh R", results.get("fresh", {}).get("test")))
+        if accuracy
+    ]  # fmt: skip
+    if not lines:
+        return None
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, which, colour, accuracy in lines:
+        points = [point for point in accuracy["curve"] if point["rca"] is not None]
+        axes.plot(
+            [(point["from"] + point["to"]) / 2 for point in points],
+            [point["rca"] for point in points],
+            color=colour, ls="-" if which == "own R" else "--", marker="o", ms=3,
+            label=f"{name}, {which}: {accuracy['rca']:.2f}",
+        )  # fmt: skip
+    chance = 1 / report["K"]
+    axes.axhline(chance, color="0.6", lw=0.8, ls=":", label=f"chance: {chance:.2f}")
+    axes.set(xlabel="|s|", ylabel="share of directions recognised", ylim=(0, 1.02),
+             xlim=(0, report["S"]), title="RCA against the size of the shift")  # fmt: skip
+    axes.legend(frameon=False, fontsize=8)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    partial = path.with_name(path.name + ".partial")
+    figure.savefig(partial, format="png", dpi=130)
+    return partial.replace(path)
