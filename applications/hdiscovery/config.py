@@ -65,6 +65,8 @@ class DiscoveryConfig:
         micro_batch: Samples whose graphs are there at once; the losses see the whole batch. None is
             all of a process's.
         frozen: ``"auto"`` lets layers of the frozen model keep less; gradients equal to rounding.
+        shard_dm: Share the frozen model out over the processes (FSDP2), where it is too large for
+            one GPU.
         autocast: ``"bf16"`` runs the UNet and the shift block under bfloat16 autocast.
         grid: Convention of the time grid.
         seed: Of the new networks and of all that is drawn.
@@ -104,6 +106,7 @@ class DiscoveryConfig:
     plan: str = "nodes"
     micro_batch: int | None = None
     frozen: Frozen = "off"
+    shard_dm: bool = False
     autocast: Autocast = "off"
     grid: Literal["asyrp", "author"] = "asyrp"
     seed: int = 0
@@ -174,8 +177,8 @@ class DiscoveryConfig:
 
 CHANGEABLE = ("steps", "learning_rate", "learning_rate_R", "learning_rate_D", "lambda_G",
               "lambda_1", "lambda_2", "lambda_l1", "l1_gamma", "min_shift", "batch_size",
-              "r_updates", "r_buffer", "plan", "micro_batch", "frozen", "autocast",
-              "save_every")  # fmt: skip
+              "r_updates", "r_buffer", "plan", "micro_batch", "frozen", "shard_dm",
+              "autocast", "save_every")  # fmt: skip
 CHOICES = {"update": ("asymmetric", "symmetric"), "adam": ("dense", "lazy"),
            "frozen": get_args(Frozen), "autocast": get_args(Autocast),
            "reconstructor": get_args(ReconstructorName), "shift_form": get_args(ShiftForm),

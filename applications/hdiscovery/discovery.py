@@ -75,7 +75,8 @@ class Discovery:
             )
             D = build_discriminator(dm)
         for net in (shift_block, R, D):
-            net.to(device)
+            if torch.device(device).type != "cpu":  # fakes, which are there, cannot be moved
+                net.to(device)
         grid = time_grid(config.M, dm.schedule.num_train_steps, convention=config.grid)
 
         def predict(x: Tensor, t: Tensor) -> Tensor:

@@ -47,6 +47,10 @@ def train(
     world = world or World()
     share = world.share(config.batch_size)
     discovery = Discovery.build(config, device=world.device)
+    if config.shard_dm:
+        from hdiscovery.sharding import shard
+
+        shard(discovery.dm.unet, world)
     bank = _bank(run.path / "bank.safetensors", discovery, world, progress)
     trainer = Trainer(discovery, world)
     checkpoint = run.load_checkpoint()

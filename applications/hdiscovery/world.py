@@ -13,6 +13,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+# Note [Restarts]
+# Where processes meet, torchrun keeps one store for all attempts, and gloo may read there the
+# addresses of processes that are dead, and wait for them. On one machine each attempt gets keys of
+# its own. Among several machines attempts are not counted alike: there torchrun has to be started
+# with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, which makes a store for each attempt.
+
 
 @dataclass(frozen=True, slots=True)
 class World:
@@ -111,7 +117,11 @@ def joined(device: str = "auto") -> Iterator[World]:
         return
     if here.type == "cuda":
         torch.cuda.set_device(here)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo"
+    store, rank, size = next(dist.rendezvous("env://"))
+    if os.environ.get("LOCAL_WORLD_SIZE") == str(size):  # note [Restarts]
+        store = dist.PrefixStore(f"attempt {_restarts()}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), here)
     finally:
@@ -120,7 +130,11 @@ def joined(device: str = "auto") -> Iterator[World]:
 
 def restarted() -> bool:
     """Return whether ``torchrun`` started this process again after one has died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return _restarts() > 0
+
+
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def _device(name: str) -> torch.device:

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.utils._mode_utils import no_dispatch
 
 GridConvention = Literal["asyrp", "author"]
 
@@ -101,7 +102,8 @@ class NoiseSchedule:
                 f"`t` must lie in -1 … {self.num_train_steps - 1} (0-based, -1 is clean data), "
                 f"got {t}."
             )
-        return 1.0 if t == -1 else float(self.alpha_bars[t])
+        with no_dispatch():  # a real number under FakeTensorMode too
+            return 1.0 if t == -1 else self.alpha_bars[t].item()
 
     def noise(self, x_0: Tensor, t: Tensor, epsilon: Tensor) -> Tensor:
         """Return ``x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) epsilon``.

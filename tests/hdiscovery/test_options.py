@@ -5,7 +5,9 @@ import torch
 from hdiscovery.asymmetric import SymmetricDDIM
 from hdiscovery.bank import Bank, drawn_pairs
 from hdiscovery.objective import Objective, weighted_l1
+from hdiscovery.train import _drawn
 from hdiscovery.trainer import Trainer, average_of
+from hdiscovery.world import World
 
 from tests.hdiscovery.test_train import draw, tiny
 
@@ -171,6 +173,32 @@ def test_rates_of_the_three_networks():
     rates = {name: o.param_groups[0]["lr"] for name, o in Trainer(d).optimizers.items()}
 
     assert rates == {"phi": 0.1, "heads": 0.1, "omega": 0.2, "psi": 0.3}
+
+
+def test_every_step_begins_without_the_gradients_of_the_last_one():
+    trainer = Trainer(tiny(learning_rate=1e-12))
+    batch = draw(trainer.discovery)
+    nets = (trainer.discovery.shift_block, trainer.discovery.R, trainer.discovery.D)
+    seen = []
+    for _ in range(2):
+        trainer.step(*batch)
+        seen.append([p.grad.clone() for net in nets for p in net.parameters()])
+
+    for first, second in zip(*seen, strict=True):
+        torch.testing.assert_close(second, first, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_steps_of_all_processes_walk_through_a_bank_together(size):
+    d = tiny(batch_size=2 * size)
+    bank = Bank(torch.arange(8.0), torch.arange(8.0), seed=0)
+    drawn = [
+        _drawn(d, 2, bank, step, World(rank, size))[0]
+        for step in range(4 // size)
+        for rank in range(size)
+    ]
+
+    assert torch.cat(drawn).sort().values.tolist() == list(range(8))
 
 
 def test_a_bank_walks_through_all_its_pairs_in_each_round_and_in_another_order():
