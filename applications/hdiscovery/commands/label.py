@@ -1,49 +1,88 @@
-"""Write what directions do into their file."""
+"""Write what directions do into their run or their file."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-HELP = "name the directions of a file"
-EXAMPLES = ("hdiscovery label runs/a/directions.safetensors 3=thicker 7=slanted",)
+from hdiscovery.run import RunFolder
+
+HELP = "name the directions of a run or of a file of directions"
+EXAMPLES = (
+    "hdiscovery label runs/a 3=thicker 7=slanted",
+    "hdiscovery label directions.safetensors 3=thicker",
+    "hdiscovery label directions.safetensors         # shows what is known of each",
+)
 
 
 def add_options(parser: ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="a directions.safetensors")
+    parser.add_argument(
+        "source", type=Path, metavar="RUN", help="a run's folder, or a directions.safetensors"
+    )
     parser.add_argument(
         "labels", nargs="*", metavar="K=TEXT", help="an empty text takes a label away"
     )
 
 
 def run(options: Namespace) -> None:
-    """Change labels, and show all of them with what else is known of each direction."""
+    """Change labels, and show all of them."""
+    show = label_run if options.source.is_dir() else label_file
+    for line in show(options.source, options.labels):
+        print(line)
+
+
+def label_run(path: Path, words: Sequence[str]) -> list[str]:
+    """Change a run's ``labels.json``, which the gallery reads too; return a line a direction."""
+    from hdiscovery.config import run_config
+    from hdiscovery.gallery.read import read_labels
+
+    run = RunFolder.open(path)
+    K = run_config(run).K
+    known = read_labels(run, K=K)
+    labels = changed([known.get(k, "") for k in range(K)], words)
+    if words:
+        run.write_json("labels.json", {str(k): text for k, text in enumerate(labels) if text})
+    return [f"{k} ({text})" if text else str(k) for k, text in enumerate(labels)]
+
+
+def label_file(path: Path, words: Sequence[str]) -> list[str]:
+    """Change the labels in a file of directions; return a line a direction, with its numbers."""
     from hdiscovery.editing.portable import PortableDirections, load_directions, save_directions
 
-    directions = load_directions(options.file)
-    about = directions.about
-    labels = list(about.labels)
-    for text in options.labels:
-        which, equals, label = text.partition("=")
-        if not (equals and which.isdecimal() and int(which) < about.K):
+    directions = load_directions(path, with_mean=bool(words))
+    about = replace(directions.about, labels=changed(directions.about.labels, words))
+    if words:
+        save_directions(path, PortableDirections(about, directions.global_, directions.mean))
+    scales = about.calibration.scales if about.calibration else (None,) * about.K
+    return [
+        about.title(k)
+        + (f", {about.score_name} {score:.2f}" if score is not None else "")
+        + (f", calibrated 1 is s = {scale:.2f}" if scale is not None else "")
+        for k, (score, scale) in enumerate(zip(about.scores, scales, strict=True))
+    ]
+
+
+def changed(labels: Sequence[str], words: Sequence[str]) -> tuple[str, ...]:
+    """Return labels with those that ``K=TEXT`` words name replaced.
+
+    Raises:
+        ValueError: If a word names no direction, or the text would be taken for one.
+
+    Example:
+        >>> changed(["", "round"], ["0=thick", "1="])
+        ('thick', '')
+    """
+    new = list(labels)
+    for word in words:
+        which, equals, text = word.partition("=")
+        if not (equals and which.isdecimal() and int(which) < len(new)):
             raise ValueError(
-                f"{text!r} does not name a direction: write K=TEXT with K in 0 … {about.K - 1}."
+                f"{word!r} does not name a direction: write K=TEXT with K in 0 … {len(new) - 1}."
             )
-        if label.isdecimal():
-            raise ValueError(f"{text!r}: a label that is a number would be taken for a direction.")
-        labels[int(which)] = label
-    if options.labels:
-        about = replace(about, labels=tuple(labels))
-        save_directions(
-            options.file, PortableDirections(about, directions.global_, directions.mean)
-        )
-    for k in range(about.K):
-        score, calibration = about.scores[k], about.calibration
-        scale = calibration.scales[k] if calibration else None
-        print(
-            f"{about.title(k)}"
-            + (f", {about.score_name} {score:.2f}" if score is not None else "")
-            + (f", calibrated 1 is s = {scale:.2f}" if scale is not None else "")
-        )
+        if text.isdecimal():
+            raise ValueError(f"{word!r}: a label that is a number would be taken for a direction.")
+        new[int(which)] = text
+    return tuple(new)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tqdm import tqdm
 
@@ -61,6 +59,7 @@ def run(options: Namespace) -> None:
     from hdiscovery.editing.layout import parse_direction
     from hdiscovery.editing.likeness import most_and_least_alike
     from hdiscovery.editing.portable import load_directions
+    from hdiscovery.editing.report import report, sentences
     from hdiscovery.editing.source import FILE, open_source
 
     out = options.out or options.folder
@@ -81,10 +80,13 @@ def run(options: Namespace) -> None:
 
     images = images_to_edit(options, files, sources["direct"])
     cosines, differences = measure(options, sources, means, images, strength)
-    report = report_of(means, cosines, differences, images, strength)
+    measured = report(
+        means, cosines, differences, strength=strength, num_steps=images.num_steps,
+        images=len(images.x_T), given_images=len(images.originals),
+    )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
-    print("wrote", RunFolder(out).write_json("properties.json", report))
-    for line in summary(report):
+    print("wrote", RunFolder(out).write_json("properties.json", measured))
+    for line in sentences(measured):
         print(line)
     chosen = asked or most_and_least_alike([of_k["pixels"] for of_k in differences])
     print("wrote", draw(out / "properties.png", sources, images, chosen, strength, options.columns))
@@ -145,69 +147,6 @@ def measure(
         progress=partial(tqdm, desc="edited images"),
     )  # fmt: skip
     return cosines, differences
-
-
-def report_of(
-    means: PortableDirections,
-    cosines: list[Cosines],
-    differences: list[dict[str, Difference]],
-    images: Images,
-    strength: float,
-) -> dict[str, Any]:
-    """Return everything that was measured, ready for JSON."""
-    from hdiscovery.editing.likeness import between_directions
-
-    about = means.about
-    return {
-        "format": "hdiscovery-properties-1",
-        "dm": about.dm,
-        "dm_hash": about.dm_hash,
-        "shift_block_hash": about.shift_block_hash,
-        "samples_of_the_means": about.samples,
-        "images": len(images.x_T),
-        "given_images": len(images.originals),
-        "num_steps": images.num_steps,
-        "strength": strength,
-        "times": about.times,
-        "cosine_between_directions": between_directions(means.global_),
-        "directions": [
-            {
-                "k": k,
-                "label": about.labels[k],
-                "cosines": asdict(cosines[k]),
-                "differences": {name: asdict(d) for name, d in differences[k].items()},
-            }
-            for k in range(about.K)
-        ],
-    }
-
-
-def summary(report: dict[str, Any]) -> Iterator[str]:
-    """Yield the means over directions and times in sentences."""
-
-    def mean(values: Iterable[float]) -> float:
-        numbers = list(values)
-        return sum(numbers) / len(numbers)
-
-    of_k = report["directions"]
-    for name, words in (
-        ("direct_mean", "a sample's direction and the mean one"),
-        ("direct_global", "a sample's direction and the global one"),
-        ("mean_global", "the mean and the global direction"),
-    ):
-        value = mean(mean(d["cosines"][name]) for d in of_k)
-        yield f"cosine of {words}: {value:.3f}"
-    yield f"abs(cosine) of two different directions: {report['cosine_between_directions']:.3f}"
-    for name in ("pixels", "encoder"):
-        parts = {
-            key: mean(d["differences"][name][key] for d in of_k)
-            for key in ("mean", "global_", "another")
-        }
-        yield (
-            f"{name}: edits differ from the direct ones by {parts['mean']:.2f} (mean) and "
-            f"{parts['global_']:.2f} (global) of their size; those of another direction by "
-            f"{parts['another']:.2f}"
-        )
 
 
 def draw(

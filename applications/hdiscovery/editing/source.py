@@ -86,15 +86,19 @@ def open_source(
 
 
 def open_run_source(path: Path, *, device: torch.device | str = "cpu") -> Source:
-    """Open a run's own directions; labels and calibration are those of its file, if there is one.
+    """Open a run's own directions.
 
-    A file that was measured from another state of the shift block is left aside.
+    Labels are those of ``labels.json``, else of the run's file of directions; calibrated strengths
+    are the file's, if it was measured from the shift block as it is now.
     """
+    from hdiscovery.gallery.read import read_labels
     from hdiscovery.train import open_run
 
     discovery = open_run(RunFolder.open(path), device=device)
     config, dm = discovery.config, discovery.dm
     shift_block = discovery.shift_block.eval().requires_grad_(False)
+    run = RunFolder(path)
+    grid = time_grid(config.M, dm.schedule.num_train_steps, convention=config.grid)
     about = About(
         dm=config.dm,
         dm_hash=dm_hash(dm),
@@ -105,16 +109,19 @@ def open_run_source(path: Path, *, device: torch.device | str = "cpu") -> Source
         t_stop=config.t_stop,
         grid=config.grid,
         update=config.update,
-        times=shifted_times(
-            time_grid(config.M, dm.schedule.num_train_steps, convention=config.grid), config.t_stop
-        ),
+        times=shifted_times(grid, config.t_stop),
         labels=("",) * config.K,
-        **_scores(RunFolder(path), config.K),
+        **_scores(run, config.K),
     )
     if (path / FILE).is_file():
         measured = load_directions(path / FILE, with_mean=False).about
+        if measured.K == about.K:
+            about = replace(about, labels=measured.labels)
         if measured.shift_block_hash == about.shift_block_hash:
-            about = replace(about, labels=measured.labels, calibration=measured.calibration)
+            about = replace(about, calibration=measured.calibration)
+    named = read_labels(run, K=config.K)
+    labels = tuple(named.get(k, label) for k, label in enumerate(about.labels))
+    about = replace(about, labels=labels)
     return Source(dm, shift_block, about, "direct")
 
 

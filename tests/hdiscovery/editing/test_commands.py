@@ -157,6 +157,17 @@ def test_likeness_is_measured_and_drawn(tiny_run, photos, tmp_path, capsys):
     assert (report["images"], report["given_images"], report["num_steps"]) == (1, 1, 3)
 
 
+def test_labels_of_a_run_are_kept_where_the_gallery_reads_them(tiny_run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    shutil.copy(tiny_run / "config.json", folder)
+    assert run("label", folder, "1=taller", "0=x") == 0
+    assert run("label", folder, "0=") == 0
+
+    assert json.loads((folder / "labels.json").read_text()) == {"1": "taller"}
+    assert capsys.readouterr().out.splitlines()[-3:] == ["0", "1 (taller)", "2"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -136,6 +136,16 @@ def test_means_of_another_state_of_the_shift_block_are_refused(run):
     assert open_source(run).about.calibration is None
 
 
+def test_labels_of_the_run_win_over_those_of_its_file_which_outlive_a_training(run):
+    whole = load_directions(run / FILE)
+    about = replace(whole.about, labels=("round", "thick", ""))
+    save_directions(run / FILE, PortableDirections(about, whole.global_, whole.mean))
+    (run / "labels.json").write_text('{"1": "bold"}')
+    trunk_made_constant(run)
+
+    assert open_source(run).about.labels == ("round", "bold", "")
+
+
 def test_scores_are_those_of_the_ranking_or_else_recalls(run):
     (run / "rca.json").write_text(json.dumps({"of_direction": [0.5, None, 0.25]}))
     recalls = open_source(run).about

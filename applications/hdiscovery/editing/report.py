@@ -1,0 +1,70 @@
+"""What ``properties.json`` says, and its means in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any
+
+from hdiscovery.editing.likeness import Cosines, Difference, between_directions
+from hdiscovery.editing.portable import PortableDirections
+
+FORMAT = "hdiscovery-properties-1"
+
+
+def report(
+    means: PortableDirections,
+    cosines: Sequence[Cosines],
+    differences: Sequence[Mapping[str, Difference]],
+    **settings: Any,
+) -> dict[str, Any]:
+    """Return everything that was measured, ready for JSON.
+
+    Args:
+        means: The mean and global directions.
+        cosines: Of each direction.
+        differences: Of each direction, by the features they were measured by.
+        settings: How it was measured.
+    """
+    about = means.about
+    return {
+        "format": FORMAT,
+        "dm": about.dm,
+        "dm_hash": about.dm_hash,
+        "shift_block_hash": about.shift_block_hash,
+        "samples_of_the_means": about.samples,
+        **settings,
+        "times": about.times,
+        "cosine_between_directions": between_directions(means.global_),
+        "directions": [
+            {
+                "k": k,
+                "label": about.labels[k],
+                "cosines": asdict(cosines[k]),
+                "differences": {name: asdict(d) for name, d in differences[k].items()},
+            }
+            for k in range(about.K)
+        ],
+    }
+
+
+def sentences(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the means over directions and times of what `report` returned."""
+    of_k = report["directions"]
+    for name, words in (
+        ("direct_mean", "a sample's direction and the mean one"),
+        ("direct_global", "a sample's direction and the global one"),
+        ("mean_global", "the mean and the global direction"),
+    ):
+        yield f"cosine of {words}: {fmean(fmean(d['cosines'][name]) for d in of_k):.3f}"
+    yield f"abs(cosine) of two different directions: {report['cosine_between_directions']:.3f}"
+    for feature in of_k[0]["differences"]:
+        mean, global_, another = (
+            fmean(d["differences"][feature][name] for d in of_k)
+            for name in ("mean", "global_", "another")
+        )
+        yield (
+            f"{feature}: edits differ from the direct ones by {mean:.2f} (mean) and {global_:.2f} "
+            f"(global) of their size; those of another direction by {another:.2f}"
+        )
