@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from functools import partial
 from pathlib import Path
 
+from hdiscovery.commands.answers import add_answer_options, answers_from, images_from
 from hdiscovery.models.adm_unet import TABLE_3
 
 HELP = "turn published weights or a diffusers folder into a model's file"
 EXAMPLES = (
+    "hdiscovery convert ema.pt --image-size 256 --head-channels 64 --attention-order legacy "
+    "--schedule linear --images photos --out dm.safetensors",
     "hdiscovery convert ema.pt --architecture CelebAHQ128 --out dm.safetensors",
     "hdiscovery convert ddpm-folder --out dm.safetensors",
 )
@@ -18,13 +22,15 @@ def add_options(parser: ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
         "weights", type=Path,
-        help="ADM's ema_*.pt, PDAE's .pt, or a folder that a diffusers pipeline with a UNet2DModel "
-        "was saved to (unet/ and scheduler/)",
+        help="ADM's ema_*.pt or model*.pt, PDAE's .pt, or a folder that a diffusers pipeline with "
+        "a UNet2DModel was saved to (unet/ and scheduler/)",
     )  # fmt: skip
     parser.add_argument(
         "--architecture", metavar="NAME|JSON",
-        help=f"of a .pt file: one of {', '.join(TABLE_3)}, or a JSON file of UNetConfig's fields",
+        help="instead of the answers below: one of "
+        f"{', '.join(TABLE_3)}, or a JSON file of UNetConfig's fields",
     )  # fmt: skip
+    add_answer_options(parser)
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
 
 
@@ -33,23 +39,39 @@ def run(options: Namespace) -> None:
     if options.weights.is_dir():
         from hdiscovery.models.diffusers_folder import convert_folder
 
-        if options.architecture is not None:
-            raise ValueError(
-                f"`--architecture {options.architecture}` does not go with a folder: diffusers "
-                "writes the architecture into it. Leave the option out."
-            )
+        _refuse_answers(options)
         convert_folder(options.weights, options.out)
     elif options.weights.is_file():
+        from hdiscovery.commands.invert import device_of
         from hdiscovery.models.published import convert
 
-        if options.architecture is None:
-            raise ValueError(
-                f"`--architecture` is needed for {options.weights}: published weights do not tell "
-                "theirs. See --help for its values."
+        convert(
+            options.weights,
+            options.out,
+            architecture=options.architecture,
+            answers=answers_from(options),
+            images=partial(images_from, options.images) if options.images else None,
+            device=device_of(options.device),
+        )
+        if options.images is None:
+            print(
+                "The answers were not checked: `--images PATH`, of such as the model was trained "
+                "on, compares them with others."
             )
-        convert(options.weights, options.architecture, options.out)
     else:
         raise FileNotFoundError(
             f"`weights` {options.weights} is not a file, and no diffusers folder either."
         )
     print(f"wrote {options.out}")
+
+
+def _refuse_answers(options: Namespace) -> None:
+    """Refuse options that a folder leaves no room for."""
+    given = answers_from(options).options()
+    for option, value in (("--architecture", options.architecture), ("--images", options.images)):
+        given += f" {option} {value}" if value is not None else ""
+    if given:
+        raise ValueError(
+            f"`{given.strip()}` does not go with a folder: diffusers writes the architecture into "
+            "it. Leave it out."
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
@@ -17,7 +18,12 @@ from hdiscovery.models.adm_unet import ADMUNet, UNetConfig
 from hdiscovery.models.hspace import HSpaceUNet
 
 FORMAT = "hdiscovery-dm-1"
+PUBLISHED = (".pt", ".pth", ".ckpt", ".bin")  # what torch.save writes
 ScheduleName = Literal["linear", "cosine"]
+SCHEDULES: dict[ScheduleName, Callable[[int], NoiseSchedule]] = {
+    "linear": NoiseSchedule.linear,
+    "cosine": NoiseSchedule.cosine,
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,13 +134,16 @@ def load_dm(source: str | Path, *, device: torch.device | str = "cpu") -> Diffus
             f"`dm` {str(source)!r} is neither a weight file, nor a diffusers folder, nor a shipped "
             f"model; shipped are: {', '.join(sorted(shipped_models())) or 'none'}."
         )
+    if path.suffix in PUBLISHED:
+        from hdiscovery.models.published import refuse_unconverted
+
+        refuse_unconverted(path)
     metadata = read_metadata(path)
     try:
         state = load_file(path)
         config = config_from(json.loads(metadata["unet"]))
         noise = json.loads(metadata["schedule"])
-        make = {"linear": NoiseSchedule.linear, "cosine": NoiseSchedule.cosine}[noise["name"]]
-        schedule = make(noise["num_train_steps"])
+        schedule = SCHEDULES[noise["name"]](noise["num_train_steps"])
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise ValueError(f"`dm` {path} is damaged: {error}.") from error
     unet = ADMUNet(config)
@@ -179,6 +188,12 @@ def load_state(unet: ADMUNet, state: dict[str, torch.Tensor], source: Path | str
     Raises:
         ValueError: If keys or shapes differ.
     """
+    check_state(unet, state, source)
+    unet.load_state_dict(state)
+
+
+def check_state(unet: ADMUNet, state: Mapping[str, torch.Tensor], source: Path | str) -> None:
+    """Refuse a state dict that does not fit, as `load_state` does, without loading it."""
     expected = unet.state_dict()
     missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     wrong = [
@@ -200,4 +215,3 @@ def load_state(unet: ADMUNet, state: dict[str, torch.Tensor], source: Path | str
             f"The weights of {source} do not fit the architecture {unet.config}, which has "
             f"{len(expected)} tensors: {'; '.join(problems)}."
         )
-    unet.load_state_dict(state)

@@ -277,9 +277,9 @@ def test_words_that_do_not_fit_are_refused(folder, tmp_path, capsys):
     torch.save({}, tmp_path / "weights.pt")
 
     assert run("convert", folder, "--architecture", "MNIST32", "--out", out) == 2
-    assert "Leave the option out" in capsys.readouterr().err
+    assert "Leave it out" in capsys.readouterr().err
     assert run("convert", tmp_path / "weights.pt", "--out", out) == 2
-    assert "`--architecture` is needed" in capsys.readouterr().err
+    assert "not an ADM UNet's" in capsys.readouterr().err
     assert run("convert", tmp_path / "nothing", "--out", out) == 2
     assert "nothing is not a file" in capsys.readouterr().err
     assert run("convert", tmp_path, "--out", out) == 2

@@ -86,9 +86,12 @@ def test_a_truncated_file_is_refused_by_name(saved, share):
 
 
 def test_a_file_of_another_kind_is_refused_by_name(tmp_path):
+    (tmp_path / "w.txt").write_text("not weights")
     torch.save({"w": torch.zeros(2)}, tmp_path / "w.pt")
 
-    with pytest.raises(ValueError, match=r"w\.pt cannot be read as safetensors.*another kind"):
+    with pytest.raises(ValueError, match=r"w\.txt cannot be read as safetensors.*another kind"):
+        load_dm(tmp_path / "w.txt")
+    with pytest.raises(ValueError, match=r"w\.pt: The state dict is not an ADM UNet's"):
         load_dm(tmp_path / "w.pt")
 
 
