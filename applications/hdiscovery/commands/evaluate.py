@@ -53,8 +53,8 @@ def add_options(parser: ArgumentParser) -> None:
     add(
         "--fresh-pairs",
         type=int,
-        default=4096,
-        help="pairs a fresh reconstructor is trained on; a quarter more are held out",
+        help="pairs a fresh reconstructor is trained on, by default 128 a direction; a quarter "
+        "more are held out",
     )
     add("--fresh-steps", type=int, default=2000, help="its updates")
     add("--images", type=int, default=5000, help="samples of each kind for FID")

@@ -39,7 +39,8 @@ class Sizes:
 
     Attributes:
         pairs: Pairs for RCA; the paper's protocol takes 5,000.
-        fresh_pairs: Pairs that a fresh reconstructor is trained on; a quarter more are held out.
+        fresh_pairs: Pairs that a fresh reconstructor is trained on, None for 128 a direction; a
+            quarter more are held out.
         fresh_steps: Its updates.
         images: Samples of each kind for FID, and real images at most.
         samples: Samples that every direction is tried on, for marks and probes.
@@ -50,7 +51,7 @@ class Sizes:
     """
 
     pairs: int = 5000
-    fresh_pairs: int = 4096
+    fresh_pairs: int | None = None
     fresh_steps: int = 2000
     images: int = 5000
     samples: int = 16
@@ -109,8 +110,9 @@ def _rca(bench: Bench) -> dict[str, Any]:
 
 def _fresh(bench: Bench) -> dict[str, Any]:
     sizes = bench.sizes
+    count = 128 * bench.subject.K if sizes.fresh_pairs is None else sizes.fresh_pairs
     fresh = train_fresh(
-        bench.subject, train_pairs=sizes.fresh_pairs, test_pairs=max(sizes.fresh_pairs // 4, 1),
+        bench.subject, train_pairs=count, test_pairs=max(count // 4, 1),
         steps=sizes.fresh_steps, seed=sizes.seed, sampled_at_once=sizes.batch_size,
         progress=bench.bar("pairs for a fresh R"),
     )  # fmt: skip
