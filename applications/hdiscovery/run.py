@@ -65,6 +65,10 @@ class RunFolder:
             name, lambda partial: partial.write_text(json.dumps(content, indent=2))
         )
 
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a text file of the run, complete or not at all."""
+        return self._replace(name, lambda partial: partial.write_text(text))
+
     def save_checkpoint(self, state: Mapping[str, Any]) -> Path:
         """Write ``checkpoint.pt``; the one before stays beside it as ``checkpoint.previous.pt``.
 

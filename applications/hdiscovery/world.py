@@ -118,9 +118,9 @@ def joined(device: str = "auto") -> Iterator[World]:
     if here.type == "cuda":
         torch.cuda.set_device(here)
     backend = "cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo"
-    store, rank, size = next(dist.rendezvous("env://"))
+    store, rank, size = next(dist.rendezvous("env://"))  # pyright: ignore[reportPrivateImportUsage]
     if os.environ.get("LOCAL_WORLD_SIZE") == str(size):  # note [Restarts]
-        store = dist.PrefixStore(f"attempt {_restarts()}", store)
+        store = dist.PrefixStore(f"attempt {_restarts()}", store)  # pyright: ignore
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), here)

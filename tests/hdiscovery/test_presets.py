@@ -24,7 +24,7 @@ def test_a_preset_makes_a_step_at_full_size(name):
     row, h_shape, millions = PRESETS[name]
     schedule = NoiseSchedule.linear()
     # Two sampling steps, a shifted one and one after t_stop; batch and networks are the paper's.
-    config = from_preset(name, dm="fake", M=2, micro_batch=16)
+    config = from_preset(name, dm="fake", M=2, micro_batch=64)
     with FakeTensorMode():
         unet = ADMUNet(TABLE_3[row]).requires_grad_(False).eval()
         assert sum(p.numel() for p in unet.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)

@@ -1,0 +1,100 @@
+"""Trains every variant, measures it, and puts the measures side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hdiscovery.config import DiscoveryConfig, run_config
+from hdiscovery.evaluate.bench import Sizes, Sources
+from hdiscovery.evaluate.report import COLUMNS, evaluate
+from hdiscovery.run import RunFolder
+from hdiscovery.train import open_run, train
+
+Records = Iterable[dict[str, Any]]
+
+
+def open_variant(folder: Path, name: str, config: DiscoveryConfig) -> RunFolder:
+    """Return a variant's run folder, new or begun earlier with the same config.
+
+    Raises:
+        ValueError: If it was begun with another.
+    """
+    path = folder / name
+    if not (path / "config.json").exists():
+        return RunFolder.create(path, asdict(config))
+    run = RunFolder.open(path)
+    before, now = asdict(run_config(run)), asdict(config)
+    changed = [field for field in now if before[field] != now[field]]
+    if changed:
+        raise ValueError(
+            f"{path} was begun with {changed[0]} = {before[changed[0]]!r}, not "
+            f"{now[changed[0]]!r}. Choose another `--out`, or remove that folder."
+        )
+    return run
+
+
+def train_variant(
+    run: RunFolder, config: DiscoveryConfig, *, shown: Callable[[Records], Records] = iter
+) -> None:
+    """Train a variant to its end, from where it stands."""
+    for _ in shown(train(run, config)):
+        pass
+
+
+def measure_variant(
+    run: RunFolder, *, parts: Iterable[str], sizes: Sizes, sources: Sources
+) -> dict[str, Any]:
+    """Return a variant's evaluation, written as ``evaluation.json``; or the one that is there.
+
+    One that is there counts if it is of the same checkpoint, the same sizes and all of the parts.
+    """
+    checkpoint, path = run.load_checkpoint(), run.path / "evaluation.json"
+    step = checkpoint["step"] if checkpoint else 0
+    if path.is_file():
+        report = run.read_json("evaluation.json")
+        there = {*report["subjects"].get("learnt", {}), *({"losses"} & report.keys())}
+        same = report["step"] == step and report["sizes"] == json.loads(json.dumps(asdict(sizes)))
+        if same and set(parts) <= there:
+            return report
+    report = {}
+    for report in evaluate(
+        open_run(run), list(run.records()), step=step, parts=parts, sizes=sizes, sources=sources
+    ):
+        run.write_json("evaluation.json", report)
+    return report
+
+
+def table(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a Markdown table: a row a variant, a column a measure that any of them has.
+
+    L_G and the findings are from the training, the rest from the evaluation of the directions.
+    """
+    learnt = {name: report["subjects"].get("learnt", {}) for name, report in reports.items()}
+    rows = {name: dict(_measured(results)) for name, results in learnt.items()}
+    for name, report in reports.items():
+        losses = report.get("losses")
+        if losses:
+            found = ", ".join(finding["name"] for finding in losses["findings"]) or "none"
+            rows[name] |= {"L_G": f"{losses['L_G']:.3f}", "findings": found}
+    heads = [name for name, _, _ in COLUMNS] + ["L_G", "findings"]
+    heads = [head for head in heads if any(head in row for row in rows.values())]
+    shown = " | ".join(head.replace("|", "\\|") for head in heads)
+    lines = [f"| variant | {shown} |", "|---|" + "---:|" * len(heads)]
+    lines += [
+        f"| {name} | {' | '.join(row.get(head, '-') for head in heads)} |"
+        for name, row in rows.items()
+    ]
+    return "\n".join(lines)
+
+
+def _measured(results: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    for name, path, form in COLUMNS:
+        value: Any = results
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value is not None:
+            yield name, form.format(value)

@@ -1,0 +1,82 @@
+"""Discovery in one process and in several: seconds a step at the same batch, as a lab starts it.
+
+Run it as it stands: ``python benchmarks/scaling.py``. Each count of processes is a run of its own
+by ``torchrun``, with one thread a process on a CPU and one GPU a process on CUDA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from vram_vs_M import environment
+
+WORDS = ("MNIST32-400-20-32-5", "--M", "5", "--K", "8", "--batch-size", "32",
+         "--reconstructor", "difference")  # fmt: skip
+WARM_UP = 2  # steps that are not counted: the first ones build what later ones use
+
+
+def seconds(processes: int, steps: int, device: str) -> list[float]:
+    """Return what each step took, without the first ones."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        command = [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+            str(processes), "-m", "hdiscovery", "train", *WORDS, "--steps", str(WARM_UP + steps),
+            "--out", str(run), "--device", device, "--save-every", str(WARM_UP + steps),
+        ]  # fmt: skip
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        records = (run / "records.jsonl").read_text().splitlines()
+    return [json.loads(record)["seconds"] for record in records][WARM_UP:]
+
+
+def table(content: dict[str, Any]) -> str:
+    """Return a Markdown table: seconds a step, and how far from an even division of the work."""
+    rows = content["runs"]
+    alone = median(rows[0]["seconds"])
+    lines = [
+        "| processes | s a step | pairs a second | faster | of the ideal |",
+        "|" + "---:|" * 5,
+    ]
+    for row in rows:
+        took, n = median(row["seconds"]), row["processes"]
+        lines.append(
+            f"| {n} | {took:.2f} | {content['batch_size'] / took:.1f} | {alone / took:.2f} "
+            f"| {alone / took / n:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    most = torch.cuda.device_count() if device == "cuda" else 2
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default=device)
+    parser.add_argument("--processes", type=int, nargs="+", default=sorted({1, most}))
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    runs = [
+        {"processes": n, "seconds": seconds(n, options.steps, options.device)}
+        for n in options.processes
+    ]
+    out = options.out or Path(__file__).parent / "results" / options.device / "scaling.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    facts = {**environment(options.device), "command": "python benchmarks/scaling.py"}
+    facts["threads"] = 1
+    content = {"environment": facts, "words": WORDS, "batch_size": 32, "runs": runs}
+    out.write_text(json.dumps(content, indent=2) + "\n")
+    print(table(content))
+    print(f"\nwrote {out}")
+
+
+if __name__ == "__main__":
+    main()
