@@ -134,7 +134,7 @@ def load_dm(source: str | Path, *, device: torch.device | str = "cpu") -> Diffus
             f"`dm` {str(source)!r} is neither a weight file, nor a diffusers folder, nor a shipped "
             f"model; shipped are: {', '.join(sorted(shipped_models())) or 'none'}."
         )
-    if path.suffix in PUBLISHED:
+    if is_published(path):
         from hdiscovery.models.published import refuse_unconverted
 
         refuse_unconverted(path)
@@ -150,6 +150,21 @@ def load_dm(source: str | Path, *, device: torch.device | str = "cpu") -> Diffus
     load_state(unet, {key: value.float() for key, value in state.items()}, path)
     unet.requires_grad_(False).eval().to(device)
     return DiffusionModel(unet, schedule, path.stem)
+
+
+def is_published(path: Path) -> bool:
+    """Return whether a file is published weights, and no diffusion model's, by its head.
+
+    A safetensors file of ADM's tensors that says nothing of its architecture is one of them.
+    """
+    if path.suffix != ".safetensors" or not path.is_file():
+        return path.suffix in PUBLISHED
+    try:
+        with safe_open(path, framework="pt") as file:
+            named = (file.metadata() or {}).get("format") == FORMAT
+            return not named and "input_blocks.0.0.weight" in file.keys()  # noqa: SIM118
+    except (SafetensorError, OSError):
+        return False  # the reader says why
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -12,9 +12,10 @@ from hdiscovery.models.adm_unet import ADMUNet, UNetConfig
 from hdiscovery.models.answers import Answers
 from hdiscovery.models.candidates import Ranked, rank
 from hdiscovery.models.diffusers_schedule import schedule_name
-from hdiscovery.models.dm import PUBLISHED, DiffusionModel, load_dm, shipped_models
+from hdiscovery.models.dm import DiffusionModel, is_published, load_dm, shipped_models
 from hdiscovery.models.inferred import Inferred
 from hdiscovery.models.noise_error import Probe, noise_error, trivial_error
+from hdiscovery.models.prediction import PredictsNoise
 from hdiscovery.models.published import command, inferred_of, read_weights
 
 Images = Callable[[tuple[int, int, int]], Tensor]
@@ -42,7 +43,7 @@ def inspect(
             tells everything.
     """
     path = Path(source)
-    if source not in shipped_models() and path.suffix in PUBLISHED:
+    if source not in shipped_models() and is_published(path):
         yield from _of_published(path, answers, images, device)
         return
     if given := answers.options():
@@ -55,7 +56,10 @@ def _of_model(dm: DiffusionModel, images: Images | None) -> Iterator[str]:
     parameters = sum(p.numel() for p in unet.parameters())
     names = [type(part).__name__ for part in unet.modules()]
     theirs = next((name for name in names if name.startswith("UNet2D")), None)
-    yield _line("kind", f"a diffusion model, {f'diffusers {theirs}' if theirs else 'ADM UNet'}")
+    kind = f"a diffusion model, {f'diffusers {theirs}' if theirs else 'ADM UNet'}"
+    yield _line(
+        "kind", f"{kind}, of {unet.prediction}" if isinstance(unet, PredictsNoise) else kind
+    )
     yield _line("parameters", f"{parameters:,}")
     if isinstance(unet, ADMUNet):
         yield from _architecture(unet.config)

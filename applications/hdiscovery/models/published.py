@@ -100,11 +100,12 @@ def asked(weights: Path, inferred: Inferred, answers: Answers) -> str:
 def command(weights: Path, inferred: Inferred, answers: Answers) -> str:
     """Return the command that converts published weights, with what is still to be filled in."""
     questions = [question.option for question in answers.questions(inferred)]
+    out = weights.stem + ("-dm" if weights.suffix == ".safetensors" else "") + ".safetensors"
     return " ".join(
         part
         for part in (
             f"hdiscovery convert {shlex.quote(str(weights))}", answers.options(), *questions,
-            f"--out {shlex.quote(weights.stem)}.safetensors",
+            f"--out {shlex.quote(out)}",
         )
         if part
     )  # fmt: skip
