@@ -231,6 +231,7 @@ document.addEventListener("keydown", (event) => {
   if (acts[event.key]) event.preventDefault(), acts[event.key]();
 });
 
+if (matchMedia("(max-width: 40rem)").matches) $("filters").open = false;
 runs[0].cards[0].sheet.loading = "eager";
 fillSamples();
 $("tools").hidden = $("keys").hidden = false;

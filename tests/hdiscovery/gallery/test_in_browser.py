@@ -214,6 +214,18 @@ def test_without_scripts_the_strips_are_there_best_first_and_labelled(tmp_path, 
     assert page.locator(".name input").first.is_hidden()
 
 
+def test_a_print_has_labels_and_strips_and_no_tools(tmp_path, open_page):
+    page, _ = open_page(written(tmp_path))
+    page.locator("#r0-k2 .name input").fill("slant")
+
+    page.emulate_media(media="print")
+
+    assert page.locator("#r0-k2 .name input").is_visible()
+    assert page.locator("#r0-k0 .name input").is_hidden()
+    assert page.locator(".sheet:visible").count() == 3
+    assert page.locator("#tools .now").is_hidden()
+
+
 @pytest.mark.parametrize("width", [360, 1366])
 def test_nothing_is_wider_than_the_window(tmp_path, open_page, width):
     page, _ = open_page(written(tmp_path), viewport={"width": width, "height": 800})
