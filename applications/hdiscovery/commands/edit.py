@@ -13,6 +13,7 @@ from hdiscovery.commands.invert import (
     invert_files,
     refuse_existing,
     say_quality,
+    steps_back,
 )
 
 if TYPE_CHECKING:
@@ -53,17 +54,19 @@ def add_options(parser: ArgumentParser) -> None:
         help="calibrated: 1 changes an image as much along every direction",
     )  # fmt: skip
     parser.add_argument("--span", type=float, help="end of strips; S, or 1 where calibrated")
-    parser.add_argument("--columns", type=int, default=7, help="images along a strip, odd")
     parser.add_argument(
-        "--sampling-steps", type=int, help="DDIM steps back; as many as --steps by default"
+        "--columns", type=int, default=7, help="images along a strip, odd, 7 by default"
+    )
+    parser.add_argument(
+        "--sampling-steps", type=int, help="DDIM steps back; by default as many as the inversion"
     )
     parser.add_argument(
         "--unscaled", action="store_true",
         help="do not scale strengths by the training's steps over the sampling steps",
     )  # fmt: skip
-    parser.add_argument("--dm", help="diffusion model, if not the one that a file names")
+    parser.add_argument("--dm", help="for a file: diffusion model, if not the one it names")
     parser.add_argument(
-        "--another-dm", action="store_true", help="allow a model that the file was not made for"
+        "--another-dm", action="store_true", help="for a file: allow a model it was not made for"
     )
     parser.add_argument("--batch-size", type=int, default=32, help="images at once")
     parser.add_argument("--out", type=Path, default=Path("edited"))
@@ -88,8 +91,10 @@ def run(options: Namespace) -> None:
         device=device_of(options.device),
     )  # fmt: skip
     about, dm = source.about, source.dm
+    if options.batch_size < 1:
+        raise ValueError(f"`--batch-size` must be at least 1, got {options.batch_size}.")
     calibrated = options.strength == "calibrated"
-    span = options.span or (1.0 if calibrated else about.S)
+    span = options.span if options.span is not None else 1.0 if calibrated else about.S
     asked = [parse_direction(text, about) for text in options.direction]
     layout = arrange(asked, span=span, columns=options.columns)
     s = layout.s * torch.tensor(about.scales(layout.k)) if calibrated else layout.s
@@ -103,7 +108,7 @@ def run(options: Namespace) -> None:
     refuse_existing([*sheets, *alone], options.overwrite)
 
     inverted = invert_files(files, dm, num_steps=options.steps, convention=about.grid)
-    num_steps = options.sampling_steps or options.steps
+    num_steps = steps_back(inverted, options.sampling_steps)
     x_T = torch.stack([one.x_T for one in inverted])
     back = torch.cat([
         generate(dm, part, num_steps=num_steps, convention=about.grid)

@@ -39,7 +39,9 @@ def add_image_options(parser: ArgumentParser, *, required: bool = True) -> None:
         "--image", type=Path, nargs="+", action="extend", required=required, metavar="PATH",
         help="image files, folders of them, or .safetensors files that `invert` wrote",
     )  # fmt: skip
-    parser.add_argument("--steps", type=int, default=100, help="DDIM steps of the inversion")
+    parser.add_argument(
+        "--steps", type=int, default=100, help="DDIM steps of the inversion, 100 by default"
+    )
 
 
 def add_common_options(parser: ArgumentParser) -> None:
@@ -122,13 +124,13 @@ def invert_files(
     import torch
     from tqdm import tqdm
 
-    from hdiscovery.editing.images import read_photo
+    from hdiscovery.editing.images import INVERSION, read_photo
     from hdiscovery.editing.inversion import Inverted, invert, load_inversion
 
     found: dict[Path, Inverted] = {}
     photos = []
     for file in files:
-        if file.suffix == ".safetensors":
+        if file.suffix == INVERSION:
             found[file] = load_inversion(file, dm)
             print(f"{file}: inverted before, in {found[file].num_steps} steps")
         else:
@@ -143,6 +145,21 @@ def invert_files(
         for (file, _), image, noise in zip(batch, x_0, x_T, strict=True):
             found[file] = Inverted(image, noise, num_steps)
     return [found[file] for file in files]
+
+
+def steps_back(inverted: Sequence[Inverted], asked: int | None) -> int:
+    """Return how many steps lead back to images: as many as were asked for, else as they came by.
+
+    Raises:
+        ValueError: If they came by different numbers of steps, and none was asked for.
+    """
+    taken = sorted({one.num_steps for one in inverted})
+    if asked is None and len(taken) > 1:
+        raise ValueError(
+            f"The images were inverted in different numbers of steps, {taken}. Take one group at a "
+            "time, or set the steps back by `--sampling-steps`."
+        )
+    return taken[0] if asked is None else asked
 
 
 def say_quality(file: Path, x_0: torch.Tensor, back: torch.Tensor) -> str:

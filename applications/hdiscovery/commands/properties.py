@@ -16,6 +16,7 @@ from hdiscovery.commands.invert import (
     invert_files,
     refuse_existing,
     say_quality,
+    steps_back,
 )
 from hdiscovery.run import RunFolder
 
@@ -116,10 +117,11 @@ def images_to_edit(options: Namespace, files: list[Path], source: Source) -> Ima
         )
     inverted = invert_files(files, dm, num_steps=options.steps, convention=convention)
     x_T = torch.stack([one.x_T for one in inverted])
-    x_0 = generate(dm, x_T, num_steps=options.steps, convention=convention)
+    num_steps = steps_back(inverted, None)
+    x_0 = generate(dm, x_T, num_steps=num_steps, convention=convention)
     for file, one, back in zip(files, inverted, x_0, strict=True):
         say_quality(file, one.x_0, back)
-    return Images(x_T, x_0, options.steps, [one.x_0 for one in inverted])
+    return Images(x_T, x_0, num_steps, [one.x_0 for one in inverted])
 
 
 def measure(

@@ -46,7 +46,7 @@ def edit(
         ``[N, E, C, H, W]``, not clamped.
 
     Raises:
-        ValueError: If a direction does not exist or ``s`` does not fit ``k``.
+        ValueError: If a direction does not exist, ``s`` does not fit, or a number is too small.
 
     References:
         Kwon et al. (2022), Diffusion Models Already Have a Semantic Latent Space, for the gain.
@@ -60,9 +60,11 @@ def edit(
             f"`s` must be [E, {len(k)}], a strength for each of the {len(k)} directions, got "
             f"{list(s.shape)}."
         )
-    gain = about.M / num_steps if gain is None else gain
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     T = source.dm.schedule.num_train_steps
     grid = time_grid(num_steps, T, convention=about.grid)
+    gain = about.M / num_steps if gain is None else gain
     step = UPDATES[about.update](source.dm, source.directions, grid, t_stop=about.t_stop).eval()
 
     N, E = len(x_T), len(s)

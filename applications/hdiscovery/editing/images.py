@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+INVERSION = ".safetensors"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,12 +29,12 @@ class Photo:
     changes: str
 
 
-def listed(paths: Sequence[Path], *, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+def listed(paths: Sequence[Path]) -> list[Path]:
     """Return the files among paths and in the folders among them, sorted within a folder.
 
     Args:
-        paths: Files, taken as they are, and folders.
-        suffixes: What is taken of a folder.
+        paths: Files, taken as they are, and folders. Of a folder that `hdiscovery invert` wrote
+            the inversions are taken and not the pictures of them, else all images.
 
     Raises:
         FileNotFoundError: If a path is not there or a folder has no such file.
@@ -42,9 +43,11 @@ def listed(paths: Sequence[Path], *, suffixes: Sequence[str] = SUFFIXES) -> list
     files = []
     for path in paths:
         if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
+            inside = sorted(path.iterdir())
+            found = [file for file in inside if file.suffix == INVERSION]
+            found = found or [file for file in inside if file.suffix.lower() in SUFFIXES]
             if not found:
-                raise FileNotFoundError(f"`image` {path} holds no {', '.join(suffixes)}.")
+                raise FileNotFoundError(f"`image` {path} holds no {', '.join(SUFFIXES)}.")
             files += found
         elif path.is_file():
             files.append(path)

@@ -35,11 +35,6 @@ class PortableDirections:
     global_: Tensor
     mean: Tensor | None
 
-    @property
-    def bytes(self) -> int:
-        """Size of the tensors."""
-        return sum(x.nbytes for x in (self.global_, self.mean) if x is not None)
-
 
 def save_directions(path: Path, directions: PortableDirections) -> Path:
     """Write directions; a file that is there is replaced only when the new one is complete."""

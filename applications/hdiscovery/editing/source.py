@@ -39,11 +39,6 @@ class Source:
     about: About
     kind: Kind
 
-    @property
-    def device(self) -> torch.device:
-        """Where the networks are."""
-        return next(self.dm.unet.parameters()).device
-
 
 def open_source(
     path: Path,
@@ -68,6 +63,11 @@ def open_source(
         ValueError: If ``kind`` is not there, or the diffusion model is another one.
     """
     if path.is_dir():
+        if dm is not None or another_dm:
+            raise ValueError(
+                f"The run {path} has its diffusion model; `--dm` and `--another-dm` go with a file "
+                f"of directions, such as {path / FILE}."
+            )
         direct = open_run_source(path, device=device)
         if kind in (None, "direct"):
             return direct

@@ -82,9 +82,9 @@ def test_strips_and_grids_come_from_a_file_of_directions_too(
 
 def test_an_inverted_image_is_edited_as_the_image_itself(tiny_run, photos, tmp_path, capsys):
     cat = photos / "cat.png"
-    edit = ("--direction", "2:1", "--steps", 3, "--out")
+    edit = ("--direction", "2:1", "--out")
     assert run("invert", tiny_run, "--image", cat, "--steps", 3, "--out", tmp_path / "i") == 0
-    assert run("edit", tiny_run, "--image", cat, *edit, tmp_path / "a") == 0
+    assert run("edit", tiny_run, "--image", cat, "--steps", 3, *edit, tmp_path / "a") == 0
     assert run("edit", tiny_run, "--image", tmp_path / "i" / "cat.safetensors", *edit,
                tmp_path / "b") == 0  # fmt: skip
 
@@ -92,6 +92,9 @@ def test_an_inverted_image_is_edited_as_the_image_itself(tiny_run, photos, tmp_p
     assert torch.equal(a, b)
     assert (tmp_path / "i" / "cat.png").is_file()
     assert "inverted before, in 3 steps" in capsys.readouterr().out
+    assert run("edit", tiny_run, "--image", tmp_path / "i" / "cat.safetensors", photos / "dog.png",
+               "--steps", 2, *edit, tmp_path / "c") == 2  # fmt: skip
+    assert "different numbers of steps, [2, 3]" in capsys.readouterr().err
 
 
 def test_a_model_alone_inverts_as_its_run_does(tiny_run, tiny_dm, photos, tmp_path):
@@ -174,6 +177,38 @@ def test_labels_of_a_run_are_kept_where_the_gallery_reads_them(tiny_run, tmp_pat
         (("edit", "RUN", "--image", "PHOTO"), "at least once"),
         (("edit", "RUN", "--image", "PHOTO", "--direction", "3:1"), "directions 0 … 2"),
         (("edit", "RUN", "--image", "PHOTO", "--direction", "1", "--columns", "4"), "odd"),
+        (("edit", "RUN", "--image", "PHOTO", "--direction", "1", "--span", "0"), "`--span`"),
+        (("edit", "RUN", "--image", "PHOTO", "--direction", "1", "--dm", "a"), "has its diffusion"),
+        (
+            (
+                "edit",
+                "RUN",
+                "--image",
+                "PHOTO",
+                "--direction",
+                "1",
+                "--steps",
+                "2",
+                "--sampling-steps",
+                "0",
+            ),
+            "must lie in 1",
+        ),
+        (
+            (
+                "edit",
+                "RUN",
+                "--image",
+                "PHOTO",
+                "--direction",
+                "1",
+                "--steps",
+                "2",
+                "--batch-size",
+                "0",
+            ),
+            "`--batch-size` must be at least 1",
+        ),
         (("edit", "RUN", "--image", "gone.png", "--direction", "1"), "neither a file nor a folder"),
         (("edit", "gone", "--image", "PHOTO", "--direction", "1"), "no file gone of directions"),
         (("edit", "RUN", "--image", "PHOTO", "--direction", "1", "--steps", "0"), "must lie in"),

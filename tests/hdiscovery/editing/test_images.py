@@ -68,6 +68,8 @@ def test_folders_are_listed_in_order_and_files_taken_as_they_are(tmp_path):
     found = listed([tmp_path, tmp_path / "notes.txt"])
 
     assert [path.name for path in found] == ["a.JPG", "b.png", "notes.txt"]
+    (tmp_path / "b.safetensors").touch()
+    assert [path.name for path in listed([tmp_path])] == ["b.safetensors"]
 
 
 def test_paths_that_cannot_be_edited_are_refused(tmp_path):
