@@ -31,6 +31,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/frozen_unet.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/diffusers_loop.py
+	$(BIN)/python benchmarks/scaling.py
 
 clean:
 	rm -rf $(VENV)

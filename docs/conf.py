@@ -63,7 +63,7 @@ def write_examples() -> None:
 
 
 matplotlib.use("agg")
-for name in ("vram_vs_M", "frozen_unet", "speed", "diffusers_loop"):
+for name in ("vram_vs_M", "frozen_unet", "speed", "diffusers_loop", "scaling"):
     write_table(name)
 draw_plan()
 write_conformance()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib import import_module
+from types import ModuleType
 
 from hdiscovery.commands import COMMANDS
+from hdiscovery.describe import described
 
 MENDABLE = (ValueError, FileNotFoundError, FileExistsError, FloatingPointError, ImportError)
 
@@ -42,13 +44,21 @@ def _parser() -> argparse.ArgumentParser:
         fields = getattr(module, "TAKES_FIELDS", False)
         own_help = getattr(module, "OWN_HELP", False)
         command = add(
-            name, help=module.HELP, description=f"{_sentence(module.HELP)}",
-            epilog="\n".join(("examples:", *(f"  {line}" for line in module.EXAMPLES))),
+            name, help=module.HELP, description=_sentence(module.HELP), epilog=_epilog(module),
             formatter_class=argparse.RawDescriptionHelpFormatter, add_help=not own_help,
         )  # fmt: skip
         module.add_options(command)
         command.set_defaults(run=module.run, takes_fields=fields)
     return parser
+
+
+def _epilog(module: ModuleType) -> str:
+    """Return a command's examples, and the fields that it takes as options if they are its own."""
+    lines = ["examples:", *(f"  {line}" for line in module.EXAMPLES)]
+    config = getattr(module, "FIELDS", None)
+    if config is not None:
+        lines += ["", "fields of the preset [default without one]:", described(config)]
+    return "\n".join(lines)
 
 
 def _sentence(text: str) -> str:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from hdiscovery.commands.train import bar, changed_fields
-from hdiscovery.config import from_preset, presets
+from hdiscovery.config import DiscoveryConfig, from_preset, presets
 
 HELP = "train variants of a recipe and measure them alike"
 EXAMPLES = (
@@ -16,7 +16,8 @@ EXAMPLES = (
     "hdiscovery ablate MNIST32-demo --out runs/own --variants own.toml",
     "# own.toml: a table a variant, such as [strong-l1] with a line lambda_l1 = 3.0",
 )
-TAKES_FIELDS = True  # those of the preset, for all variants
+TAKES_FIELDS = True
+FIELDS = DiscoveryConfig
 
 
 def add_options(parser: ArgumentParser) -> None:

@@ -22,7 +22,8 @@ EXAMPLES = (
     "hdiscovery train MNIST32-400-20-32-5 --out runs/a --resume --steps 4000",
     "torchrun --nproc-per-node 4 -m hdiscovery train CelebAHQ128-500-40-256-2 --dm dm.safetensors",
 )
-TAKES_FIELDS = True  # those of the preset
+TAKES_FIELDS = True
+FIELDS = DiscoveryConfig
 
 
 def add_options(parser: ArgumentParser) -> None:
