@@ -161,7 +161,10 @@ def table(report: Report) -> str:
         lines += [f"! {f['name']} since step {f['step']}: {f['text']}" for f in losses["findings"]]
         if not losses["findings"]:
             lines.append("the losses show nothing wrong")
-    lines += [f"not measured: {name}: {why}" for name, why in report["left_out"].items()]
+    reasons: dict[str, list[str]] = {}
+    for name, why in report["left_out"].items():
+        reasons.setdefault(why, []).append(name)
+    lines += [f"not measured: {', '.join(names)}: {why}" for why, names in reasons.items()]
     return "\n".join(lines)
 
 
