@@ -52,7 +52,7 @@ def draw_accuracy(report: Mapping[str, Any], path: Path) -> Path | None:
     axes.axhline(chance, color="0.6", lw=0.8, ls=":", label=f"chance: {chance:.2f}")
     axes.set(xlabel="|s|", ylabel="share of directions recognised", ylim=(0, 1.02),
              xlim=(0, report["S"]), title="RCA against the size of the shift")  # fmt: skip
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, handlelength=3.5)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     partial = path.with_name(path.name + ".partial")

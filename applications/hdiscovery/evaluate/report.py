@@ -124,8 +124,10 @@ def merged(before: Report, after: Report) -> Report:
 # Column, where it is in a subject's results, how it is written.
 COLUMNS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("RCA", ("rca", "rca"), "{:.3f}"),
+    ("  standard error", ("rca", "standard_error"), "{:.3f}"),
     ("RCA |s|>=S/10", ("rca", "rca_large_shifts"), "{:.3f}"),
     ("fresh RCA", ("fresh", "test", "rca"), "{:.3f}"),
+    ("  standard error", ("fresh", "test", "standard_error"), "{:.3f}"),
     ("fresh |s|>=S/10", ("fresh", "test", "rca_large_shifts"), "{:.3f}"),
     ("fresh |s_hat-s|", ("fresh", "test", "shift_error"), "{:.2f}"),
     ("FID raw", ("fid", "raw"), "{:.2f}"),
