@@ -73,6 +73,10 @@ def _of_model(dm: DiffusionModel, images: Images | None) -> Iterator[str]:
     )
     if isinstance(unet, ADMUNet) and unet.config.num_classes is not None:
         yield _line("conditional", "in Python, `hdiscovery.models.conditioned.under(dm, label)`")
+    if images is None and isinstance(unet, PredictsNoise):
+        # x_t is nearly all of the answer then, whatever the network says.
+        yield _line("noise error", "`--images FOLDER` measures it; pure noise tells nothing here")
+        return
     probe = _probe(dm.image_shape, images)
     error, trivial = noise_error(unet, schedule, probe), trivial_error(probe)
     yield from _measured(Ranked(Answers(), error, trivial), probe)

@@ -164,6 +164,7 @@ def test_inspecting_a_model_tells_what_it_is(tmp_path, capsys):
     assert run("inspect", tmp_path / "mine") == 0
     told = capsys.readouterr().out
     assert "diffusers UNet2DModel, of v_prediction" in told
+    assert "pure noise tells nothing here" in told
     assert re.search(r"schedule +of its own", told)
     assert run("inspect", "MNIST32-small", "--heads", 4) == 2
     assert "tells everything itself" in capsys.readouterr().err
