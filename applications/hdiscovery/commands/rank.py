@@ -63,6 +63,7 @@ def run(options: Namespace) -> None:
     from hdiscovery.evaluate.fresh import train_fresh
     from hdiscovery.evaluate.ranking import rank
     from hdiscovery.evaluate.subject import of_run
+    from hdiscovery.evaluate.sweep import sweeps
     from hdiscovery.train import open_run
 
     run = RunFolder.open(options.folder)
@@ -70,6 +71,10 @@ def run(options: Namespace) -> None:
     subject, R = of_run(discovery), discovery.R
     net = feature_net(options.features, subject.dm, data=options.data, cache=options.classifier,
                       progress=partial(tqdm, desc="classifier of digits"))  # fmt: skip
+    found = sweeps(
+        subject, num_samples=options.samples, num_shifts=options.shifts, seed=options.seed,
+        batch_size=options.batch_size, progress=partial(tqdm, desc="directions"),
+    )  # fmt: skip
     if options.fresh_pairs is not None:
         R = train_fresh(
             subject, train_pairs=options.fresh_pairs, test_pairs=max(options.fresh_pairs // 4, 1),
@@ -77,9 +82,8 @@ def run(options: Namespace) -> None:
             progress=partial(tqdm, desc="pairs for a fresh R"),
         ).R  # fmt: skip
     ranking = rank(
-        subject, R, net, num_samples=options.samples, num_shifts=options.shifts,
-        references=options.references, threshold=options.twins, seed=options.seed,
-        batch_size=options.batch_size, progress=partial(tqdm, desc="directions"),
+        subject, R, net, found, references=options.references, threshold=options.twins,
+        seed=options.seed, batch_size=options.batch_size,
     )  # fmt: skip
     run.write_json("ranking.json", ranking.content(trained_steps(run)))
     print(listed(ranking))

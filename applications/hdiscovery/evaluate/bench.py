@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,9 @@ from hdiscovery.evaluate.rca import measure
 from hdiscovery.evaluate.real import real_images
 from hdiscovery.evaluate.rescoring import rescore
 from hdiscovery.evaluate.subject import Progress, Subject
+from hdiscovery.evaluate.sweep import Sweep, sweeps
+
+KEPT_BYTES = 2**30
 
 
 class LeftOut(Exception):  # noqa: N818
@@ -48,6 +52,9 @@ class Sizes:
         references: Unshifted samples that those are compared with.
         batch_size: Samples at once.
         seed: Of all that is drawn.
+
+    Raises:
+        ValueError: If a number is out of range.
     """
 
     pairs: int = 5000
@@ -59,6 +66,16 @@ class Sizes:
     references: int = 128
     batch_size: int = 64
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        least = {"pairs": 1, "fresh_pairs": 2, "fresh_steps": 1, "images": 2, "samples": 2,
+                 "shifts": 3, "references": 5, "batch_size": 1, "seed": 0}  # fmt: skip
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise ValueError(f"`{name}` must be at least {bound}, got {value}.")
+        if self.shifts % 2 == 0:
+            raise ValueError(f"`shifts` must be odd (0 is among them), got {self.shifts}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +104,7 @@ class Bench:
         progress: Makes progress bars.
         R: The subject's own reconstructor, until a fresh one takes its place; None before that
             where nobody trained one.
+        kept: The directions' sweeps, once they were made, where they fit in `KEPT_BYTES`.
     """
 
     subject: Subject
@@ -94,10 +112,26 @@ class Bench:
     sources: Sources
     progress: Named
     R: nn.Module | None
+    kept: list[Sweep] = field(default_factory=list)
 
     def bar(self, part: str) -> Progress:
         """Return the progress bar of a part."""
         return self.progress(f"{part} of {self.subject.name}")
+
+    def sweeps(self) -> Iterable[Sweep]:
+        """Return every direction's sweep; they are made once, where memory can hold them."""
+        if self.kept:
+            return self.kept
+        subject, sizes = self.subject, self.sizes
+        made = sweeps(
+            subject, num_samples=sizes.samples, num_shifts=sizes.shifts, seed=sizes.seed + 1,
+            batch_size=sizes.batch_size, progress=self.bar("directions"),
+        )  # fmt: skip
+        numbers = subject.K * sizes.samples * sizes.shifts * math.prod(subject.dm.image_shape)
+        if 4 * numbers > KEPT_BYTES:
+            return made
+        self.kept = list(made)
+        return self.kept
 
 
 def _rca(bench: Bench) -> dict[str, Any]:
@@ -125,9 +159,8 @@ def _marks(bench: Bench) -> dict[str, Any]:
     if bench.R is None:
         raise LeftOut("they ask for a reconstructor; `fresh` trains one")
     ranking = rank(
-        subject, bench.R, feature_net("unet", subject.dm), num_samples=sizes.samples,
-        num_shifts=sizes.shifts, references=sizes.references, seed=sizes.seed + 1,
-        batch_size=sizes.batch_size, progress=bench.bar("marks"),
+        subject, bench.R, feature_net("unet", subject.dm), bench.sweeps(),
+        references=sizes.references, seed=sizes.seed + 1, batch_size=sizes.batch_size,
     )  # fmt: skip
     by = "own" if bench.R is subject.R else "fresh"
     return {"reconstructor": by, "mean": ranking.mean(), **asdict(ranking)}
@@ -136,9 +169,8 @@ def _marks(bench: Bench) -> dict[str, Any]:
 def _probes(bench: Bench) -> dict[str, Any]:
     subject, sizes = bench.subject, bench.sizes
     return asdict(rescore(
-        subject, probes_for(subject.dm.image_shape), classifier=_classifier(bench),
-        num_samples=sizes.samples, num_shifts=sizes.shifts, references=sizes.references,
-        seed=sizes.seed + 1, batch_size=sizes.batch_size, progress=bench.bar("probes"),
+        subject, probes_for(subject.dm.image_shape), bench.sweeps(), classifier=_classifier(bench),
+        references=sizes.references, seed=sizes.seed + 1, batch_size=sizes.batch_size,
     ))  # fmt: skip
 
 

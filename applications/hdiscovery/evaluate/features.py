@@ -18,6 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hdiscovery.evaluate.digits import digit_classifier_of
+from hdiscovery.evaluate.feature_maps import (
+    DigitMaps,
+    Exported,
+    InceptionMaps,
+    UNetMaps,
+    hub_weights,
+)
 from hdiscovery.models.dm import DiffusionModel
 
 FEATURES = ("unet", "digits", "inception")
@@ -108,7 +115,7 @@ def feature_net(
         classifier, _ = digit_classifier_of(dm.image_shape, data, cache, progress=progress)
         maps = DigitMaps(classifier)
     elif name == "inception":
-        maps = InceptionMaps(_hub_weights("inception_v3_google-0cc3c7bd.pth"))
+        maps = InceptionMaps(hub_weights("inception_v3_google-0cc3c7bd.pth"))
     else:
         maps = _from_file(name)
     try:
@@ -120,90 +127,13 @@ def feature_net(
     return net
 
 
-class UNetMaps(nn.Module):
-    """The maps of a diffusion model's encoder, and h, of clean images at an early time.
-
-        x -> encoder(sqrt(alpha_bar_t) x, t),   t = T/10
-
-    The mean of x_t given x, rather than a draw, so that the same image has the same features.
-    """
-
-    def __init__(self, dm: DiffusionModel) -> None:
-        super().__init__()
-        self.unet = dm.unet
-        self.t = dm.schedule.num_train_steps // 10
-        self.scale = dm.schedule.alpha_bar(self.t) ** 0.5
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps."""
-        encoded = self.unet.encode(self.scale * x, x.new_full((len(x),), self.t).long())
-        return (*encoded.skips, self.unet.middle(encoded))
-
-
-class DigitMaps(nn.Module):
-    """The maps of a classifier of digits, one an edge length."""
-
-    def __init__(self, classifier: nn.Module) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*classifier.children())
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps."""
-        maps: list[Tensor] = []
-        for layer in self.layers:
-            if isinstance(layer, nn.Flatten):
-                break
-            x = layer(x)
-            if isinstance(layer, nn.MaxPool2d):
-                maps.append(x)
-        return tuple(maps)
-
-
-class InceptionMaps(nn.Module):
-    """The 2048 features of torchvision's Inception v3; images are resized to 299 pixels.
-
-    Its weights are torchvision's, not those of the FID that papers print: compare with itself only.
-    """
-
-    def __init__(self, weights: Path) -> None:
-        super().__init__()
-        from torchvision.models import inception_v3
-
-        net = inception_v3(weights=None, init_weights=False, aux_logits=True, transform_input=False)
-        net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        net.fc = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
-        self.net = net.eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the features ``[N, 2048]``."""
-        x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
-        x = F.interpolate(x, size=(299, 299), mode="bilinear", antialias=True)
-        return self.net(x)
-
-
-class Exported(nn.Module):
-    """A module of torch.export, whose mode is that of its export and cannot change."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def train(self, mode: bool = True) -> Exported:
-        """Leave the module's mode alone."""
-        return self
-
-    def forward(self, x: Tensor) -> Any:
-        """Return what the module returns."""
-        return self.module(x)
-
-
 def lpips_distance(device: torch.device) -> tuple[Callable[[Tensor, Tensor], Tensor], str]:
     """Return LPIPS with AlexNet, as a mean over pairs of images in [-1, 1], and its hash.
 
     Raises:
         FileNotFoundError: If AlexNet's weights are not on this machine.
     """
-    _hub_weights("alexnet-owt-7be5be79.pth")
+    hub_weights("alexnet-owt-7be5be79.pth")
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
     metric = LearnedPerceptualImagePatchSimilarity("alex", reduction="mean").to(device)
@@ -232,18 +162,6 @@ def perceptual_distance(net: FeatureNet, x: Tensor, y: Tensor) -> Tensor:
         square = (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1)
         parts.append(square.flatten(1).mean(1) if square.ndim > 1 else square)
     return torch.stack(parts).mean(0)
-
-
-def _hub_weights(name: str) -> Path:
-    """Return a weight file of torchvision's in torch's cache; nothing is fetched."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / name
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"The weights {name} are not in {path.parent}. Where there is a network, torchvision "
-            f"fetches them; or copy the file there. Without them, `unet` and `digits` are feature "
-            "nets that need none."
-        )
-    return path
 
 
 def _from_file(name: str) -> nn.Module:

@@ -32,7 +32,7 @@ Every number is finite. What each measures and how the score is made of them: `R
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -43,8 +43,8 @@ from torch import Tensor, nn
 from hdiscovery.evaluate.features import FeatureNet
 from hdiscovery.evaluate.marks import Manifold, deepest, marks_of
 from hdiscovery.evaluate.redundancy import cosines, shift_cosines, stronger, twins
-from hdiscovery.evaluate.subject import Progress, Subject, samples
-from hdiscovery.evaluate.sweep import sweeps
+from hdiscovery.evaluate.subject import Subject, samples
+from hdiscovery.evaluate.sweep import Sweep
 
 FORMAT = "hdiscovery-ranking-1"
 MARKS = ("accuracy", "monotonicity", "smoothness", "consistency", "fidelity", "effect")
@@ -116,30 +116,24 @@ def rank(
     subject: Subject,
     R: nn.Module,
     net: FeatureNet,
+    found: Iterable[Sweep],
     *,
-    num_samples: int = 16,
-    num_shifts: int = 9,
     references: int = 128,
     threshold: float = 0.9,
     seed: int = 2,
     batch_size: int = 64,
-    progress: Progress = iter,
 ) -> Ranking:
     """Rank a subject's directions without a label; see `Ranked`.
-
-    Costs ``K * num_samples * (num_shifts - 1)`` shifted samples.
 
     Args:
         subject: Whose directions.
         R: A reconstructor that knows them: their own or a fresh one.
         net: What looks at the images.
-        num_samples: Samples that every direction is tried on, at least 2.
-        num_shifts: Shifts from -S to S, odd.
+        found: Their `sweeps`, each direction's once.
         references: Unshifted samples that fidelity and effect are measured against, at least 5.
         threshold: Least abs(cosine) of twins.
-        seed: Of the samples; the references' is the next.
-        batch_size: Samples at once.
-        progress: Wraps the loop over directions.
+        seed: That of the sweeps; the references' is the next.
+        batch_size: Images at once.
 
     Raises:
         ValueError: If a number is out of range.
@@ -151,20 +145,18 @@ def rank(
     R.eval()
     marked: list[Ranked] = []
     changes: list[Tensor] = []
-    shifts: list[float] = []
-    for sweep in sweeps(subject, num_samples=num_samples, num_shifts=num_shifts, seed=seed,
-                        batch_size=batch_size, progress=progress):  # fmt: skip
-        marks = marks_of(sweep, R, net, manifold, batch_size)
-        marked.append(ranked(sweep.k, marks))
+    shifts, N = [0.0], 0
+    for sweep in found:
+        marked.append(ranked(sweep.k, marks_of(sweep, R, net, manifold, batch_size)))
         changes.append(F.adaptive_avg_pool2d(sweep.change, 32).flatten().cpu())
-        shifts = sweep.s.tolist()
+        shifts, N = sweep.s.tolist(), len(sweep.x)
     R.train(was_training)
-    of_shifts = shift_cosines(subject, num_samples=num_samples, seed=seed)
+    of_shifts = shift_cosines(subject, num_samples=N, seed=seed)
     similarity = stronger(of_shifts, cosines(torch.stack(changes)).float())
     return Ranking(
         K=subject.K,
         S=subject.S,
-        samples=num_samples,
+        samples=N,
         shifts=shifts,
         seed=seed,
         features=net.described(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from hdiscovery.evaluate.probes import Probe
-from hdiscovery.evaluate.subject import Progress, Subject, samples
-from hdiscovery.evaluate.sweep import Sweep, sweeps
+from hdiscovery.evaluate.subject import Subject, samples
+from hdiscovery.evaluate.sweep import Sweep
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,12 @@ class Rescoring:
 def rescore(
     subject: Subject,
     probes: Mapping[str, Probe],
+    found: Iterable[Sweep],
     *,
     classifier: nn.Module | None = None,
-    num_samples: int = 16,
-    num_shifts: int = 9,
     references: int = 256,
     seed: int = 2,
     batch_size: int = 64,
-    progress: Progress = iter,
 ) -> Rescoring:
     """Return the re-scoring matrix of a subject.
 
@@ -60,13 +58,11 @@ def rescore(
     Args:
         subject: Whose directions.
         probes: Functions from images in [-1, 1] to a number each.
+        found: The directions' `sweeps`.
         classifier: From images to logits, in eval mode; None where there are no classes.
-        num_samples: Samples that every direction is tried on.
-        num_shifts: Shifts from -S to S, odd.
         references: Unshifted samples that the standard deviations are over, at least 2.
-        seed: Of the samples.
-        batch_size: Samples at once.
-        progress: Wraps the loop over directions.
+        seed: That of the sweeps; the references' is the next.
+        batch_size: Images at once.
 
     Raises:
         ValueError: If a number is out of range.
@@ -76,8 +72,9 @@ def rescore(
     reference = samples(subject, references, seed=seed + 1, batch_size=batch_size).clamp(-1, 1)
     std = torch.stack([p(reference).float().std() for p in probes.values()])
     matrix, changes, slopes = [], [], []
-    for sweep in sweeps(subject, num_samples=num_samples, num_shifts=num_shifts, seed=seed,
-                        batch_size=batch_size, progress=progress):  # fmt: skip
+    N = 0
+    for sweep in found:
+        N = len(sweep.x)
         images = sweep.x.flatten(0, 1).clamp(-1, 1)
         values = torch.stack([p(images).float() for p in probes.values()], dim=1)
         matrix.append((slope(sweep, values) / std.clamp_min(1e-6)).tolist())
@@ -95,7 +92,7 @@ def rescore(
         matrix=matrix,
         class_changes=changes or None,
         class_slope=slopes or None,
-        samples=num_samples,
+        samples=N,
         references=references,
     )
 

@@ -44,7 +44,7 @@ def sweeps(
     batch_size: int = 64,
     progress: Progress = iter,
 ) -> Iterator[Sweep]:
-    """Yield the sweep of every direction, 0 to K-1, all of them on the same samples.
+    """Return the sweeps of every direction, 0 to K-1, all of them on the same samples.
 
     Costs ``K * num_samples * (num_shifts - 1)`` shifted samples; memory holds those of one
     direction.
@@ -67,6 +67,13 @@ def sweeps(
             f"`shifts` must be odd (0 is among them) and at least 3, got {num_shifts}."
         )
     x_T = noise(subject, num_samples, seed)
+    return _made(subject, x_T, num_shifts, batch_size, progress)
+
+
+def _made(
+    subject: Subject, x_T: Tensor, num_shifts: int, batch_size: int, progress: Progress
+) -> Iterator[Sweep]:
+    num_samples = len(x_T)
     s = torch.linspace(-subject.S, subject.S, num_shifts, dtype=x_T.dtype, device=x_T.device)
     s[num_shifts // 2] = 0
     with torch.no_grad():

@@ -4,10 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hdiscovery.evaluate.digits import digit_classifier_of
+from hdiscovery.evaluate.feature_maps import DigitMaps, UNetMaps
 from hdiscovery.evaluate.features import (
-    DigitMaps,
     FeatureNet,
-    UNetMaps,
     feature_net,
     perceptual_distance,
     weights_hash,

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hdiscovery.evaluate.rescoring import draw_matrix, rescore
 from hdiscovery.evaluate.subject import samples
+from hdiscovery.evaluate.sweep import sweeps
 from torch import nn
 
 
@@ -23,7 +24,8 @@ def test_the_matrix_is_the_change_per_unit_of_s_in_standard_deviations(toy, patt
     subject = toy(0.04 * patterns)
     probes = {"quarter": quarter, "other": lambda x: x[..., 4:, 4:].mean((1, 2, 3))}
 
-    found = rescore(subject, probes, num_samples=4, num_shifts=5, references=64, seed=1)
+    swept = sweeps(subject, num_samples=4, num_shifts=5, seed=1)
+    found = rescore(subject, probes, swept, references=64, seed=1)
 
     std = quarter(samples(subject, 64, seed=2).clamp(-1, 1)).std().item()
     assert found.probes == ["quarter", "other"]
@@ -36,10 +38,10 @@ def test_the_matrix_is_the_change_per_unit_of_s_in_standard_deviations(toy, patt
 
 
 def test_a_class_that_changes_at_either_end_is_counted(toy, patterns):
-    found = rescore(
-        toy(2 * patterns), {"quarter": quarter}, classifier=Dark(), num_samples=6, num_shifts=3,
-        references=8,
-    )  # fmt: skip
+    subject = toy(2 * patterns)
+    swept = sweeps(subject, num_samples=6, num_shifts=3, seed=2)
+
+    found = rescore(subject, {"quarter": quarter}, swept, classifier=Dark(), references=8)
 
     # +-2 * 2 * 0.25 = 1 on the quarter makes it light at one end and dark at the other.
     assert found.class_changes == [0.5, 0.0, 0.0]
@@ -49,8 +51,10 @@ def test_a_class_that_changes_at_either_end_is_counted(toy, patterns):
 
 def test_the_picture_is_written_with_and_without_classes(toy, patterns, tmp_path):
     for classifier in (None, Dark()):
-        found = rescore(toy(patterns), {"quarter": quarter}, classifier=classifier, num_samples=2,
-                        num_shifts=3, references=8)  # fmt: skip
+        swept = sweeps(toy(patterns), num_samples=2, num_shifts=3, seed=2)
+        found = rescore(
+            toy(patterns), {"quarter": quarter}, swept, classifier=classifier, references=8
+        )
 
         path = draw_matrix(found, 2.0, tmp_path / "probes.png")
 
