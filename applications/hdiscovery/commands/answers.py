@@ -33,8 +33,8 @@ def add_answer_options(parser: ArgumentParser) -> None:
         help="of its training; a run's discriminator has it too (default: 0)",
     )  # fmt: skip
     parser.add_argument(
-        "--images", type=Path, metavar="PATH",
-        help="an image, or a folder of them, of the kind the model was trained on: on up to "
+        "--images", type=Path, metavar="FOLDER",
+        help="a folder of images of the kind the model was trained on: on up to "
         f"{MOST_IMAGES} of them its noise-prediction error is measured",
     )  # fmt: skip
     parser.add_argument(

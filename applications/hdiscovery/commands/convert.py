@@ -55,7 +55,7 @@ def run(options: Namespace) -> None:
         )
         if options.images is None:
             print(
-                "The answers were not checked: `--images PATH`, of such as the model was trained "
+                "The answers were not checked: `--images FOLDER`, of such as the model was trained "
                 "on, compares them with others."
             )
     else:

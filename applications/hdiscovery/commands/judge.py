@@ -33,7 +33,7 @@ def run(options: Namespace) -> None:
     from hdiscovery.models.dm import load_dm
 
     dm = load_dm(options.dm)
-    edge = dm.config.image_size
+    edge = dm.image_shape[-1]
     images, labels = load_mnist(options.data, image_size=edge)
     classifier = digit_classifier(edge)
     training = train_classifier(classifier, images, labels)

@@ -342,7 +342,8 @@ class ADMUNet(HSpaceUNet):
         if (y is None) != (self.config.num_classes is None):
             raise ValueError(
                 "`y` (class indices) must be given to a class-conditional model, and to no "
-                f"other: num_classes is {self.config.num_classes}, y is {y}."
+                f"other: num_classes is {self.config.num_classes}, y is {y}. In Python, "
+                "`hdiscovery.models.conditioned.under(dm, label)` is the model of one class."
             )
         dtype = next(self.time_embed.parameters()).dtype
         emb = self.time_embed(timestep_embedding(t.to(dtype), self.config.num_channels))
