@@ -8,7 +8,8 @@ from tests.mutate import PAGE, ROOT, SURVIVES, mutants, mutated, rows
 @pytest.mark.parametrize("mutant", mutants(), ids=lambda mutant: mutant["what"])
 def test_a_mutant_changes_code_that_is_there(mutant):
     assert mutated(mutant) != (ROOT / mutant["file"]).read_text()
-    compile(mutated(mutant), mutant["file"], "exec")
+    if mutant["file"].endswith(".py"):
+        compile(mutated(mutant), mutant["file"], "exec")
 
 
 def test_the_page_lists_mutants_that_are_there_and_what_caught_them():

@@ -85,9 +85,8 @@ def test_a_resumed_run_takes_the_changes_that_leave_its_networks_alone(tmp_path,
     assert run(*words, "--resume", "--steps", 2, "--learning-rate", 1e-5) == 0
 
     assert len((out / "records.jsonl").read_text().splitlines()) == 2
-    rates = {
-        group["lr"] for group in torch.load(out / "checkpoint.pt")["optimizer"]["param_groups"]
-    }
+    states = torch.load(out / "checkpoint.pt")["optimizers"].values()
+    rates = {group["lr"] for state in states for group in state["param_groups"]}
     assert rates == {1e-5}
 
 
