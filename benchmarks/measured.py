@@ -1,0 +1,104 @@
+"""How all of these are measured: a process for each reading of memory, runs in turn for time."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from datetime import datetime, timezone
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+_PROCESSES = get_context("forkserver")  # a server that has imported torch and has run nothing
+_PROCESSES.set_forkserver_preload([
+    "torch", "torch._dynamo", "diffusers.models.unets.unet_2d", "hdiscovery.trainer", "chainograd",
+    "diffusers.models.transformers.dit_transformer_2d",
+])  # fmt: skip
+
+
+def apart(function: Callable[..., T], *args: Any) -> T:
+    """Return what a function returns in a process of its own, which ends then.
+
+    Raises:
+        concurrent.futures.process.BrokenProcessPool: If that process was killed, as for memory.
+    """
+    with ProcessPoolExecutor(max_workers=1, mp_context=_PROCESSES) as process:
+        return process.submit(function, *args).result()
+
+
+def seconds_of(run: Callable[[], object], device: str) -> float:
+    """Return how long a run takes, what it queued on a GPU included."""
+    if torch.device(device).type != "cuda":
+        started = time.perf_counter()
+        run()
+        return time.perf_counter() - started
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize(device)
+    begin.record()
+    run()
+    end.record()
+    torch.cuda.synchronize(device)
+    return begin.elapsed_time(end) / 1e3
+
+
+def in_turn(runs: Mapping[str, Callable[[], object]], pairs: int, device: str) -> dict[str, Any]:
+    """Return seconds of every run, all of them in turn, after one of each to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(1 + pairs):
+        for name, run in runs.items():
+            seconds[name].append(seconds_of(run, device))
+    return {name: times[1:] for name, times in seconds.items()}
+
+
+def ratio(seconds: Mapping[str, list[float]], mine: str, other: str) -> float:
+    """Return the median ratio over runs that followed one another."""
+    pairs = zip(seconds[mine], seconds[other], strict=True)
+    return median(a / b for a, b in pairs)
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Return what the figures depend on."""
+    cuda = torch.device(device if device != "fake" else "cpu").type == "cuda"
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name(device) if cuda else device,
+        "threads": torch.get_num_threads(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+    }
+
+
+def results(name: str, device: str = "cpu") -> Path:
+    """Return where the figures of a benchmark are kept."""
+    kind = "cpu" if device == "fake" else torch.device(device).type
+    return Path(__file__).parent / "results" / kind / f"{name}.json"
+
+
+def save(path: Path, device: str, content: dict[str, Any]) -> dict[str, Any]:
+    """Write figures with what they depend on; what was there is replaced when all is written."""
+    content = {"environment": environment(device), **content}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(path)
+    return content
+
+
+def default_device() -> str:
+    """Return the GPU, if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def note(text: str) -> None:
+    """Say what has been done, on stderr."""
+    print(text, file=sys.stderr, flush=True)

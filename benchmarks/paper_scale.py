@@ -1,0 +1,211 @@
+"""What the paper's models need: peak bytes of a training step at full size, on which GPU.
+
+Run it as it stands: ``python benchmarks/paper_scale.py``. With ``--device fake``, the default, the
+whole step runs under ``FakeTensorMode``: shapes are real, numbers are not, and the peak is that of
+live tensors, weights, gradients and Adam's moments included. What CUDA keeps for itself and the
+workspaces of its libraries come on top. ``--device cuda`` runs it, and reads the allocator.
+
+ChatFace's setting is a UNet of the size of Diff-AE's for 256 pixels with frozen weights, and a
+network of four layers that shifts its embedding; its loss, a CLIP network, is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hdiscovery.config import from_preset
+from hdiscovery.discovery import Discovery
+from hdiscovery.models.adm_unet import TABLE_3, ADMUNet, UNetConfig
+from hdiscovery.models.dm import DiffusionModel
+from hdiscovery.trainer import Trainer
+from hdiscovery.world import World
+from measured import apart, note, results, save
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._mode_utils import no_dispatch
+
+from chainograd import CheckpointedChain, meter
+from chainograd.samplers import DDIM, NoiseSchedule, time_grid
+
+GPUS = (24, 40, 80)  # GiB
+WAYS: dict[str, dict[str, Any]] = {
+    "plain loop": {"plan": "graph"},
+    "nodes": {},
+    "nodes, frozen": {"frozen": "auto"},
+}
+
+
+class Unread(World):
+    """A process that does not look at its losses: fakes have no numbers."""
+
+    def average(self, values: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return zeros."""
+        return dict.fromkeys(values, 0.0)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model, as it was trained.
+
+    Attributes:
+        model: Of Table 3.
+        preset: The rest.
+        batch: Samples on one GPU.
+    """
+
+    model: str
+    preset: str
+    batch: int
+
+
+SETTINGS = {
+    "Figure 4": Setting("MNIST32", "MNIST32-400-20-32-5", 32),  # on 4 GPUs
+    "MNIST32": Setting("MNIST32", "MNIST32-400-20-32-5", 16),  # on 8, as are those below
+    "Anime64": Setting("Anime64", "Anime64-400-40-128-2", 16),
+    "CelebAHQ128": Setting("CelebAHQ128", "CelebAHQ128-500-40-256-2", 8),
+    "AFHQ128": Setting("AFHQ128", "AFHQ128-400-40-256-2", 8),
+}
+CHATFACE, CHATFACE_M = "ChatFace", 8
+DIFF_AE = UNetConfig(
+    image_size=256, num_channels=128, channel_mult=(1, 1, 2, 2, 4, 4), attention_resolutions=(16,)
+)
+
+
+def discovery_step(
+    setting: Setting, M: int | None, device: str, **options: Any
+) -> Callable[[], None]:
+    """Return one step of Algorithm 1, the optimizers' included."""
+    with no_dispatch():  # a schedule holds real numbers
+        schedule = NoiseSchedule.linear()
+    sizes = {} if M is None else {"M": M}
+    config = from_preset(setting.preset, dm=setting.model, **sizes, **options)
+    unet = moved(ADMUNet(TABLE_3[setting.model]), device).requires_grad_(False).eval()
+    dm = DiffusionModel(unet, schedule, setting.model)
+    discovery = Discovery.build(config, dm, device=device)
+    trainer = Trainer(discovery, Unread(device=torch.device(device)))
+    for each in trainer.optimizers.values():  # others ask a fake count of steps for its value
+        for group in each.param_groups:
+            group["fused"], group["foreach"] = True, False
+
+    def run() -> None:
+        trainer.step(*discovery.draw(setting.batch))
+
+    return run
+
+
+def chatface_step(M: int | None, device: str, **options: Any) -> Callable[[], None]:
+    """Return one step of training a network of four layers through a sampler of 256 pixels."""
+    with no_dispatch():
+        schedule = NoiseSchedule.linear()
+    unet = moved(ADMUNet(DIFF_AE), device).requires_grad_(False).eval()
+    width = unet.embedding_channels
+    layers = [m for _ in range(4) for m in (nn.Linear(width, width), nn.SiLU())]
+    mlp = moved(nn.Sequential(*layers[:-1]), device)
+    x_T = torch.randn(1, *unet.image_shape, device=device)
+
+    def predict(x: Tensor, t: Tensor) -> Tensor:
+        encoded = unet.encode(x, t)
+        shifted = encoded._replace(embedding=encoded.embedding + mlp(encoded.embedding))
+        return unet.decode(unet.middle(shifted), shifted)
+
+    M = M or CHATFACE_M
+    chain = CheckpointedChain(DDIM(predict, schedule, time_grid(M)), M, **options)
+
+    def run() -> None:
+        mlp.zero_grad()
+        chain(x_T).square().mean().backward()
+
+    return run
+
+
+def moved(net: nn.Module, device: str) -> Any:
+    """Return a network on its device; fakes, which are there, cannot be moved."""
+    return net if torch.device(device).type == "cpu" else net.to(device)
+
+
+def peak(name: str, way: str, M: int | None, batch: int | None, device: str) -> dict[str, Any]:
+    """Return the peak of the second step, everything that lives between steps included."""
+    place = "cpu" if device == "fake" else device
+    with FakeTensorMode() if device == "fake" else nullcontext(), meter(place) as reading:
+        if name == CHATFACE:
+            setting = Setting("Diff-AE 256", CHATFACE, 1)
+            run = chatface_step(M, place, **WAYS[way])
+        else:
+            setting = SETTINGS[name]
+            setting = Setting(setting.model, setting.preset, batch or setting.batch)
+            run = discovery_step(setting, M, place, **WAYS[way])
+        run()  # gradients and moments are there afterwards
+        reading.lap()
+        run()
+    steps = M or (CHATFACE_M if name == CHATFACE else from_preset(setting.preset, dm="x").M)
+    return {"setting": name, "way": way, "M": steps, "batch": setting.batch,
+            "peak_bytes": reading.peak_bytes}  # fmt: skip
+
+
+def measure(device: str, M: int | None = None, batch: int | None = None) -> list[dict[str, Any]]:
+    """Return the peaks of all settings and ways, a process each."""
+    rows = []
+    for name in (*SETTINGS, CHATFACE):
+        for way in WAYS:
+            rows.append(apart(peak, name, way, M, batch, device))
+            note(f"{name}, {way}: {rows[-1]['peak_bytes'] / 2**30:.2f} GiB")
+    return rows
+
+
+def compared() -> list[dict[str, Any]]:
+    """Return peaks on fake tensors and on real ones, where a real run is possible here."""
+    rows = []
+    for way in WAYS:
+        fake, real = (apart(peak, "MNIST32", way, 2, 2, device) for device in ("fake", "cpu"))
+        rows.append({**real, "fake_bytes": fake["peak_bytes"]})
+        note(f"fake against real, {way}: {fake['peak_bytes'] / real['peak_bytes']:.4f}")
+    return rows
+
+
+def gpu_for(peak_bytes: int) -> str:
+    """Return the smallest GPU that holds so much."""
+    fitting = [f"{size} GB" for size in GPUS if peak_bytes <= size * 2**30]
+    return fitting[0] if fitting else f"more than {GPUS[-1]} GB"
+
+
+def table(content: dict[str, Any]) -> str:
+    """Return two Markdown tables: what each setting needs, and fakes against real tensors."""
+    lines = ["| model | batch a GPU | M | way | GiB | GPU |", "|---|---:|---:|---|---:|---|"]
+    for row in content["settings"]:
+        lines.append(
+            f"| {row['setting']} | {row['batch']} | {row['M']} | {row['way']} "
+            f"| {row['peak_bytes'] / 2**30:.2f} | {gpu_for(row['peak_bytes'])} |"
+        )
+    if content["compared"]:
+        lines += ["", "| MNIST32 | batch | M | real MiB | fake : real |", "|---|" + "---:|" * 4]
+    for row in content["compared"]:
+        lines.append(
+            f"| {row['way']} | {row['batch']} | {row['M']} | {row['peak_bytes'] / 2**20:.1f} "
+            f"| {row['fake_bytes'] / row['peak_bytes']:.4f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="fake", help="fake (default), or one to run on")
+    parser.add_argument("--M", type=int, help="another number of steps than the paper's")
+    parser.add_argument("--batch", type=int, help="another batch than the paper's")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    out = options.out or results("paper_scale", options.device)
+    rows = measure(options.device, options.M, options.batch)
+    agree = compared() if options.device == "fake" else []
+    content = save(out, options.device, {"settings": rows, "compared": agree})
+    print(table(content))
+    print(f"\nwrote {out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Figure 4 and its peers: memory, work and time of every way to go back, side by side.
+
+Run it as it stands: ``python benchmarks/throughput.py`` (``--quick`` for a look). One process per
+memory reading, where one run is followed by `chainograd.meter`, or by the allocator on CUDA; times
+are of runs in turn in one process. Work is counted in floating-point operations: it and the bytes
+are the same every time.
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import nullcontext
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import pareto
+from measured import apart, default_device, in_turn, note, ratio, results, save
+from torch._subclasses.fake_tensor import FakeTensorMode
+from ways import WAYS, Way, costs
+from working import working
+from workloads import WORKLOADS, Workload
+
+from chainograd import Plan, binomial, keep_last, meter
+
+
+class Job(NamedTuple):
+    """What is measured of a workload.
+
+    Attributes:
+        workload: Its name.
+        batch: Samples.
+        Ms: Numbers of steps for memory.
+        M: Number of steps for time and for the frontier.
+    """
+
+    workload: str
+    batch: int
+    Ms: tuple[int, ...]
+    M: int
+
+
+FULL = (
+    Job("mnist", 2, (5, 20, 100), 20),
+    Job("unet", 2, (5, 20), 20),
+    Job("dit", 4, (5, 20), 20),
+)
+QUICK = (Job("mnist", 2, (3, 5), 5), Job("unet", 2, (3, 5), 5), Job("dit", 2, (3, 5), 5))
+
+
+def ways_of(w: Workload) -> list[Way]:
+    """Return the ways there are for a workload."""
+    return [way for way in WAYS.values() if way.fits(w)]
+
+
+def memory(
+    workload: str, way: str, M: int, batch: int, device: str, size: str = "bench"
+) -> dict[str, Any]:
+    """Return peak, evaluations and work of a run; under ``device="fake"`` nothing is computed."""
+    place = "cpu" if device == "fake" else device
+    fake = FakeTensorMode(allow_non_fake_inputs=True) if device == "fake" else nullcontext()
+    with fake:
+        w = WORKLOADS[workload](M, batch, place, size)
+        run = WAYS[way].prepared(w)
+        if place != "cpu":
+            run()  # libraries take their workspaces with the first run
+        w.forget()
+        w.evaluations.count = 0
+        with working() as work, meter(place) as reading:
+            run()
+    return {
+        "workload": workload, "way": way, "M": M, "batch": batch,
+        "peak_bytes": reading.peak_bytes, "evaluations": w.evaluations.count, "flops": work.flops,
+    }  # fmt: skip
+
+
+def timing(job: Job, device: str, pairs: int, size: str = "bench") -> dict[str, Any]:
+    """Return seconds of all ways in turn."""
+    w = WORKLOADS[job.workload](job.M, job.batch, device, size)
+
+    def fresh(way: Way) -> Any:
+        run = way.prepared(w)
+
+        def forget_and_run() -> None:
+            w.forget()
+            run()
+
+        return forget_and_run
+
+    runs = {way.name: fresh(way) for way in ways_of(w)}
+    seconds = in_turn(runs, pairs, device)
+    return {"workload": job.workload, "M": job.M, "batch": job.batch, "seconds": seconds}
+
+
+def frontier(job: Job, device: str, size: str = "bench") -> list[dict[str, Any]]:
+    """Return bytes and work of every plan that is the best for some memory, as predicted."""
+    w = WORKLOADS[job.workload](job.M, job.batch, device, size)
+    plans = {f"last {k} graphs": keep_last(w.M, k) for k in range(1, w.M + 1)}
+    plans |= {f"{s} nodes": binomial(w.M, slots=s) for s in range(1, w.M)}
+    rows = []
+    for layers, options in (("torch's", {}), ("frozen", {"frozen": "auto"})):
+        if layers == "frozen" and not w.frozen:
+            continue
+        of_steps = costs(w, **options)
+        priced = {name: plan.with_costs(of_steps) for name, plan in plans.items()}
+        rows += [{"workload": job.workload, "M": job.M, "layers": layers, "plan": name,
+                  "bytes": plan.peak_bytes, "flops": int(plan.seconds),
+                  "evaluations": plan.evaluations}
+                 for name, plan in _best(priced).items()]  # fmt: skip
+    return rows
+
+
+def _best(plans: dict[str, Plan]) -> dict[str, Plan]:
+    """Return the plans that no other one beats in both memory and work, by rising memory."""
+    best: dict[str, Plan] = {}
+    least = float("inf")
+    for name, plan in sorted(plans.items(), key=lambda item: (item[1].peak_bytes, item[1].seconds)):
+        if plan.seconds < least:
+            best[name], least = plan, plan.seconds
+    return best
+
+
+def measure(jobs: tuple[Job, ...], pairs: int, device: str, size: str = "bench") -> dict[str, Any]:
+    """Return all readings."""
+    content: dict[str, list[Any]] = {"memory": [], "timing": [], "frontier": []}
+    for job in jobs:
+        for way in ways_of(WORKLOADS[job.workload](1, job.batch, device, size)):
+            for M in job.Ms:
+                row = apart(memory, job.workload, way.name, M, job.batch, device, size)
+                content["memory"].append(row)
+        note(f"memory of {job.workload}")
+        content["timing"].append(apart(timing, job, device, pairs, size))
+        note(f"times of {job.workload}")
+        content["frontier"] += apart(frontier, job, device, size)
+    return content
+
+
+def table(content: dict[str, Any]) -> str:
+    """Return a Markdown table for each workload, at the M that was timed."""
+    return "\n\n".join(_table(content, row) for row in content["timing"])
+
+
+def _table(content: dict[str, Any], timed: dict[str, Any]) -> str:
+    name, M, batch, seconds = (timed[key] for key in ("workload", "M", "batch", "seconds"))
+    rows = {row["way"]: row for row in content["memory"]
+            if (row["workload"], row["M"]) == (name, M)}  # fmt: skip
+    plain = rows["plain loop"]
+    lines = [
+        f"| {name}, M = {M}, batch {batch} | MiB | memory | of the frontier's | evaluations | work "
+        "| time | images/s |",
+        "|---|" + "---:|" * 7,
+    ]
+    for way, row in rows.items():
+        best = pareto.of_frontier(content, row)
+        lines.append(
+            f"| {way} | {row['peak_bytes'] / 2**20:.1f} "
+            f"| {row['peak_bytes'] / plain['peak_bytes']:.3f} "
+            f"| {'' if best is None else f'{best:.2f}'} | {row['evaluations']:g} "
+            f"| {row['flops'] / plain['flops']:.2f} | {ratio(seconds, way, 'plain loop'):.2f} "
+            f"| {batch / median(seconds[way]):.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default=default_device())
+    parser.add_argument("--quick", action="store_true", help="few steps, one pair of runs")
+    parser.add_argument("--pairs", type=int, help="timed runs of each way (3; 1 with --quick)")
+    parser.add_argument("--out", type=Path, help="JSON file; the figure goes beside it")
+    options = parser.parse_args()
+    out = options.out or results("throughput", options.device)
+    pairs = options.pairs or (1 if options.quick else 3)
+    content = measure(QUICK if options.quick else FULL, pairs, options.device)
+    content = save(out, options.device, content)
+    pareto.draw(content, out.with_suffix(".png"))
+    print(table(content))
+    print(f"\nwrote {out} and {out.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()
