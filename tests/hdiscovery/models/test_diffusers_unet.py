@@ -7,11 +7,12 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 from hdiscovery.config import DiscoveryConfig
+from hdiscovery.discovery import Discovery
 from hdiscovery.models.adm_unet import TABLE_3, ADMUNet, UNetConfig, timestep_embedding
 from hdiscovery.models.diffusers_config import adm_config, diffusers_config
 from hdiscovery.models.diffusers_unet import from_diffusers, to_diffusers
 from hdiscovery.models.dm import DiffusionModel, load_dm
-from hdiscovery.train import Discovery
+from hdiscovery.trainer import Trainer
 
 from chainograd.samplers import NoiseSchedule
 
@@ -329,7 +330,7 @@ def test_a_network_of_diffusers_is_a_backbone_of_discovery():
     discovery = Discovery.build(config, dm)
     before = {key: value.clone() for key, value in discovery.shift_block.state_dict().items()}
 
-    record = discovery.step(*discovery.draw(4))
+    record = Trainer(discovery).step(*discovery.draw(4))
 
     assert torch.isfinite(torch.tensor([record["L_G"], record["shift_error"]])).all()
     after = discovery.shift_block.state_dict()
