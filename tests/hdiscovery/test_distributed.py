@@ -48,9 +48,9 @@ def seen():
     return json.loads(said[0][0].splitlines()[-1])
 
 
-@pytest.mark.parametrize("way", ["plain", "micro-batches", "lazy"])
+@pytest.mark.parametrize("way", ["plain", "micro-batches", "again"])
 def test_half_the_batch_in_each_of_two_processes_gives_the_gradients_of_the_whole(seen, way):
-    assert seen[way]["difference"] < 1e-9
+    assert seen[way]["difference"] < 1e-11
 
 
 def test_each_phase_has_one_reduction_a_step(seen):
@@ -58,7 +58,7 @@ def test_each_phase_has_one_reduction_a_step(seen):
 
 
 def test_a_model_in_shards_gives_the_same_gradients_in_half_the_room(seen):
-    assert seen["shards"]["difference"] < 1e-9
+    assert seen["shards"]["difference"] < 1e-11
     assert seen["shards"]["part"] < 0.6
 
 

@@ -176,7 +176,7 @@ def test_rates_of_the_three_networks():
 
 
 def test_every_step_begins_without_the_gradients_of_the_last_one():
-    trainer = Trainer(tiny(learning_rate=1e-12))
+    trainer = Trainer(tiny(learning_rate=1e-15))
     batch = draw(trainer.discovery)
     nets = (trainer.discovery.shift_block, trainer.discovery.R, trainer.discovery.D)
     seen = []
