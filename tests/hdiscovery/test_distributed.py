@@ -84,7 +84,8 @@ def test_a_run_whose_worker_is_killed_ends_as_one_that_was_not(tmp_path, config)
              "--reconstructor", "difference", "--dm", config.dm, "--ema", "0.9"]  # fmt: skip
     for name, kill in (("whole", False), ("killed", True)):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-                   "--nproc-per-node", "2", "--max-restarts", "3", "-m", "hdiscovery", "train", "MNIST32-400-20-32-5",
+                   "--nproc-per-node", "2", "--max-restarts", "3",
+                   "-m", "hdiscovery", "train", "MNIST32-400-20-32-5",
                    "--out", str(tmp_path / name), "--device", "cpu", *words]  # fmt: skip
         process = subprocess.Popen(
             command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
