@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hdiscovery.device import device_of
+
 # Note [Restarts]
 # Where processes meet, torchrun keeps one store for all attempts, and gloo may read there the
 # addresses of processes that are dead, and wait for them. On one machine each attempt gets keys of
@@ -111,11 +113,12 @@ def joined(device: str = "auto") -> Iterator[World]:
     Raises:
         ValueError: If there is no such device.
     """
-    here = _device(device)
+    here = device_of(device)
     if "WORLD_SIZE" not in os.environ:
         yield World(device=here)
         return
     if here.type == "cuda":
+        here = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(here)
     backend = "cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo"
     store, rank, size = next(dist.rendezvous("env://"))  # pyright: ignore[reportPrivateImportUsage]
@@ -135,13 +138,3 @@ def restarted() -> bool:
 
 def _restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-
-
-def _device(name: str) -> torch.device:
-    if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"`device` must be 'auto', 'cpu' or 'cuda', got {name!r}.")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("`device` is 'cuda', but torch sees no CUDA device. Leave it 'auto'.")
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -74,7 +74,7 @@ def table(reports: Mapping[str, Mapping[str, Any]]) -> str:
     L_G and the findings are from the training, the rest from the evaluation of the directions.
     """
     learnt = {name: report["subjects"].get("learnt", {}) for name, report in reports.items()}
-    rows = {name: dict(_measured(results)) for name, results in learnt.items()}
+    rows = {name: _measured(results) for name, results in learnt.items()}
     for name, report in reports.items():
         losses = report.get("losses")
         if losses:
@@ -91,10 +91,15 @@ def table(reports: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _measured(results: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+def _measured(results: Mapping[str, Any]) -> dict[str, str]:
+    """Return a variant's cells by their column; an indented measure goes with the one before."""
+    cells: dict[str, str] = {}
     for name, path, form in COLUMNS:
         value: Any = results
         for key in path:
             value = value.get(key) if isinstance(value, Mapping) else None
-        if value is not None:
-            yield name, form.format(value)
+        if value is not None and name.startswith(" "):
+            cells[next(reversed(cells))] += f" ± {form.format(value)}"
+        elif value is not None:
+            cells[name] = form.format(value)
+    return cells

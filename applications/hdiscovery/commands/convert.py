@@ -42,7 +42,7 @@ def run(options: Namespace) -> None:
         _refuse_answers(options)
         convert_folder(options.weights, options.out)
     elif options.weights.is_file():
-        from hdiscovery.commands.invert import device_of
+        from hdiscovery.device import device_of
         from hdiscovery.models.published import convert
 
         convert(

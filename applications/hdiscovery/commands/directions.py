@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from hdiscovery.commands.invert import add_common_options, device_of, refuse_existing
+from hdiscovery.commands.invert import add_common_options, refuse_existing
 
 HELP = "write a run's mean and global directions into one file"
 EXAMPLES = (
@@ -45,6 +45,7 @@ def run(options: Namespace) -> None:
     import torch
 
     from chainograd.samplers import time_grid
+    from hdiscovery.device import device_of
     from hdiscovery.editing.calibration import calibrate
     from hdiscovery.editing.distance import build_features
     from hdiscovery.editing.means import draw_noise, measure_means

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from hdiscovery.commands.invert import (
     add_common_options,
     add_image_options,
-    device_of,
     invert_files,
     refuse_existing,
     say_quality,
@@ -78,6 +77,7 @@ def run(options: Namespace) -> None:
     import torch
     from tqdm import tqdm
 
+    from hdiscovery.device import device_of
     from hdiscovery.editing.editor import edit
     from hdiscovery.editing.images import listed, save_image
     from hdiscovery.editing.inversion import generate

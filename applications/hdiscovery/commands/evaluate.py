@@ -81,7 +81,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Measure, write ``evaluation.json`` after each part, and print a table."""
-    from hdiscovery.commands.invert import device_of
+    from hdiscovery.device import device_of
     from hdiscovery.evaluate.bench import Sizes, Sources
     from hdiscovery.evaluate.report import evaluate, merged, table
     from hdiscovery.train import open_run

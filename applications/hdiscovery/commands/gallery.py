@@ -66,7 +66,7 @@ def drawn(
 ) -> ShownRun:
     """Measure a run's accuracy, and draw its directions."""
     from hdiscovery.commands.evaluate import trained_steps
-    from hdiscovery.commands.invert import device_of
+    from hdiscovery.device import device_of
     from hdiscovery.evaluate.rca import measure_rca
     from hdiscovery.gallery.read import shown_run
     from hdiscovery.train import open_run

@@ -28,7 +28,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Say what a model's file or folder is, and what it does not tell."""
-    from hdiscovery.commands.invert import device_of
+    from hdiscovery.device import device_of
     from hdiscovery.models.inspection import inspect
 
     images = partial(images_from, options.images) if options.images else None

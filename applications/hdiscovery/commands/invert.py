@@ -53,6 +53,7 @@ def add_common_options(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Invert, and say how well the images come back."""
     from hdiscovery.config import run_config
+    from hdiscovery.device import device_of
     from hdiscovery.editing.images import listed
     from hdiscovery.editing.inversion import generate, save_inversion
     from hdiscovery.editing.sheets import Sheet, draw_sheet
@@ -83,24 +84,6 @@ def run(options: Namespace) -> None:
             ),
         )
         print(f"wrote {path} and {sheet}")
-
-
-def device_of(name: str) -> torch.device:
-    """Return the device of a name; ``auto`` is CUDA where there is one.
-
-    Raises:
-        ValueError: If there is no such device.
-    """
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"`--device {name}` cannot be used: {error}") from error
-    return device
 
 
 def refuse_existing(paths: Sequence[Path], overwrite: bool) -> None:

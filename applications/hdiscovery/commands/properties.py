@@ -12,7 +12,6 @@ from tqdm import tqdm
 from hdiscovery.commands.invert import (
     add_common_options,
     add_image_options,
-    device_of,
     invert_files,
     refuse_existing,
     say_quality,
@@ -56,6 +55,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Measure cosines and edited images; write properties.json and properties.png."""
+    from hdiscovery.device import device_of
     from hdiscovery.editing.images import listed
     from hdiscovery.editing.layout import parse_direction
     from hdiscovery.editing.likeness import most_and_least_alike

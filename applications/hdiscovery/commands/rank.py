@@ -58,7 +58,7 @@ def add_options(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Rank, write ``ranking.json`` into the run's folder, and print the order."""
     from hdiscovery.commands.evaluate import trained_steps
-    from hdiscovery.commands.invert import device_of
+    from hdiscovery.device import device_of
     from hdiscovery.evaluate.features import feature_net
     from hdiscovery.evaluate.fresh import train_fresh
     from hdiscovery.evaluate.ranking import rank

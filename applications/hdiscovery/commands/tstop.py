@@ -63,7 +63,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Choose, draw the curve, and print the choice."""
-    from hdiscovery.commands.invert import device_of
+    from hdiscovery.device import device_of
     from hdiscovery.evaluate.t_stop import LPIPS_THRESHOLD, choose_t_stop, draw_curve
     from hdiscovery.models.dm import load_dm
     from hdiscovery.run import RunFolder

@@ -15,6 +15,7 @@ from hdiscovery.models.dm import save_dm
 from tests.hdiscovery.test_train import TINY
 
 BASE = DiscoveryConfig()
+RCA = {"rca": 0.5, "rca_large_shifts": 0.75, "standard_error": 0.03}
 
 
 @pytest.fixture(scope="module")
@@ -108,15 +109,16 @@ def test_variants_from_a_file(tmp_path):
 
 def test_the_table_has_a_column_for_what_any_variant_has():
     reports = {
-        "a": {"subjects": {"learnt": {"rca": {"rca": 0.5, "rca_large_shifts": 0.75}}}},
+        "a": {"subjects": {"learnt": {"rca": RCA, "fresh": {"test": {**RCA, "rca": 0.25}}}}},
         "b": {"subjects": {}, "losses": {"L_G": 0.7, "findings": [{"name": "collapse"}]}},
     }
 
     head, _, a, b = table(reports).splitlines()
 
-    assert head == r"| variant | RCA | RCA \|s\|>=S/10 | L_G | findings |"
-    assert a == "| a | 0.500 | 0.750 | - | - |"
-    assert b == "| b | - | - | 0.700 | collapse |"
+    heads = r"RCA | RCA \|s\|>=S/10 | fresh RCA | fresh \|s\|>=S/10"
+    assert head == f"| variant | {heads} | L_G | findings |"
+    assert a == "| a | 0.500 ± 0.030 | 0.750 | 0.250 ± 0.030 | 0.750 | - | - |"
+    assert b == "| b | - | - | - | - | 0.700 | collapse |"
 
 
 def test_the_direction_that_is_shown_is_the_best_one():
