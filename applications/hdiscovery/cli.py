@@ -16,6 +16,7 @@ MENDABLE = (ValueError, FileNotFoundError, FileExistsError, FloatingPointError, 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; errors that a user can mend are one line on standard error."""
     arguments = sys.argv[1:] if argv is None else argv
+    options = argparse.Namespace()
     try:
         options, rest = _parser().parse_known_args(arguments)
         if rest and not options.takes_fields:
@@ -26,7 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as stop:  # argparse and tyro: help was shown, or the error was
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
-        print("\nStopped. Continue with --resume.", file=sys.stderr)
+        resumes = hasattr(options, "resume")
+        print(f"\nStopped.{' Continue with --resume.' * resumes}", file=sys.stderr)
         return 130
     except MENDABLE as error:
         print(f"hdiscovery: {error}", file=sys.stderr)

@@ -15,6 +15,7 @@ from hdiscovery.objective import Objective, discriminator_loss
 from hdiscovery.optimizers import keep_drawn_rows, optimizers, set_rates
 from hdiscovery.world import World
 
+FORMAT = "hdiscovery-checkpoint-2"
 Pair = tuple[Tensor, Tensor, Tensor, Tensor]  # x_0, shifted x_0, k, s
 
 
@@ -130,6 +131,7 @@ class Trainer:
         """
         discovery, buffers = self.discovery, self.world.gather(_on_cpu(self.buffer))
         return {
+            "format": FORMAT,
             "step": step,
             "shift_block": discovery.shift_block.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
@@ -160,7 +162,16 @@ class Trainer:
 
 
 def load_networks(discovery: Discovery, state: dict[str, Any]) -> None:
-    """Load the three networks of a checkpoint as they were trained."""
+    """Load the three networks of a checkpoint as they were trained.
+
+    Raises:
+        ValueError: If another version wrote it.
+    """
+    if state.get("format") != FORMAT:
+        raise ValueError(
+            f"The run's checkpoint has the format {state.get('format')!r}, expected {FORMAT!r}: "
+            "another version of hdiscovery wrote it. Use that one, or begin the run anew."
+        )
     discovery.shift_block.load_state_dict(state["shift_block"])
     discovery.R.load_state_dict(state["R"])
     discovery.D.load_state_dict(state["D"])

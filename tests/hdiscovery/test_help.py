@@ -69,3 +69,20 @@ def test_a_field_without_an_explanation_is_an_error():
     assert described(Silent).split() == (
         ["--a", "[1]", "Explained,", "in", "two", "lines.", "--b", "[2]", "And", "this."]
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "module", "said"),
+    [
+        (["train", "MNIST32-demo"], "train", "Stopped. Continue with --resume."),
+        (["inspect", "MNIST32-small"], "inspect", "Stopped.\n"),
+    ],
+)
+def test_ctrl_c_says_how_to_go_on_where_one_can(words, module, said, monkeypatch, capsys):
+    def stopped(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"hdiscovery.commands.{module}.run", stopped)
+
+    assert main(words) == 130
+    assert said in capsys.readouterr().err

@@ -166,6 +166,16 @@ def test_between_two_renames_there_is_a_checkpoint(run, monkeypatch):
     assert run.load_checkpoint()["step"] == 2
 
 
+def test_a_checkpoint_of_another_version_is_refused_by_its_format(tmp_path, config):
+    run = RunFolder.create(tmp_path / "run", asdict(config))
+    run.save_checkpoint({"step": 1, "optimizer": {}})
+
+    with pytest.raises(ValueError, match="format None, expected 'hdiscovery-checkpoint-2'"):
+        open_run(run)
+    with pytest.raises(ValueError, match="begin the run anew"):
+        list(train(run, config))
+
+
 def test_a_run_without_a_checkpoint_has_nothing_to_open(tmp_path, config):
     run = RunFolder.create(tmp_path / "run", asdict(config))
 
