@@ -88,7 +88,9 @@ def chained(**options: Any) -> Callable[[Workload], Run]:
     """Return the way of a chain with these options; callables among them are given the workload."""
 
     def prepared(w: Workload) -> Run:
-        own = {key: value(w) if callable(value) else value for key, value in options.items()}
+        own: dict[str, Any] = {
+            key: value(w) if callable(value) else value for key, value in options.items()
+        }
         chain = CheckpointedChain(w.step, w.M, **own)
         if "micro_batch" in own:  # the first call compares slices with the whole batch
             chain(w.x_T, *w.args)
