@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 from hdiscovery.config import from_preset
-from hdiscovery.models.dm import load_dm
-from hdiscovery.train import Discovery
+from hdiscovery.discovery import Discovery
+from hdiscovery.objective import Objective
 from torch import Tensor
 
 from chainograd import CheckpointedChain, meter
@@ -32,11 +32,10 @@ METHODS = ("plain", "chain")
 def workload(M: int, batch: int, device: str) -> tuple[Callable[[str], Tensor], int]:
     """Return ``objective(method) -> loss`` of a discovery step, and the bytes of a node."""
     config = from_preset("MNIST32-400-20-32-5", M=M, batch_size=batch, head_std=0.1)
-    discovery = Discovery.build(config, load_dm(config.dm, device=device))
-    for network in (discovery.shift_block, discovery.R, discovery.D):
-        network.to(device)
+    discovery = Discovery.build(config, device=device)
     discovery.D.requires_grad_(False)
-    x_T, k, s = (t.to(device) for t in discovery.draw(batch))
+    loss = Objective(discovery)
+    x_T, k, s = discovery.draw(batch)
     with torch.no_grad():
         x_0 = discovery.real(x_T)
     step = discovery.shifted.step
@@ -48,8 +47,7 @@ def workload(M: int, batch: int, device: str) -> tuple[Callable[[str], Tensor], 
             shifted = x_T
             for i in range(M):
                 shifted = step(shifted, i, k, s)
-        terms = discovery.losses(x_0, shifted, k, s)
-        return terms["L_G"] + 0.1 * terms["cross_entropy"] + 0.1 * terms["shift_error"]
+        return loss(x_0, shifted, k, s)["loss"]
 
     return objective, x_T.numel() * x_T.element_size()
 
