@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs mutants bench clean
+.PHONY: demo test lint docs mutants bench bench-check clean
 .DEFAULT_GOAL := test
 
 # The stamp is remade when the dependencies change.
@@ -32,6 +32,14 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/diffusers_loop.py
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/largest_batch.py
+	$(BIN)/python benchmarks/long_chain.py
+	$(BIN)/python benchmarks/paper_scale.py
+
+# Counts and bytes, not seconds, against the committed results.
+bench-check: $(VENV)/.installed
+	$(BIN)/python benchmarks/check.py
 
 clean:
 	rm -rf $(VENV)

@@ -2,9 +2,9 @@
 
 ``python benchmarks/pareto.py results.json`` draws it again from the figures of ``throughput.py``.
 
-The frontier is that of plans: of k graphs beside all nodes, 2M - k evaluations, no fewer are
-possible; of s nodes, the binomial number. Work is exact, in floating-point operations; slices and
-checkpointing inside of the model make the step itself another one, with a frontier of its own.
+The frontier is that of plans: of the last k graphs beside all nodes, 2M - k evaluations, and
+of s nodes, the binomial number. Steps of unequal cost allow better ones. Work is exact, in floating-point
+operations; slices and checkpointing inside of the model make the step itself another one.
 """
 
 from __future__ import annotations
@@ -46,8 +46,11 @@ def draw(content: dict[str, Any], path: Path) -> None:
     grid = figure.subplots(len(timed), 2, squeeze=False, sharex="row")
     for row, (by_work, by_time) in zip(timed, grid, strict=True):
         _draw_row(content, row, by_work, by_time)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    shown: dict[str, Any] = {}
+    for axes in grid.flat:
+        handles, labels = axes.get_legend_handles_labels()
+        shown |= dict(zip(labels, handles, strict=True))
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=130)
 
 
@@ -64,15 +67,17 @@ def _draw_row(content: dict[str, Any], timed: dict[str, Any], by_work: Any, by_t
             by_work.step([p["bytes"] / plain["peak_bytes"] for p in points],
                          [p["flops"] / plain["flops"] for p in points],
                          style, where="post", color="0.6", lw=1, label=label)  # fmt: skip
-    for number, (way, row) in enumerate(rows.items()):
+    chains = [way for way in dict.fromkeys(row["way"] for row in content["memory"])
+              if way not in PEERS]  # fmt: skip
+    for way, row in rows.items():
         memory = row["peak_bytes"] / plain["peak_bytes"]
         how = {"marker": PEERS.get(way, "o"), "ls": "", "label": way,
-               "color": "k" if way in PEERS else f"C{number % 10}"}  # fmt: skip
+               "color": "k" if way in PEERS else f"C{chains.index(way)}"}  # fmt: skip
         by_work.plot(memory, row["flops"] / plain["flops"], **how)
         by_time.plot(memory, ratio(timed["seconds"], way, "plain loop"), **how)
     for axes, what in ((by_work, "work"), (by_time, "time")):
         axes.set(xlabel="memory, of the plain loop's", ylabel=f"{what}, of the plain loop's",
-                 title=f"{name}, M = {M}", xscale="log", ylim=(0.9, 2.2))  # fmt: skip
+                 title=f"{name}, M = {M}", xlim=(0, 1.05))  # fmt: skip
         axes.spines[["top", "right"]].set_visible(False)
 
 

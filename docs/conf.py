@@ -63,7 +63,15 @@ def write_examples() -> None:
 
 
 matplotlib.use("agg")
-for name in ("vram_vs_M", "frozen_unet", "speed", "diffusers_loop", "scaling"):
+for name in (
+    "vram_vs_M",
+    "frozen_unet",
+    "speed",
+    "diffusers_loop",
+    "scaling",
+    "throughput",
+    "long_chain",
+):
     write_table(name)
 draw_plan()
 write_conformance()
