@@ -4,7 +4,7 @@
 
 The frontier is that of plans: of the last k graphs beside all nodes, 2M - k evaluations, and
 of s nodes, the binomial number. Steps of unequal cost allow better ones. Work is exact, in
-floating-point operations; slices and checkpointing inside of the model make the step itself another one.
+floating-point operations; slices and checkpointing inside of the model make the step another one.
 """
 
 from __future__ import annotations
