@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy
 import torch
 from torch import Generator, Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.nn import Module
 from torch.utils._mode_utils import no_dispatch
@@ -213,8 +214,8 @@ def put_back(buffers: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     with torch.no_grad():
         for buffer, value in zip(buffers, values, strict=True):
             # Batch norm changes its statistics without counting a version; so does this, for
-            # graphs outside the chain that hold them.
-            if not torch.equal(buffer, value):
+            # graphs outside the chain that hold them. Of fakes it is not known what they hold.
+            if isinstance(buffer, FakeTensor) or not torch.equal(buffer, value):
                 with _unsafe_preserve_version_counter(buffer):
                     buffer.copy_(value)
 

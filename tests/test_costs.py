@@ -169,3 +169,22 @@ def test_a_run_under_fake_tensors_has_the_peak_of_a_real_one(plan):
         return
     assert evaluations == fake_evaluations
     assert 0 <= real - fake <= 8 * M  # digests, which fakes do not have
+
+
+def test_batch_norms_in_training_run_under_fake_tensors_too():
+    def readings():
+        torch.manual_seed(0)
+        step = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.BatchNorm1d(8))
+        chain = CheckpointedChain(lambda x, i: step(x), 4)
+        x = torch.randn(16, 8)
+        costs = chain.measure(x)
+        with meter() as reading:
+            chain(x).sum().backward()
+        return [cost.graph_bytes for cost in costs], reading.peak_bytes
+
+    real, peak = readings()
+    with FakeTensorMode():
+        fake, fake_peak = readings()
+
+    assert fake == real
+    assert abs(fake_peak - peak) <= 8 * 4 * 2
