@@ -15,12 +15,13 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from chainograd.errors import ChainError
 from chainograd.sharded import sharded_modules, with_shards
+from chainograd.sums import Use
 
 # Note [Captured tensors]
 # 1. A gradient reaches a tensor only if the chain's autograd function has it as an input. What a
 #    step captures is therefore searched for before the first run (`find_captured`).
 # 2. A search can miss something (a tensor behind a property, in a C extension, in a class). So
-#    the graph of every recorded step is searched for leaves that are not inputs (`unrouted`),
+#    the graph of every recorded step is searched for leaves that are not inputs (`leaves_used`),
 #    and where no step will ever be recorded, the first run is watched (`Witness`).
 # 3. Of a tensor that is not a leaf, or that has hooks, the steps get a stand-in: a detached alias
 #    that is a leaf (`StandIns`). Otherwise each step's backward would run on into the graph
@@ -161,18 +162,21 @@ def _names(code: types.CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
-def unrouted(outputs: Iterable[Tensor], routed: set[int]) -> Iterator[Tensor]:
-    """Yield the leaves in the graph of ``outputs`` whose ids are not in ``routed``."""
-    stack: list[Any] = [output.grad_fn for output in outputs if output.grad_fn is not None]
+def leaves_used(outputs: Iterable[Tensor]) -> Iterator[Use]:
+    """Yield every use of a leaf in the graph of ``outputs``, an output that is one included."""
+    stack: list[Any] = []
+    for output in outputs:
+        if output.grad_fn is None:
+            yield Use(output, None, 0)
+        else:
+            stack.append(output.grad_fn)
     seen = set(stack)
     while stack:
         node = stack.pop()
-        if type(node) is AccumulateGrad:
-            if id(node.variable) not in routed:
-                yield node.variable
-            continue
-        for parent, _ in node.next_functions:
-            if parent is not None and parent not in seen:
+        for place, (parent, _) in enumerate(node.next_functions):
+            if type(parent) is AccumulateGrad:
+                yield Use(parent.variable, node, place)
+            elif parent is not None and parent not in seen:
                 seen.add(parent)
                 stack.append(parent)
 

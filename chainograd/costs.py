@@ -13,6 +13,7 @@ from chainograd.metering import meter
 from chainograd.plan import StepCost
 from chainograd.steps import State, Steps, differentiable
 from chainograd.stores import Store
+from chainograd.sums import Sums
 
 Kind = Callable[[int], Hashable]
 
@@ -62,14 +63,22 @@ def measure_step(steps: Steps, i: int, state: State, wanted: list[bool], store: 
             if differentiable(leaf)
         }
         del after
-    sums = [torch.zeros_like(tensor) for tensor in steps.shared]
+    sums = Sums(len(steps.shared))
     with meter(device) as reading:
         recorded = steps.record(i, state, wanted)
         record_bytes, kept_bytes = reading.lap(), reading.live_bytes
         started = _now(device)
-        steps.backprop(recorded, cotangents, {}, list(sums))
+        steps.backprop(recorded, cotangents, {}, sums)
         backward_seconds = _now(device) - started
-        backprop_bytes = reading.lap() - result_bytes
+        del recorded
+        first_backprop_bytes = backprop_bytes = reading.lap() - result_bytes
+        if any(g is not None for g in sums.values):  # once more, with sums to add to
+            beside = reading.live_bytes
+            recorded = steps.record(i, state, wanted)
+            reading.lap()
+            sums.begin()
+            steps.backprop(recorded, cotangents, {}, sums)
+            backprop_bytes = reading.lap() - beside - result_bytes
     fake = any(isinstance(leaf, FakeTensor) for leaf in state.tensors)
     return StepCost(
         node_bytes=_bytes(state.tensors),
@@ -78,10 +87,11 @@ def measure_step(steps: Steps, i: int, state: State, wanted: list[bool], store: 
         advance_bytes=advance_bytes,
         record_bytes=record_bytes,
         backprop_bytes=backprop_bytes,
-        gradient_bytes=_bytes(sums),
+        gradient_bytes=sum(tensor.nbytes for tensor in steps.shared),
         forward_seconds=1.0 if fake else forward_seconds,
         backward_seconds=1.0 if fake else backward_seconds,
         stored_bytes=store.stored_bytes(state),
+        first_backprop_bytes=first_backprop_bytes,
     )
 
 

@@ -77,6 +77,8 @@ class StepCost:
         backward_seconds: Time of its backward pass.
         stored_bytes: What the state takes on its device as a kept node, where a store keeps
             something else than the state itself.
+        first_backprop_bytes: What ``backprop_bytes`` is for the first cotangent that passes, where
+            there are no gradients yet to be added to; None if it is the same.
     """
 
     node_bytes: int
@@ -89,6 +91,7 @@ class StepCost:
     forward_seconds: float = 1.0
     backward_seconds: float = 1.0
     stored_bytes: int | None = None
+    first_backprop_bytes: int | None = None
 
     @property
     def kept_bytes(self) -> int:
@@ -189,7 +192,9 @@ class Plan:
                 case Record():
                     extra, state = costs[i].record_bytes, i + 1
                 case Backprop() if i in recorded:  # else no gradient passes it
-                    extra = costs[i].backprop_bytes - costs[i].graph_bytes
+                    first_bytes = None if gradient_bytes else costs[i].first_backprop_bytes
+                    extra = costs[i].backprop_bytes if first_bytes is None else first_bytes
+                    extra -= costs[i].graph_bytes
                     loose = 0 if i in first else _beside(costs[i], i in kept)
                     if i < self.num_steps - 1:  # the state it gave, which is no node any more
                         loose += costs[i].result_bytes

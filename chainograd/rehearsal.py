@@ -101,7 +101,7 @@ def run_first(tape: Tape, undo: ExitStack) -> list[Run]:
         if run.error is not None:
             break
         try:
-            tape.steps.refuse_unrouted(i, start, run.leaving)
+            tape.steps.uses_between(i, start, run.leaving)
         except CapturedTensorError as error:
             run.error = error
             break

@@ -16,10 +16,10 @@ from chainograd.steps import (
     Rerun,
     State,
     Steps,
-    Sums,
     differentiable,
     wants_gradient,
 )
+from chainograd.sums import Sums
 
 # Note [Slices]
 # 1. The batch size N is the first dimension of the first floating tensor of x_T that has one.
@@ -75,31 +75,36 @@ class SlicedSteps(Steps):
     ) -> Recorded:
         """Remember a step that is to be recorded slice by slice."""
         rerun = rerun or Rerun(lambda: None, lambda after: None)
-        return Waiting(state.entering(wanted), state._replace(leaves=()), index, rerun)
+        return Waiting(state.entering(wanted), state._replace(leaves=()), {}, index, rerun)
 
     def backprop(
-        self, recorded: Recorded, after: Cotangents, at_node: Cotangents, sums: Sums
-    ) -> tuple[Cotangents, Sums]:
+        self,
+        recorded: Recorded,
+        after: Cotangents,
+        at_node: Cotangents,
+        sums: Sums,
+    ) -> Cotangents:
         """Record each slice of a step and send its share of the cotangents back through it."""
         assert isinstance(recorded, Waiting)
-        i, entering = recorded.index, recorded.entering
+        waiting, i, entering = recorded, recorded.index, recorded.entering
         before, parts = at_node, []
-        recorded.rerun.rewind()
+        waiting.rerun.rewind()
         for j in self._starts:
             with torch.enable_grad(), self.recording():
                 leaving = self._called(i, entering, j)
-            self.refuse_unrouted(i, entering, leaving)
+            recorded = Recorded(entering, leaving, self.uses_between(i, entering, leaving))
             share = {
                 place: g[j : j + self.size] if self._is_cut(entering, leaving, place, j) else g
                 for place, g in after.items()
                 if j == 0 or self._is_cut(entering, leaving, place, j)
             }
             # What the slices so far have summed up goes along: note [Sums in order].
-            before, sums = Steps.backprop(self, Recorded(entering, leaving), share, before, sums)
+            sums.begin()  # each is added once: without kept graphs (3) nothing is done again
+            before = Steps.backprop(self, recorded, share, before, sums)
             parts.append(leaving.detached())
-            del leaving
-        recorded.rerun.check(self._joined(i, entering, parts))
-        return before, sums
+            del leaving, recorded
+        waiting.rerun.check(self._joined(i, entering, parts))
+        return before
 
     @property
     def _starts(self) -> range:

@@ -12,21 +12,15 @@ from typing import Any, NamedTuple
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
-from torch.autograd.graph import _engine_run_backward
+from torch.autograd import Variable
 from torch.utils.checkpoint import CheckpointError
 
-from chainograd.captured import StandIns, unrouted
+from chainograd.captured import StandIns, leaves_used
 from chainograd.errors import CapturedTensorError, ChainError, ChangedTensorError
 from chainograd.sharded import gathered, gradients_by_accumulation, is_shard, trainable
-
-# Note [Sums in order]
-# The plain loop adds up a gradient use by use, from the last step to the first: that of a
-# parameter, and that of a node which a loss looks at too. To give the same bits, each step's
-# backward starts from the sum so far: the tensor itself is among the outputs that are
-# differentiated, with that sum as its cotangent.
+from chainograd.sums import Sums, Uses
 
 Cotangents = dict[int, Tensor]  # of a state, by the leaf's place
-Sums = list[Tensor | None]  # gradients of what the steps share
 
 
 class State(NamedTuple):
@@ -84,10 +78,17 @@ NO_ARGUMENTS = State((), _NOTHING)
 
 @dataclass(slots=True, eq=False)
 class Recorded:
-    """A step's graph: between detached leaves that enter it and the state that leaves it."""
+    """A step's graph.
+
+    Attributes:
+        entering: Detached leaves that it begins with.
+        leaving: The state that it ends with.
+        uses: Where it uses what the steps share.
+    """
 
     entering: State
     leaving: State
+    uses: Uses
 
 
 class Rerun(NamedTuple):
@@ -138,7 +139,7 @@ def gradients(
     For a small step, what that function checks in Python takes as long as the engine below it. Here
     the shapes are known to match: cotangents come from the engine itself, or were looked at before.
     """
-    return _engine_run_backward(
+    return Variable._execution_engine.run_backward(
         outputs, cotangents, False, False, tuple(inputs), allow_unreachable=True,
         accumulate_grad=False,
     )  # fmt: skip
@@ -171,7 +172,7 @@ class Steps:
     inner_arguments: State = field(init=False)
     inner_captured: list[Tensor] = field(init=False)
     shared: list[Tensor] = field(init=False)  # the `inputs` as the steps see them
-    known: set[int] = field(init=False)  # their ids
+    known: dict[int, int] = field(init=False)  # their places, by their ids
     stand_ins: Callable[[], AbstractContextManager[object]] = field(init=False)
     watched: list[Tensor] = field(init=False)  # what must not change before the backward pass
     versions: list[int] = field(init=False)  # how often it was changed by now
@@ -207,7 +208,7 @@ class Steps:
         """Note what follows from the inner tensors, once for all steps."""
         arguments = [leaf for leaf in self.inner_arguments.leaves if wants_gradient(leaf)]
         self.shared = arguments + self.inner_captured
-        self.known = set(map(id, self.shared))
+        self.known = {id(tensor): at for at, tensor in enumerate(self.shared)}
         swapped = {
             id(outer): inner
             for outer, inner in zip(self.captured, self.inner_captured, strict=True)
@@ -283,81 +284,95 @@ class Steps:
             leaving = self.run(index, entering)
         if rerun is not None:
             rerun.check(leaving)
-        self.refuse_unrouted(index, entering, leaving)
-        return Recorded(entering, leaving)
+        return Recorded(entering, leaving, self.uses_between(index, entering, leaving))
 
-    def refuse_unrouted(self, index: int, entering: State, leaving: State) -> None:
-        """Check that the graph between two states has no other leaves than the chain knows.
+    def uses_between(self, index: int, entering: State, leaving: State) -> Uses:
+        """Return where the graph between two states uses what the steps share.
 
         Raises:
-            CapturedTensorError: If it has one.
+            CapturedTensorError: If it has other leaves than the chain knows.
         """
-        inside = self.known.union(map(id, (*entering.leaves, *gathered(self.sharded))))
-        for stranger in unrouted(filter(wants_gradient, leaving.leaves), inside):
-            raise CapturedTensorError(
-                f"Step {index} uses a tensor of shape {tuple(stranger.shape)} that requires a "
-                "gradient and that the chain cannot see. Name it, "
-                "`CheckpointedChain(…, params=[tensor])`, pass it as an argument of the chain, "
-                "or detach it if its gradient is not wanted. (If it began to require one after "
-                "the forward pass: call `requires_grad_()` before the chain.)"
-            )
+        uses: Uses = {}
+        own = set(map(id, entering.leaves))
+        for use in leaves_used(filter(wants_gradient, leaving.leaves)):
+            at = self.known.get(id(use.leaf))
+            if at is not None:
+                uses.setdefault(at, []).append(use)
+            elif id(use.leaf) not in own and id(use.leaf) not in map(id, gathered(self.sharded)):
+                raise CapturedTensorError(
+                    f"Step {index} uses a tensor of shape {tuple(use.leaf.shape)} that requires a "
+                    "gradient and that the chain cannot see. Name it, "
+                    "`CheckpointedChain(…, params=[tensor])`, pass it as an argument of the chain, "
+                    "or detach it if its gradient is not wanted. (If it began to require one after "
+                    "the forward pass: call `requires_grad_()` before the chain.)"
+                )
+        return uses
 
     def leaves_of(self, state: State) -> set[int]:
         """Return the ids of what the steps share that is in a state's graph, as it is outside."""
-        found = {id(leaf) for leaf in unrouted(filter(wants_gradient, state.leaves), set())}
+        found = {id(use.leaf) for use in leaves_used(filter(wants_gradient, state.leaves))}
         wanted = filter(wants_gradient, self.arguments.leaves)
         outside = [*wanted, *self.captured]
         return {id(t) for t, inner in zip(outside, self.shared, strict=True) if id(inner) in found}
 
     def backprop(
-        self, recorded: Recorded, after: Cotangents, at_node: Cotangents, sums: Sums
-    ) -> tuple[Cotangents, Sums]:
-        """Send cotangents back through a recorded step.
+        self,
+        recorded: Recorded,
+        after: Cotangents,
+        at_node: Cotangents,
+        sums: Sums,
+    ) -> Cotangents:
+        """Send cotangents back through a recorded step, and add up what the steps share.
 
         Args:
             recorded: Its graph.
             after: Cotangents of the state that left it.
             at_node: Cotangents that the state which entered it has from elsewhere.
-            sums: Gradients of `shared` so far.
+            sums: Gradients so far; this step's are added to them.
 
         Returns:
-            The cotangents of the state that entered it, and the sums with this step's share.
+            The cotangents of the state that entered it.
         """
-        shared = self.shared
         entering, leaving = recorded.entering.leaves, recorded.leaving.leaves
         places = [place for place, leaf in enumerate(entering) if wants_gradient(leaf)]
-        # Note [Sums in order].
-        pairs = [
-            *((leaving[place], g) for place, g in after.items()),
-            *((entering[place], g) for place, g in at_node.items()),
-            *zip(shared, sums, strict=True),
-        ]
-        roots = [(leaf, g) for leaf, g in pairs if g is not None and wants_gradient(leaf)]
-        if not roots or not (places or shared):
-            return {}, sums
+        roots = [(leaving[p], g) for p, g in after.items() if leaving[p].requires_grad]
+        # Note [Sums in order], 1; and so with a node that a loss looks at too.
+        roots += [(entering[p], g) for p, g in at_node.items() if entering[p].requires_grad]
+        asked = self._asked(recorded.uses, sums)
+        if not roots or not (places or asked):
+            return {}
+        roots += sums.roots(asked, recorded.uses)
+        inputs = [*(entering[place] for place in places), *(leaf for _, leaf in asked)]
         outputs, cotangents = zip(*roots, strict=True)
-        inputs = [*(entering[place] for place in places), *shared]
         if self.trains_shards:
             trained = [tensor for tensor in gathered(self.sharded) if tensor.requires_grad]
             grads = gradients_by_accumulation(outputs, inputs, cotangents, trained)
         else:
-            # One that was frozen since then is left out, as the plain loop leaves it out.
-            asked = [tensor for tensor in inputs if tensor.requires_grad]
-            try:
-                grads = gradients(outputs, asked, cotangents)
-            except CheckpointError as error:
-                if self.recording is nullcontext:
-                    raise
-                raise ChainError(
-                    "The step uses torch.utils.checkpoint, which runs layers again without what "
-                    "`frozen='auto'` makes of them. Turn gradient checkpointing off in the step "
-                    "(a chain keeps one step's graph as it is), or pass `frozen='off'`."
-                ) from error
-            if len(asked) < len(inputs):
-                got = iter(grads)
-                grads = [next(got) if tensor.requires_grad else None for tensor in inputs]
-        before = {p: g for p, g in zip(places, grads, strict=False) if g is not None}
-        return before, list(grads[len(places) :])
+            sums.add_early(asked, recorded.uses)
+            grads = self._gradients(outputs, inputs, cotangents)
+        sums.add_late(asked, grads[len(places) :], recorded.uses)
+        return {p: g for p, g in zip(places, grads, strict=False) if g is not None}
+
+    def _asked(self, uses: Uses, sums: Sums) -> list[tuple[int, Tensor]]:
+        """Return what of the shared tensors a step's backward is asked for, with their places."""
+        # Gradients of shards come by other ways than the graph.
+        places = range(len(self.shared)) if self.trains_shards else sums.missing(uses)
+        # One that was frozen since then is left out, as the plain loop leaves it out.
+        return [(at, self.shared[at]) for at in places if self.shared[at].requires_grad]
+
+    def _gradients(
+        self, outputs: tuple[Tensor, ...], inputs: list[Tensor], cotangents: tuple[Tensor, ...]
+    ) -> tuple[Tensor | None, ...]:
+        try:
+            return gradients(outputs, inputs, cotangents)
+        except CheckpointError as error:
+            if self.recording is nullcontext:
+                raise
+            raise ChainError(
+                "The step uses torch.utils.checkpoint, which runs layers again without what "
+                "`frozen='auto'` makes of them. Turn gradient checkpointing off in the step "
+                "(a chain keeps one step's graph as it is), or pass `frozen='off'`."
+            ) from error
 
     @property
     def changed(self) -> list[Tensor]:

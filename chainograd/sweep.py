@@ -15,13 +15,14 @@ from chainograd.errors import ChainError, ReplayError
 from chainograd.plan import Action, Advance, Backprop, Drop, Keep, Load, Record
 from chainograd.replay import compare, compare_digest, compare_rounded, sample
 from chainograd.reporting import has_numbers
-from chainograd.steps import Cotangents, Recorded, Rerun, State, Sums
+from chainograd.steps import Cotangents, Recorded, Rerun, State
 from chainograd.stores import DeviceNode, Node
+from chainograd.sums import Sums
 
 T = TypeVar("T")
 
 
-def go_back(tape: Tape, given: dict[int, Cotangents], *, keep: bool) -> Sums:
+def go_back(tape: Tape, given: dict[int, Cotangents], *, keep: bool) -> list[Tensor | None]:
     """Carry out the backward actions of a tape's plan.
 
     Args:
@@ -39,14 +40,16 @@ def go_back(tape: Tape, given: dict[int, Cotangents], *, keep: bool) -> Sums:
         actions = tape.backward_actions()
         runs = sum(isinstance(action, (Advance, Record)) for action in actions)
         with tape.surroundings(), tape.log.showing("backward", runs):
-            before, sums = Sweep(tape, nodes, given).run(actions)
+            sweep = Sweep(tape, nodes, given)
+            sweep.run(actions)
     finally:
         if not keep:
             tape.let_go()
             if not tape.twice:
                 tape.random.clear()
                 tape.x_T = tape.x_T._replace(leaves=())
-    return [before.get(place) for place, wanted in enumerate(tape.x_T_wanted) if wanted] + sums
+    wanted = [place for place, wanted in enumerate(tape.x_T_wanted) if wanted]
+    return [*map(sweep.cotangents.get, wanted), *sweep.sums.values]
 
 
 @dataclass(slots=True, eq=False)
@@ -70,11 +73,11 @@ class Sweep:
     def __post_init__(self) -> None:
         self.graphs = self.tape.graphs
         self.cotangents = self.given.get(self.tape.plan.num_steps, {})
-        self.sums = [None] * len(self.tape.steps.shared)
+        self.sums = Sums(len(self.tape.steps.shared))
         self.numbers = all(has_numbers(g) for some in self.given.values() for g in some.values())
 
-    def run(self, actions: list[Action]) -> tuple[Cotangents, Sums]:
-        """Carry the actions out; return the cotangents of x_T and the gradients of the rest."""
+    def run(self, actions: list[Action]) -> None:
+        """Carry the actions out; ``cotangents`` are then those of x_T, ``sums`` of the rest."""
         state: State | None = None
         runs = {a.index: p for p, a in enumerate(actions) if isinstance(a, (Advance, Record))}
         coming = iter([a.index for a in actions if isinstance(a, Load)])
@@ -103,7 +106,6 @@ class Sweep:
                     else:
                         self.graphs.pop(i, None)
                         self.cotangents = self.given.get(i, {})
-        return self.cotangents, self.sums
 
     def prefetch(self, i: int | None) -> None:
         """Begin to bring a node back, if it is kept by now."""
@@ -188,15 +190,15 @@ class Sweep:
             self.tape.nodes[i] = self.tape.shelf.put(i, recorded.entering.detached())
         began = self.tape.log.now()
 
-        def through(recorded: Recorded) -> tuple[Cotangents, Sums]:
+        self.sums.begin()
+
+        def through(recorded: Recorded) -> Cotangents:
             return self.tape.steps.backprop(
                 recorded, self.cotangents, self.given.get(i, {}), self.sums
             )
 
         # A graph that memory ran out in is half freed: the step is recorded again.
-        before, self.sums = self.within_memory(
-            i, lambda: through(recorded), lambda: through(self.restored(i))
-        )
+        before = self.within_memory(i, lambda: through(recorded), lambda: through(self.restored(i)))
         if self.tape.transform is not None and before:
             before = self.transformed(i, before, recorded.entering)
         self.cotangents = before

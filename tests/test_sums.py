@@ -1,0 +1,134 @@
+"""Gradients of what all steps share: the plain loop's to the bit, each in memory once."""
+
+import pytest
+import torch
+
+from chainograd import CheckpointedChain, meter
+from chainograd.sums import LARGE
+
+M = 5
+SIDE = 64
+MiB = 2**20
+assert SIDE * SIDE * 4 >= LARGE  # of the weights below
+
+
+class OnceOrTwice(torch.nn.Module):
+    """A step that uses its weight once, or twice in every other step, and may give it away."""
+
+    def __init__(self, pattern):
+        super().__init__()
+        torch.manual_seed(0)
+        self.pattern = pattern
+        self.weight = torch.nn.Parameter(torch.randn(SIDE, SIDE) / 8)
+        self.other = torch.nn.Parameter(torch.randn(SIDE, SIDE) / 8)
+
+    def forward(self, x, i):
+        match self.pattern:
+            case "once":
+                return torch.tanh(x @ self.weight)
+            case "twice":
+                return torch.tanh(x @ self.weight) @ self.weight
+            case "mixed":
+                y = torch.tanh(x @ self.weight)
+                return y @ self.weight if i % 2 else y
+            case "one gradient for two":
+                return torch.tanh(x @ (self.weight + self.other))
+            case "itself":
+                return torch.tanh(x @ self.other) if i != 2 else self.weight
+
+
+class Widest(torch.nn.Module):
+    """A step with many weights and a small state."""
+
+    def __init__(self, layers=16, width=256):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(width, width) for _ in range(layers))
+
+    def forward(self, x, i):
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return x
+
+
+class Fails(torch.autograd.Function):
+    """Runs out of memory on its way back, as often as the list says."""
+
+    @staticmethod
+    def forward(ctx, x, times):
+        ctx.times = times
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        if ctx.times and ctx.times.pop():
+            raise torch.OutOfMemoryError("injected")
+        return g, None
+
+
+def plain(step, x):
+    for i in range(M):
+        x = step(x, i)
+    return x
+
+
+def gradients(y, step):
+    return torch.autograd.grad(y.sin().sum(), [*step.parameters()], allow_unused=True)
+
+
+@pytest.mark.parametrize("plan", ["nodes", "graph"])
+@pytest.mark.parametrize("pattern", ["once", "twice", "mixed", "one gradient for two", "itself"])
+def test_large_gradients_are_those_of_the_plain_loop_to_the_bit(pattern, plan):
+    step = OnceOrTwice(pattern)
+    x = torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+
+    expected = gradients(plain(step, x), step)
+    got = gradients(CheckpointedChain(step, M, plan=plan)(x), step)
+
+    for a, b in zip(got, expected, strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or torch.equal(a, b)
+
+
+def test_trained_weights_take_their_gradients_once():
+    step = Widest()
+    weights = sum(p.nbytes for p in step.parameters())
+    x = torch.randn(4, 256)
+    chain = CheckpointedChain(step, M)
+
+    with meter() as reading:
+        gradients(chain(x), step)
+
+    assert weights > 4 * MiB
+    assert reading.peak_bytes < 1.2 * weights
+
+
+def test_the_peak_of_trained_weights_is_foretold():
+    step = Widest()
+    x = torch.randn(4, 256)
+    for plan in ("nodes", "graph"):
+        chain = CheckpointedChain(step, M, plan=plan)
+        predicted = chain.plan.with_costs(chain.measure(x)).peak_bytes
+        with meter() as reading:
+            gradients(chain(x), step)
+
+        assert reading.peak_bytes == pytest.approx(predicted, rel=0.03)
+
+
+def test_a_step_that_runs_out_of_memory_on_its_way_back_is_added_once():
+    step, times = OnceOrTwice("once"), []
+
+    def failing(x, i):
+        # Back to front: the second weight's gradient is added before the failure.
+        return torch.tanh(Fails.apply(step(x, i), times if i == 2 else []) @ step.other)
+
+    x = torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    chain = CheckpointedChain(failing, M, plan="graph")
+    expected = gradients(chain(x), step)
+    times.append(True)
+
+    with pytest.warns(UserWarning, match="Memory ran out"):
+        got = gradients(chain(x), step)
+
+    assert not times
+    assert all(map(torch.equal, got, expected))
