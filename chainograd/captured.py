@@ -162,14 +162,18 @@ def _names(code: types.CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
-def leaves_used(outputs: Iterable[Tensor]) -> Iterator[Use]:
-    """Yield every use of a leaf in the graph of ``outputs``, an output that is one included."""
+def leaves_used(outputs: Iterable[Any]) -> Iterator[Use]:
+    """Yield every use of a leaf in the graph of the tensors among ``outputs``.
+
+    One that is itself a leaf requiring a gradient is among them.
+    """
     stack: list[Any] = []
     for output in outputs:
-        if output.grad_fn is None:
-            yield Use(output, None, 0)
-        else:
-            stack.append(output.grad_fn)
+        if isinstance(output, Tensor) and output.requires_grad:
+            if output.grad_fn is None:
+                yield Use(output, None, 0)
+            else:
+                stack.append(output.grad_fn)
     seen = set(stack)
     while stack:
         node = stack.pop()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +18,7 @@ from torch.utils.checkpoint import CheckpointError
 from chainograd.captured import StandIns, leaves_used
 from chainograd.errors import CapturedTensorError, ChainError, ChangedTensorError
 from chainograd.sharded import gathered, gradients_by_accumulation, is_shard, trainable
-from chainograd.sums import Sums, Uses
+from chainograd.sums import Sums, Use, Uses
 
 Cotangents = dict[int, Tensor]  # of a state, by the leaf's place
 
@@ -132,7 +132,7 @@ def _same_leaves(a: State, b: State) -> bool:
 
 
 def gradients(
-    outputs: tuple[Tensor, ...], inputs: list[Tensor], cotangents: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...], inputs: tuple[Tensor, ...], cotangents: tuple[Tensor, ...]
 ) -> tuple[Tensor | None, ...]:
     """Return what ``torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True)`` does.
 
@@ -140,7 +140,7 @@ def gradients(
     the shapes are known to match: cotangents come from the engine itself, or were looked at before.
     """
     return Variable._execution_engine.run_backward(
-        outputs, cotangents, False, False, tuple(inputs), allow_unreachable=True,
+        outputs, cotangents, False, False, inputs, allow_unreachable=True,
         accumulate_grad=False,
     )  # fmt: skip
 
@@ -293,12 +293,11 @@ class Steps:
             CapturedTensorError: If it has other leaves than the chain knows.
         """
         uses: Uses = {}
-        own = set(map(id, entering.leaves))
-        for use in leaves_used(filter(wants_gradient, leaving.leaves)):
+        for use in leaves_used(leaving.leaves):
             at = self.known.get(id(use.leaf))
             if at is not None:
                 uses.setdefault(at, []).append(use)
-            elif id(use.leaf) not in own and id(use.leaf) not in map(id, gathered(self.sharded)):
+            elif not any(use.leaf is leaf for leaf in (*entering.leaves, *gathered(self.sharded))):
                 raise CapturedTensorError(
                     f"Step {index} uses a tensor of shape {tuple(use.leaf.shape)} that requires a "
                     "gradient and that the chain cannot see. Name it, "
@@ -310,7 +309,7 @@ class Steps:
 
     def leaves_of(self, state: State) -> set[int]:
         """Return the ids of what the steps share that is in a state's graph, as it is outside."""
-        found = {id(use.leaf) for use in leaves_used(filter(wants_gradient, state.leaves))}
+        found = {id(use.leaf) for use in leaves_used(state.leaves)}
         wanted = filter(wants_gradient, self.arguments.leaves)
         outside = [*wanted, *self.captured]
         return {id(t) for t, inner in zip(outside, self.shared, strict=True) if id(inner) in found}
@@ -336,33 +335,32 @@ class Steps:
         entering, leaving = recorded.entering.leaves, recorded.leaving.leaves
         places = [place for place, leaf in enumerate(entering) if wants_gradient(leaf)]
         roots = [(leaving[p], g) for p, g in after.items() if leaving[p].requires_grad]
-        # Note [Sums in order], 1; and so with a node that a loss looks at too.
+        # As in note [Sums in order], 1: a node that a loss looks at too.
         roots += [(entering[p], g) for p, g in at_node.items() if entering[p].requires_grad]
-        asked = self._asked(recorded.uses, sums)
-        if not roots or not (places or asked):
+        uses = self._all_shared if self.trains_shards else recorded.uses
+        asked = sums.ask(uses, self.shared)
+        if not roots or not (places or asked.places):
             return {}
-        roots += sums.roots(asked, recorded.uses)
-        inputs = [*(entering[place] for place in places), *(leaf for _, leaf in asked)]
-        outputs, cotangents = zip(*roots, strict=True)
-        if self.trains_shards:
-            trained = [tensor for tensor in gathered(self.sharded) if tensor.requires_grad]
-            grads = gradients_by_accumulation(outputs, inputs, cotangents, trained)
-        else:
-            sums.add_early(asked, recorded.uses)
-            grads = self._gradients(outputs, inputs, cotangents)
-        sums.add_late(asked, grads[len(places) :], recorded.uses)
+        outputs, cotangents = zip(*roots, *asked.roots, strict=True)
+        inputs = (*[entering[place] for place in places], *asked.leaves)
+        grads = self._gradients(outputs, inputs, cotangents)
+        sums.take(asked, grads[len(places) :], uses)
         return {p: g for p, g in zip(places, grads, strict=False) if g is not None}
 
-    def _asked(self, uses: Uses, sums: Sums) -> list[tuple[int, Tensor]]:
-        """Return what of the shared tensors a step's backward is asked for, with their places."""
-        # Gradients of shards come by other ways than the graph.
-        places = range(len(self.shared)) if self.trains_shards else sums.missing(uses)
-        # One that was frozen since then is left out, as the plain loop leaves it out.
-        return [(at, self.shared[at]) for at in places if self.shared[at].requires_grad]
+    @property
+    def _all_shared(self) -> Uses:
+        """Uses that make a sum of every tensor a root: of shards the graph does not tell them."""
+        return {at: [Use(leaf, None, 0)] * 2 for at, leaf in enumerate(self.shared)}
 
     def _gradients(
-        self, outputs: tuple[Tensor, ...], inputs: list[Tensor], cotangents: tuple[Tensor, ...]
-    ) -> tuple[Tensor | None, ...]:
+        self,
+        outputs: tuple[Tensor, ...],
+        inputs: tuple[Tensor, ...],
+        cotangents: tuple[Tensor, ...],
+    ) -> Sequence[Tensor | None]:
+        if self.trains_shards:
+            trained = [tensor for tensor in gathered(self.sharded) if tensor.requires_grad]
+            return gradients_by_accumulation(outputs, inputs, cotangents, trained)
         try:
             return gradients(outputs, inputs, cotangents)
         except CheckpointError as error:

@@ -37,7 +37,20 @@ class Use(NamedTuple):
 
 
 Uses = dict[int, list[Use]]  # by the place of the tensor among those that the steps share
-Asked = list[tuple[int, Tensor]]  # tensors that gradients are wanted of, after their places
+
+
+class Asked(NamedTuple):
+    """What a step's backward is asked for of the tensors that the steps share.
+
+    Attributes:
+        places: Which of them.
+        leaves: The tensors.
+        roots: Those that are to be differentiated as well, with the sums so far as cotangents.
+    """
+
+    places: list[int]
+    leaves: list[Tensor]
+    roots: list[tuple[Tensor, Tensor]]
 
 
 class Sums:
@@ -56,25 +69,30 @@ class Sums:
         """Turn to another step, or to another slice of one."""
         self.added.clear()
 
-    def missing(self, uses: Uses) -> list[int]:
-        """Return the places of what the step at hand uses and was not added to."""
-        return [at for at in uses if at not in self.added]
+    def ask(self, uses: Uses, shared: Sequence[Tensor]) -> Asked:
+        """Return what a step's backward is asked for besides the state.
 
-    def roots(self, asked: Asked, uses: Uses) -> list[tuple[Tensor, Tensor]]:
-        """Return what is to be differentiated besides the state, with the sums as cotangents."""
-        pairs = [(leaf, self.values[at]) for at, leaf in asked if not _once(uses, at)]
-        return [(leaf, so_far) for leaf, so_far in pairs if so_far is not None]
+        It lets large gradients be added as soon as they are there; they then arrive as None.
+        """
+        asked = Asked([], [], [])
+        for at, where in uses.items():
+            leaf, so_far = shared[at], self.values[at]
+            # One that was frozen since then is left out, as the plain loop leaves it out.
+            if at in self.added or not leaf.requires_grad:
+                continue
+            asked.places.append(at)
+            asked.leaves.append(leaf)
+            if so_far is None:
+                continue
+            if len(where) > 1:
+                asked.roots.append((leaf, so_far))
+            elif so_far.nbytes >= LARGE and where[0].operation is not None:
+                where[0].operation.register_hook(self._adding(at, where[0].place, so_far))
+        return asked
 
-    def add_early(self, asked: Asked, uses: Uses) -> None:
-        """Let large gradients be added as soon as they are there; they then arrive as None."""
-        for at, _ in asked:
-            so_far = self.values[at]
-            if so_far is not None and so_far.nbytes >= LARGE and _once(uses, at):
-                ((_, operation, place),) = uses[at]
-                if operation is not None:
-                    operation.register_hook(self._adding(at, place, _stream(so_far)))
+    def _adding(self, at: int, place: int, so_far: Tensor) -> Callable[..., Any]:
+        stream = _stream(so_far)
 
-    def _adding(self, at: int, place: int, stream: object) -> Callable[..., Any]:
         def add(gradients: tuple[Tensor | None, ...], _: Any) -> tuple[Tensor | None, ...] | None:
             g = gradients[place]
             # On another stream the sum might not be ready. The engine brings the gradient over.
@@ -85,26 +103,21 @@ class Sums:
 
         return add
 
-    def add_late(self, asked: Asked, arrived: Sequence[Tensor | None], uses: Uses) -> None:
-        """Add the gradients that arrived; of what was among the roots they are the sums."""
-        for (at, _), g in zip(asked, arrived, strict=True):
+    def take(self, asked: Asked, arrived: Sequence[Tensor | None], uses: Uses) -> None:
+        """Add the gradients that arrived; those of the roots are sums already."""
+        for at, g in zip(asked.places, arrived, strict=True):
             if g is None:
                 continue
-            if _once(uses, at):
-                self._add(at, g)
-            else:
+            if len(uses[at]) > 1:
                 self.values[at] = g
                 self.added.add(at)
+            else:
+                self._add(at, g)
 
     def _add(self, at: int, g: Tensor) -> None:
         so_far = self.values[at]
         self.values[at] = g if so_far is None else _plus(so_far, g)
         self.added.add(at)
-
-
-def _once(uses: Uses, at: int) -> bool:
-    """Return whether a tensor is used once; of shards it is not known."""
-    return len(uses.get(at, ())) == 1
 
 
 def _plus(so_far: Tensor, g: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeVar
 
 import torch.utils._pytree as pytree
@@ -130,10 +129,13 @@ class Sweep:
 
     def record(self, i: int, state: State) -> Recorded:
         """Run a step again with its graph."""
-        first = self.nodes.get(i + 1)
-        rerun = Rerun(partial(self.tape.rewind, i), lambda after: self.compare(i, after, first))
-        began = self.tape.log.now()
-        run = partial(self.tape.steps.record, i, state, self.tape.wanted(i, state), rerun)
+        tape, first = self.tape, self.nodes.get(i + 1)
+        rerun = Rerun(lambda: tape.rewind(i), lambda after: self.compare(i, after, first))
+        began, wanted = tape.log.now(), tape.wanted(i, state)
+
+        def run() -> Recorded:
+            return tape.steps.record(i, state, wanted, rerun)
+
         recorded = self.within_memory(i, run, run)
         self.tape.log.ran("rerun", i, began)
         return recorded
