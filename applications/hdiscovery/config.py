@@ -69,6 +69,8 @@ class DiscoveryConfig:
             one GPU.
         autocast: ``"bf16"`` runs the UNet and the shift block under bfloat16 autocast.
         grid: Convention of the time grid.
+        start_from: Folder of a run whose networks this one begins with, such as one of fewer
+            sampling steps: with M = 5 a step takes a quarter of the time of M = 20. Empty is none.
         seed: Of the new networks and of all that is drawn.
         save_every: Steps between checkpoints.
 
@@ -109,6 +111,7 @@ class DiscoveryConfig:
     shard_dm: bool = False
     autocast: Autocast = "off"
     grid: Literal["asyrp", "author"] = "asyrp"
+    start_from: str = ""
     seed: int = 0
     save_every: int = 10
 
@@ -183,6 +186,10 @@ CHOICES = {"update": ("asymmetric", "symmetric"), "adam": ("dense", "lazy"),
            "frozen": get_args(Frozen), "autocast": get_args(Autocast),
            "reconstructor": get_args(ReconstructorName), "shift_form": get_args(ShiftForm),
            "grid": ("asyrp", "author")}  # fmt: skip
+
+
+# What the networks of a run are made by: the same in a run that begins with another's.
+MADE_BY = ("dm", "K", "reconstructor", "shift_form", "time_invariant", "adam")
 
 
 def presets() -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hdiscovery.bank import Bank, Progress, drawn_pairs, load_bank, save_bank
-from hdiscovery.config import DiscoveryConfig, run_config
+from hdiscovery.config import MADE_BY, DiscoveryConfig, run_config
 from hdiscovery.discovery import Discovery
 from hdiscovery.run import RunFolder
 from hdiscovery.trainer import Trainer, average_of, load_networks
@@ -55,6 +55,8 @@ def train(
     trainer = Trainer(discovery, world)
     checkpoint = run.load_checkpoint()
     first = trainer.restore(checkpoint) if checkpoint else 0
+    if checkpoint is None and config.start_from:
+        trainer.begin_with(start_of(config))
     if world.leads:
         run.keep_records(before=first)
     for step in range(first, config.steps):
@@ -75,6 +77,28 @@ def train(
             if world.leads:
                 run.save_checkpoint(state)
         yield record
+
+
+def start_of(config: DiscoveryConfig) -> dict[str, Any]:
+    """Return the checkpoint that a run begins with, the last one of the run ``config.start_from``.
+
+    Raises:
+        FileNotFoundError: If there is no run.
+        ValueError: If it has no checkpoint yet, or its networks are of another kind.
+    """
+    run = RunFolder.open(Path(config.start_from))
+    theirs = run_config(run)
+    for name in MADE_BY:
+        if getattr(theirs, name) != getattr(config, name):
+            raise ValueError(
+                f"`start_from` {config.start_from} is a run with `{name}` "
+                f"{getattr(theirs, name)!r}, and this one has {getattr(config, name)!r}. Its "
+                f"networks fit runs with the same {', '.join(MADE_BY)}."
+            )
+    checkpoint = run.load_checkpoint()
+    if checkpoint is None:
+        raise ValueError(f"`start_from` {config.start_from} has no checkpoint yet.")
+    return checkpoint
 
 
 def open_run(path: RunFolder, *, device: torch.device | str = "cpu") -> Discovery:

@@ -141,6 +141,13 @@ class Trainer:
             "buffers": [[list(pair) for pair in buffer] for buffer in buffers],
         }
 
+    def begin_with(self, state: dict[str, Any]) -> None:
+        """Load the networks and optimizers of another run's checkpoint; this run's step is 0.
+
+        The pairs that R was trained on again are left behind: they were sampled otherwise.
+        """
+        self.restore({**state, "buffers": [[]]})
+
     def restore(self, state: dict[str, Any]) -> int:
         """Load what `state` returned; return the next step.
 

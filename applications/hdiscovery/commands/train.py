@@ -44,12 +44,26 @@ def run(options: Namespace) -> None:
         if options.resume or (restarted() and (out / "config.json").exists()):
             return resumed(out, changes)
         config = from_preset(options.preset, **changes)
-        world.share(config.batch_size)  # refused before there is a folder
+        refuse_unfit(config, world)  # before there is a folder
         return RunFolder.create(out, asdict(config)), config
 
     with joined(options.device) as world:
         run, config = world.first(opened)
         train_in(run, config, world)
+
+
+def refuse_unfit(config: DiscoveryConfig, world: World) -> None:
+    """Check what of a config only shows outside it.
+
+    Raises:
+        FileNotFoundError: If there is no run to start from.
+        ValueError: If its networks do not fit, or the batch cannot be shared out.
+    """
+    world.share(config.batch_size)
+    if config.start_from:
+        from hdiscovery.train import start_of
+
+        start_of(config)
 
 
 def changed_fields(rest: Sequence[str]) -> dict[str, Any]:

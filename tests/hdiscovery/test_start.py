@@ -1,0 +1,77 @@
+"""A run that begins with the networks of another, such as one of fewer sampling steps."""
+
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from hdiscovery.commands.train import refuse_unfit
+from hdiscovery.config import DiscoveryConfig
+from hdiscovery.run import RunFolder
+from hdiscovery.train import open_run, train
+from hdiscovery.world import World
+
+CONFIG = DiscoveryConfig(
+    K=2, M=1, batch_size=2, steps=1, head_std=0.1, reconstructor="difference", r_updates=2
+)
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    run = RunFolder.create(tmp_path / "earlier", asdict(CONFIG))
+    list(train(run, CONFIG))
+    return run
+
+
+def test_a_run_begins_with_networks_and_optimizers_of_another_and_not_with_its_pairs(
+    earlier, tmp_path
+):
+    # At so small a rate nothing moves but zeros: what it ends with is what it began with.
+    config = replace(CONFIG, M=2, start_from=str(earlier.path), learning_rate=1e-30, r_updates=1)
+    run = RunFolder.create(tmp_path / "later", asdict(config))
+
+    (record,) = train(run, config)
+
+    began, ended = open_run(earlier), open_run(run)
+    assert record["step"] == 0
+    for name in ("shift_block", "R", "D"):
+        pairs = zip(getattr(began, name).parameters(), getattr(ended, name).parameters(),
+                    strict=True)  # fmt: skip
+        assert all(torch.allclose(a, b, rtol=0, atol=1e-25) for a, b in pairs), name
+    checkpoint = run.load_checkpoint()
+    assert checkpoint is not None
+    states = checkpoint["optimizers"]["psi"]["state"].values()
+    assert all(state["step"] == 2 for state in states)
+    assert checkpoint["buffers"] == [[]]
+    assert ended.config.M == 2
+
+
+def test_a_run_that_was_begun_so_goes_on_from_its_own_checkpoint(earlier, tmp_path):
+    config = replace(CONFIG, start_from=str(earlier.path))
+    run = RunFolder.create(tmp_path / "later", asdict(config))
+    list(train(run, config))
+
+    records = list(train(run, replace(config, steps=2)))
+
+    assert [record["step"] for record in records] == [1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"K": 3}, r"`start_from` .*earlier is a run with `K` 2, and this one has 3"),
+        ({"reconstructor": "lenet"}, "`reconstructor` 'difference'"),
+        ({"start_from": "nowhere"}, "nowhere is not a run folder"),
+    ],
+)
+def test_a_run_that_does_not_fit_is_refused_by_the_field(earlier, changes, message):
+    config = replace(CONFIG, **{"start_from": str(earlier.path), **changes})
+
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        refuse_unfit(config, World())
+
+
+def test_a_run_without_a_checkpoint_is_refused(tmp_path):
+    RunFolder.create(tmp_path / "new", asdict(CONFIG))
+
+    with pytest.raises(ValueError, match="new has no checkpoint yet"):
+        refuse_unfit(replace(CONFIG, start_from=str(tmp_path / "new")), World())
