@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from chainograd import CheckpointedChain, meter
+from chainograd.errors import CapturedTensorError
 from chainograd.sums import LARGE
 
 M = 5
@@ -132,3 +133,28 @@ def test_a_step_that_runs_out_of_memory_on_its_way_back_is_added_once():
 
     assert not times
     assert all(map(torch.equal, got, expected))
+
+
+class Hides:
+    """Keeps a tensor where no search finds it."""
+
+    def __init__(self, tensor):
+        self._get = {"tensor": tensor}.get
+
+    def __call__(self, x, i):
+        return self._get("tensor") if i == 1 else x * 2
+
+
+def test_a_hidden_tensor_that_a_step_gives_as_it_is_is_refused():
+    x, hidden = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+
+    with pytest.raises(CapturedTensorError, match="Step 1 uses a tensor of shape"):
+        CheckpointedChain(Hides(hidden), 3)(x).sum().backward()
+
+
+def test_a_hidden_tensor_that_a_step_gives_as_it_is_gets_its_gradient_if_named():
+    x, hidden = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+
+    CheckpointedChain(Hides(hidden), 3, params=[hidden])(x).sum().backward()
+
+    assert torch.equal(hidden.grad, torch.full((3,), 2.0))
