@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.nn import Module
+from torch.utils._mode_utils import no_dispatch
 
 from chainograd.errors import ReplayError
 
@@ -136,7 +137,9 @@ class Streams(NamedTuple):
 
     def same(self, other: Streams) -> bool:
         """Return whether nothing was drawn between the two."""
-        return all(map(_same_bytes, self.tensors, other.tensors)) and self.same_on_host(other)
+        with no_dispatch():  # these are real tensors, under FakeTensorMode too
+            drawn = not all(map(_same_bytes, self.tensors, other.tensors))
+        return not drawn and self.same_on_host(other)
 
     def same_on_host(self, other: Streams) -> bool:
         """Return whether nothing was drawn from Python's or numpy's stream between the two."""
@@ -146,7 +149,10 @@ class Streams(NamedTuple):
 
 
 def _same_bytes(a: Tensor, b: Tensor) -> bool:
-    return a.numpy().tobytes() == b.numpy().tobytes()  # several times faster than torch
+    # As words where they are whole words: that is several times faster.
+    if a.numel() % 8 == 0:
+        a, b = a.view(torch.int64), b.view(torch.int64)
+    return torch.equal(a, b)
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -95,7 +95,7 @@ class Log:
     progress: bool = False
     times: list[tuple[Phase, int, Moment, Moment]] = field(default_factory=list)
     node_bytes: dict[int, int] = field(default_factory=dict)
-    norms: dict[int, list[Tensor]] = field(default_factory=dict)
+    norms: dict[int, list[float | Tensor]] = field(default_factory=dict)
     bar: Any = None
     queued: bool = field(init=False)  # whether what is started runs later, by itself
 
@@ -122,7 +122,8 @@ class Log:
 
     def sent(self, i: int, cotangents: Cotangents) -> None:
         """Note the cotangents of the state that enters step i, without waiting for them."""
-        self.norms[i] = [torch.linalg.vector_norm(g) for g in cotangents.values()]
+        norms = [torch.linalg.vector_norm(g) for g in cotangents.values()]
+        self.norms[i] = norms if self.queued else [norm.item() for norm in norms]
 
     @contextmanager
     def showing(self, phase: str, total: int) -> Iterator[None]:
@@ -174,7 +175,7 @@ def has_numbers(g: Tensor) -> bool:
     return not (wrapped or isinstance(g, FakeTensor))
 
 
-def _norm(parts: list[Tensor]) -> float | None:
+def _norm(parts: list[float | Tensor]) -> float | None:
     if not parts:
         return None
     return sum(float(part) ** 2 for part in parts) ** 0.5
