@@ -23,6 +23,9 @@ def measure(
 ) -> tuple[StepCost, ...]:
     """Return what each step costs, running each kind of step forward and back once.
 
+    One that gives gradients to what the steps share goes forward and back once more: there are sums
+    to add to then.
+
     Args:
         steps: The steps, with what they see.
         x_T: The state that enters step 0.

@@ -78,21 +78,17 @@ class SlicedSteps(Steps):
         return Waiting(state.entering(wanted), state._replace(leaves=()), {}, index, rerun)
 
     def backprop(
-        self,
-        recorded: Recorded,
-        after: Cotangents,
-        at_node: Cotangents,
-        sums: Sums,
+        self, recorded: Recorded, after: Cotangents, at_node: Cotangents, sums: Sums
     ) -> Cotangents:
         """Record each slice of a step and send its share of the cotangents back through it."""
         assert isinstance(recorded, Waiting)
-        waiting, i, entering = recorded, recorded.index, recorded.entering
+        i, entering = recorded.index, recorded.entering
         before, parts = at_node, []
-        waiting.rerun.rewind()
+        recorded.rerun.rewind()
         for j in self._starts:
             with torch.enable_grad(), self.recording():
                 leaving = self._called(i, entering, j)
-            recorded = Recorded(entering, leaving, self.uses_between(i, entering, leaving))
+            graph = Recorded(entering, leaving, self.uses_between(i, entering, leaving))
             share = {
                 place: g[j : j + self.size] if self._is_cut(entering, leaving, place, j) else g
                 for place, g in after.items()
@@ -100,10 +96,10 @@ class SlicedSteps(Steps):
             }
             # What the slices so far have summed up goes along: note [Sums in order].
             sums.begin()  # each is added once: without kept graphs (3) nothing is done again
-            before = Steps.backprop(self, recorded, share, before, sums)
+            before = Steps.backprop(self, graph, share, before, sums)
             parts.append(leaving.detached())
-            del leaving, recorded
-        waiting.rerun.check(self._joined(i, entering, parts))
+            del leaving, graph
+        recorded.rerun.check(self._joined(i, entering, parts))
         return before
 
     @property

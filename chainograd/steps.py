@@ -315,11 +315,7 @@ class Steps:
         return {id(t) for t, inner in zip(outside, self.shared, strict=True) if id(inner) in found}
 
     def backprop(
-        self,
-        recorded: Recorded,
-        after: Cotangents,
-        at_node: Cotangents,
-        sums: Sums,
+        self, recorded: Recorded, after: Cotangents, at_node: Cotangents, sums: Sums
     ) -> Cotangents:
         """Send cotangents back through a recorded step, and add up what the steps share.
 

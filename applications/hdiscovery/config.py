@@ -70,7 +70,8 @@ class DiscoveryConfig:
         autocast: ``"bf16"`` runs the UNet and the shift block under bfloat16 autocast.
         grid: Convention of the time grid.
         start_from: Folder of a run whose networks this one begins with, such as one of fewer
-            sampling steps: with M = 5 a step takes a quarter of the time of M = 20. Empty is none.
+            sampling steps: one of M = 5 samples with a quarter of the work of M = 20. Empty is
+            none.
         seed: Of the new networks and of all that is drawn.
         save_every: Steps between checkpoints.
 
