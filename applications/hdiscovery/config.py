@@ -39,6 +39,9 @@ class DiscoveryConfig:
         r_updates: Updates of the reconstructor a step; those beyond the first are on pairs drawn
             from a buffer. 1 is the paper's recipe.
         r_buffer: Batches in that buffer.
+        r_augment: Turn, scale and move the pairs of the buffer, both images alike, so that the
+            reconstructor does not learn them by heart.
+        r_dropout: Dropout before the reconstructor's heads; the paper has none.
         sync_batch_norm: Let batch norms of the reconstructor see the batch of all processes (CUDA
             only); otherwise each sees its own process's part.
         update: ``"asymmetric"`` lets the shift enter the predicted x_0 only, as the paper does,
@@ -90,6 +93,8 @@ class DiscoveryConfig:
     reconstructor: ReconstructorName = "lenet"
     r_updates: int = 1
     r_buffer: int = 8
+    r_augment: bool = False
+    r_dropout: float = 0.0
     sync_batch_norm: bool = False
     update: Literal["asymmetric", "symmetric"] = "asymmetric"
     shift_form: ShiftForm = "adm"
@@ -141,6 +146,10 @@ class DiscoveryConfig:
                 )
         if self.min_shift >= self.S:
             raise ValueError(f"`min_shift` {self.min_shift} must be less than `S`, {self.S}.")
+        if not 0 <= self.r_dropout < 1:
+            raise ValueError(
+                f"`r_dropout` is a share and must lie in [0, 1), got {self.r_dropout}."
+            )
         if not 0 <= self.ema < 1:
             raise ValueError(f"`ema` is a decay and must lie in [0, 1), got {self.ema}. Try 0.999.")
         if self.plan not in get_args(PlanName):
@@ -181,8 +190,8 @@ class DiscoveryConfig:
 
 CHANGEABLE = ("steps", "learning_rate", "learning_rate_R", "learning_rate_D", "lambda_G",
               "lambda_1", "lambda_2", "lambda_l1", "l1_gamma", "min_shift", "batch_size",
-              "r_updates", "r_buffer", "plan", "micro_batch", "frozen", "shard_dm",
-              "autocast", "save_every")  # fmt: skip
+              "r_updates", "r_buffer", "r_augment", "r_dropout", "plan", "micro_batch", "frozen",
+              "shard_dm", "autocast", "save_every")  # fmt: skip
 CHOICES = {"update": ("asymmetric", "symmetric"), "adam": ("dense", "lazy"),
            "frozen": get_args(Frozen), "autocast": get_args(Autocast),
            "reconstructor": get_args(ReconstructorName), "shift_form": get_args(ShiftForm),

@@ -71,8 +71,9 @@ class Discovery:
                 head_std=config.head_std,
             )
             R = build_reconstructor(
-                config.reconstructor, channels=channels, image_size=size, num_directions=config.K
-            )
+                config.reconstructor, channels=channels, image_size=size, num_directions=config.K,
+                dropout=config.r_dropout,
+            )  # fmt: skip
             D = build_discriminator(dm)
         for net in (shift_block, R, D):
             if torch.device(device).type != "cpu":  # fakes, which are there, cannot be moved

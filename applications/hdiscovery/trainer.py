@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from hdiscovery.augment import moved_alike
 from hdiscovery.discovery import Discovery
 from hdiscovery.objective import Objective, discriminator_loss
 from hdiscovery.optimizers import keep_drawn_rows, optimizers, set_rates
@@ -110,6 +111,8 @@ class Trainer:
         for _ in range(self.config.r_updates - 1):
             parts = random.choices(self.buffer, k=4)
             x_0, shifted, k, s = (torch.cat(column) for column in zip(*parts, strict=True))
+            if self.config.r_augment:
+                x_0, shifted = moved_alike(x_0, shifted)
             omega.zero_grad()
             self.own_objective.reconstruction(x_0, shifted, k, s).backward()
             self.world.average_gradients(parameters)

@@ -12,6 +12,7 @@ from hdiscovery.config import DiscoveryConfig, from_preset, presets
         ({"M": 1000}, "`M` can be 999 at most"),
         ({"min_shift": 5.0}, "`min_shift` 5.0 must be less than `S`, 5.0"),
         ({"min_shift": -0.1}, "`min_shift` must be at least 0"),
+        ({"r_dropout": 1.0}, r"`r_dropout` .*\[0, 1\), got 1.0"),
         ({"ema": 1.0}, r"`ema` .*\[0, 1\), got 1.0"),
         ({"lambda_G": float("nan")}, "`lambda_G`"),
         ({"l1_gamma": 0.0}, "`l1_gamma` must be positive"),

@@ -159,6 +159,23 @@ def test_updates_from_the_buffer_move_the_reconstructor_and_nothing_else():
     assert not any(map(torch.equal, omega, d.R.parameters()))
 
 
+def test_pairs_seen_again_are_moved_when_the_run_says_so(monkeypatch):
+    d, seen = tiny(r_updates=2, r_augment=True), []
+    trainer = Trainer(d)
+    own = trainer.own_objective.reconstruction
+    monkeypatch.setattr(
+        trainer.own_objective, "reconstruction", lambda *pair: seen.append(pair) or own(*pair)
+    )
+    trainer.step(*draw(d))
+
+    ((x_0, shifted, k, s),), (first, *_) = seen, trainer.buffer
+    n = len(first[0])
+    assert not any(torch.equal(x_0[i : i + n], first[0]) for i in range(0, len(x_0), n))
+    assert not any(torch.equal(shifted[i : i + n], first[1]) for i in range(0, len(x_0), n))
+    assert torch.equal(k, first[2].repeat(4))
+    assert torch.equal(s, first[3].repeat(4))
+
+
 def test_the_frozen_model_stays_in_eval_mode():
     d = tiny()
     d.shifted.step.train()

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hdiscovery.augment import moved_alike
 from hdiscovery.evaluate.rca import Accuracy, accuracy
 from hdiscovery.evaluate.seeds import seeded
 from hdiscovery.evaluate.subject import Pair, Progress, Subject, pairs
@@ -103,7 +104,8 @@ def train_fresh(
     """Train a new reconstructor on a bank of pairs and measure it on others.
 
     The loss is the training's, ``lambda_1 CE(k) + lambda_2 |s_hat - s|``, by Adam whose rate falls
-    to 0 along a cosine. Neither the directions nor torch's global stream move.
+    to 0 along a cosine; with the run's dropout, and the run's way of seeing pairs again. Neither
+    the directions nor torch's global stream move.
 
     Args:
         subject: Whose directions.
@@ -130,8 +132,9 @@ def train_fresh(
     device = subject.device
     with seeded(seed):
         R = subject.new_R().to(device=device, dtype=bank.x_0.dtype)
-    fit(R, train, subject.weights, steps=steps, batch_size=batch_size,
-        learning_rate=learning_rate, seed=seed, device=device)  # fmt: skip
+        fit(R, train, subject.weights, steps=steps, batch_size=batch_size,
+            learning_rate=learning_rate, seed=seed, device=device,
+            augment=subject.augment)  # fmt: skip
     measured = [
         accuracy(R, part.batches(256, device), K=subject.K, S=subject.S) for part in (test, train)
     ]
@@ -148,8 +151,9 @@ def fit(
     learning_rate: float,
     seed: int,
     device: torch.device,
+    augment: bool,
 ) -> None:
-    """Train R on a bank and leave it in eval mode."""
+    """Train R on a bank and leave it in eval mode; ``augment`` draws from the global stream."""
     lambda_1, lambda_2 = weights
     optimizer = torch.optim.Adam(R.parameters(), learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -159,6 +163,8 @@ def fit(
     for _ in range(steps):
         chosen = torch.randint(len(bank), (size,), generator=generator)
         x_0, shifted, k, s = bank.batch(chosen, device)
+        if augment:
+            x_0, shifted = moved_alike(x_0, shifted)
         logits, s_hat = R(x_0, shifted)
         optimizer.zero_grad()
         loss = lambda_1 * F.cross_entropy(logits, k) + lambda_2 * F.l1_loss(s_hat, s)

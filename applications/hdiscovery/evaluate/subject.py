@@ -38,6 +38,8 @@ class Subject:
         R: The reconstructor that was trained with the directions, or None where there is none.
         new_R: Makes a reconstructor of the same architecture, untrained.
         weights: lambda_1 and lambda_2, of the cross entropy and of the l1 error.
+        augment: Whether a reconstructor's pairs are turned, scaled and moved when it sees them
+            again.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Subject:
     R: nn.Module | None
     new_R: Callable[[], nn.Module]
     weights: tuple[float, float]
+    augment: bool
 
     @property
     def device(self) -> torch.device:
@@ -67,14 +70,15 @@ def of_run(discovery: Discovery, name: str = "learnt") -> Subject:
 
     def new_reconstructor() -> nn.Module:
         return build_reconstructor(
-            config.reconstructor, channels=channels, image_size=size, num_directions=config.K
-        )
+            config.reconstructor, channels=channels, image_size=size, num_directions=config.K,
+            dropout=config.r_dropout,
+        )  # fmt: skip
 
     step: Any = discovery.shifted.step
     return Subject(
         name, config.K, config.S, dm, step.directions, step.grid, step.t_stop, discovery.real,
         discovery.shifted, discovery.draw, discovery.R, new_reconstructor,
-        (config.lambda_1, config.lambda_2),
+        (config.lambda_1, config.lambda_2), config.r_augment,
     )  # fmt: skip
 
 

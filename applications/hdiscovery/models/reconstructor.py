@@ -18,11 +18,11 @@ class LeNet(nn.Module):
         two images ``[N, C, H, W]``, H and W at least 32 -> logits ``[N, K]``, shift ``[N]``.
     """
 
-    def __init__(self, channels: int, num_directions: int) -> None:
+    def __init__(self, channels: int, num_directions: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.features = nn.Sequential(
             *_conv5(2 * channels, 6), nn.MaxPool2d(2), *_conv5(6, 16), nn.MaxPool2d(2),
-            *_conv5(16, 120), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            *_conv5(16, 120), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout),
         )  # fmt: skip
         self.logits = _head(num_directions)
         self.shift = _head(1)
@@ -44,7 +44,7 @@ class ResNet18(nn.Module):
         two images ``[N, C, H, W]`` -> logits ``[N, K]``, shift ``[N]``.
     """
 
-    def __init__(self, channels: int, num_directions: int) -> None:
+    def __init__(self, channels: int, num_directions: int, dropout: float = 0.0) -> None:
         super().__init__()
         from torchvision.models import resnet18
 
@@ -52,7 +52,7 @@ class ResNet18(nn.Module):
         self.features.conv1 = nn.Conv2d(2 * channels, 64, 7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(self.features.conv1.weight, mode="fan_out", nonlinearity="relu")
         # Its classifier would have parameters without a gradient, which stops distributed training.
-        self.features.fc = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+        self.features.fc = nn.Dropout(dropout)  # pyright: ignore[reportAttributeAccessIssue]
         self.logits = nn.Linear(512, num_directions)
         self.shift = nn.Linear(512, 1)
 
@@ -68,14 +68,16 @@ class Difference(nn.Module):
         two images ``[N, C, E, E]`` -> logits ``[N, K]``, shift ``[N]``.
     """
 
-    def __init__(self, channels: int, num_directions: int, image_size: int) -> None:
+    def __init__(
+        self, channels: int, num_directions: int, image_size: int, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         widths = (3 * channels, 32, 64, 128)
         layers: list[nn.Module] = []
         for a, b in pairwise(widths):
             layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), nn.BatchNorm2d(b), nn.ReLU()]
         edge = (image_size + 7) // 8
-        self.features = nn.Sequential(*layers, nn.Flatten())
+        self.features = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(dropout))
         self.head = nn.Linear(128 * edge * edge, num_directions + 1)
 
     def forward(self, x_0: Tensor, shifted: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,7 +86,12 @@ class Difference(nn.Module):
 
 
 def build_reconstructor(
-    name: ReconstructorName, *, channels: int, image_size: int, num_directions: int
+    name: ReconstructorName,
+    *,
+    channels: int,
+    image_size: int,
+    num_directions: int,
+    dropout: float = 0.0,
 ) -> nn.Module:
     """Return the reconstructor of that name.
 
@@ -92,11 +99,11 @@ def build_reconstructor(
         ValueError: If there is none.
     """
     if name == "lenet":
-        return LeNet(channels, num_directions)
+        return LeNet(channels, num_directions, dropout)
     if name == "resnet18":
-        return ResNet18(channels, num_directions)
+        return ResNet18(channels, num_directions, dropout)
     if name == "difference":
-        return Difference(channels, num_directions, image_size)
+        return Difference(channels, num_directions, image_size, dropout)
     raise ValueError(
         f"`reconstructor` must be one of {', '.join(get_args(ReconstructorName))}, got {name!r}."
     )

@@ -1,5 +1,7 @@
 """A fresh reconstructor learns what is there to see, and nothing else."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hdiscovery.evaluate.fresh import PairBank, train_fresh
@@ -32,6 +34,17 @@ def test_it_is_the_same_by_the_same_seed(toy, patterns):
 
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not all(torch.equal(a[name], c[name]) for name in a)
+
+
+def test_it_sees_pairs_as_the_run_does(toy, patterns):
+    subject = toy(patterns)
+    as_they_are, moved = (
+        train_fresh(replace(subject, augment=augment), train_pairs=32, test_pairs=8, steps=3)
+        for augment in (False, True)
+    )
+
+    a, b = as_they_are.R.state_dict(), moved.R.state_dict()
+    assert not all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_pairs_held_out_are_none_of_those_it_was_trained_on(toy, patterns):

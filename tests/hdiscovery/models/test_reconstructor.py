@@ -121,3 +121,16 @@ def test_difference_works_where_lenet_is_too_large(edge):
 def test_an_unknown_reconstructor_says_which_exist():
     with pytest.raises(ValueError, match="lenet, resnet18, difference"):
         build_reconstructor("vgg", channels=1, image_size=32, num_directions=2)
+
+
+@ALL
+def test_dropout_is_before_the_heads_in_training_and_not_in_use(name):
+    R, inputs = build(name, dropout=0.5), pair()
+    without = build(name)
+
+    R.train()
+    assert not torch.equal(R(*inputs)[0], R(*inputs)[0])
+    R.eval()
+    without.eval()
+    without.load_state_dict(R.state_dict())
+    assert torch.equal(R(*inputs)[0], without(*inputs)[0])
