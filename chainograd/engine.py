@@ -163,11 +163,12 @@ class Tape:
 
     def _streams_after(self, i: int) -> Streams:
         """Return where the streams stand after step i, the step before's object if not moved."""
-        closely = self.streams.closely
-        self.streams.closely = closely or i == 0
-        after = self.streams.state(self.random[i])
-        # Note [Host streams], 2.
-        self.streams.closely = closely or not self.random[i].same_on_host(after)
+        before, closely = self.random[i], self.streams.closely
+        if closely or i > 0:
+            return self.streams.state(before)
+        self.streams.closely = True
+        after = self.streams.state(before)
+        self.streams.closely = not before.same_on_host(after)  # note [Host streams], 2
         return after
 
     def _run_first(self, action: Action, state: State) -> State:

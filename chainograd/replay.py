@@ -106,19 +106,21 @@ class RandomStreams:
 
     def state(self, since: Streams | None = None) -> Streams:
         """Return where the streams stand; ``since`` itself if nothing was drawn since then."""
-        tensors = [torch.get_rng_state()]
-        if self.cuda or self.generators:
-            tensors += map(torch.cuda.get_rng_state, self.cuda)
-            tensors += [generator.get_state() for generator in self.generators]
+        with no_dispatch():  # these are real tensors, under FakeTensorMode too
+            tensors = [_words(torch.get_rng_state())]
+            if self.cuda or self.generators:
+                tensors += map(_words, map(torch.cuda.get_rng_state, self.cuda))
+                tensors += [_words(generator.get_state()) for generator in self.generators]
+            still = since is not None and since.torch_at(tensors)
         if since is None or self.closely:
             now = Streams(tuple(tensors), random.getstate(), numpy.random.get_state(legacy=False))
-        else:
-            now = Streams(tuple(tensors), since.python, since.numpy)
-        return since if since is not None and since.same(now) else now
+            return since if since is not None and still and since.same_on_host(now) else now
+        return since if still else Streams(tuple(tensors), since.python, since.numpy)
 
     def set(self, state: Streams) -> None:
         """Put the streams where they stood."""
-        cpu, *rest = state.tensors
+        with no_dispatch():
+            cpu, *rest = (words.view(torch.uint8) for words in state.tensors)
         torch.set_rng_state(cpu)
         for index, device_state in zip(self.cuda, rest, strict=False):
             torch.cuda.set_rng_state(device_state, index)
@@ -129,17 +131,15 @@ class RandomStreams:
 
 
 class Streams(NamedTuple):
-    """Where random streams stand."""
+    """Where random streams stand: torch's as words, which are compared faster than bytes."""
 
     tensors: tuple[Tensor, ...]
     python: Any
     numpy: Any
 
-    def same(self, other: Streams) -> bool:
-        """Return whether nothing was drawn between the two."""
-        with no_dispatch():  # these are real tensors, under FakeTensorMode too
-            drawn = not all(map(_same_bytes, self.tensors, other.tensors))
-        return not drawn and self.same_on_host(other)
+    def torch_at(self, tensors: Sequence[Tensor]) -> bool:
+        """Return whether torch's streams stand here."""
+        return all(map(torch.equal, self.tensors, tensors))
 
     def same_on_host(self, other: Streams) -> bool:
         """Return whether nothing was drawn from Python's or numpy's stream between the two."""
@@ -148,11 +148,8 @@ class Streams(NamedTuple):
         return self.python == other.python and _equal(self.numpy, other.numpy)
 
 
-def _same_bytes(a: Tensor, b: Tensor) -> bool:
-    # As words where they are whole words: that is several times faster.
-    if a.numel() % 8 == 0:
-        a, b = a.view(torch.int64), b.view(torch.int64)
-    return torch.equal(a, b)
+def _words(state: Tensor) -> Tensor:
+    return state.view(torch.int64) if state.numel() % 8 == 0 else state
 
 
 def _equal(a: Any, b: Any) -> bool:

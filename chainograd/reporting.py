@@ -20,6 +20,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from chainograd.plan import StepCost
 from chainograd.steps import Cotangents, State
 
+SMALL = 1 << 10  # bytes of a cotangent that may wait for its norm
+TOGETHER = 64  # cotangents that wait
+
 Phase = Literal["forward", "rerun", "backward"]
 Moment = Any  # seconds, or a CUDA event
 
@@ -96,6 +99,7 @@ class Log:
     times: list[tuple[Phase, int, Moment, Moment]] = field(default_factory=list)
     node_bytes: dict[int, int] = field(default_factory=dict)
     norms: dict[int, list[float | Tensor]] = field(default_factory=dict)
+    waiting: list[tuple[int, Tensor]] = field(default_factory=list)  # small ones without a norm
     bar: Any = None
     queued: bool = field(init=False)  # whether what is started runs later, by itself
 
@@ -118,12 +122,25 @@ class Log:
 
     def saw(self, i: int, state: State) -> None:
         """Note the state that enters step i."""
-        self.node_bytes[i] = sum(t.numel() * t.element_size() for t in state.tensors)
+        self.node_bytes[i] = sum([t.nbytes for t in state.tensors])
 
     def sent(self, i: int, cotangents: Cotangents) -> None:
         """Note the cotangents of the state that enters step i, without waiting for them."""
-        norms = [torch.linalg.vector_norm(g) for g in cotangents.values()]
-        self.norms[i] = norms if self.queued else [norm.item() for norm in norms]
+        self.norms[i] = []
+        for g in cotangents.values():
+            self.waiting.append((i, g))
+            # A small norm takes as long as a small step's backward pass; together they do not.
+            if g.nbytes > SMALL or len(self.waiting) == TOGETHER:
+                self.settle()
+
+    def settle(self) -> None:
+        """Take the norms of the cotangents that wait, and let these go."""
+        if not self.waiting:
+            return
+        waiting, self.waiting = self.waiting, []
+        norms = torch._foreach_norm([g for _, g in waiting])  # pyright: ignore
+        for (i, _), norm in zip(waiting, norms, strict=True):
+            self.norms[i].append(norm if self.queued else norm.item())
 
     @contextmanager
     def showing(self, phase: str, total: int) -> Iterator[None]:

@@ -64,11 +64,7 @@ class State(NamedTuple):
         """Return the state as leaves of a new graph, requiring a gradient where it is wanted."""
         # Detached, so that the graph of this step is freed as soon as its cotangent is known:
         # holding two steps' graphs at once is the memory that the chain exists to save.
-        leaves = [
-            leaf.detach().requires_grad_(want) if differentiable(leaf) else leaf
-            for leaf, want in zip(self.leaves, wanted, strict=True)
-        ]
-        return State(tuple(leaves), self.spec)
+        return State(tuple(map(_entering, self.leaves, wanted)), self.spec)
 
 
 _LEAF = pytree.tree_structure(0)
@@ -101,6 +97,12 @@ class Rerun(NamedTuple):
 def differentiable(leaf: Any) -> bool:
     """Return whether a leaf of a state can carry a gradient."""
     return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
+
+
+def _entering(leaf: Any, wanted: bool) -> Any:
+    if wanted:
+        return leaf.detach().requires_grad_()
+    return leaf.detach() if differentiable(leaf) else leaf
 
 
 def wants_gradient(leaf: Any) -> bool:
@@ -261,7 +263,9 @@ class Steps:
     def advance(self, index: int, state: State) -> State:
         """Run a step without a graph."""
         # As in a rerun: a gradient that a step takes for itself must be the same to the bit.
-        with torch.no_grad(), self.recording():
+        # Inside of torch's own functions graphs are off already, and to say so again takes time.
+        off = torch.no_grad() if torch.is_grad_enabled() else nullcontext()
+        with off, self.recording():
             return self.run(index, state)
 
     def tried(self, index: int, state: State) -> tuple[State, bool]:
@@ -293,11 +297,14 @@ class Steps:
             CapturedTensorError: If it has other leaves than the chain knows.
         """
         uses: Uses = {}
+        own = set(map(id, entering.leaves))
         for use in leaves_used(leaving.leaves):
             at = self.known.get(id(use.leaf))
             if at is not None:
                 uses.setdefault(at, []).append(use)
-            elif not any(use.leaf is leaf for leaf in (*entering.leaves, *gathered(self.sharded))):
+            elif id(use.leaf) not in own and not any(
+                use.leaf is leaf for leaf in gathered(self.sharded)
+            ):
                 raise CapturedTensorError(
                     f"Step {index} uses a tensor of shape {tuple(use.leaf.shape)} that requires a "
                     "gradient and that the chain cannot see. Name it, "

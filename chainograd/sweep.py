@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch.utils._pytree as pytree
 from torch import Tensor
@@ -17,8 +16,6 @@ from chainograd.reporting import has_numbers
 from chainograd.steps import Cotangents, Recorded, Rerun, State
 from chainograd.stores import DeviceNode, Node
 from chainograd.sums import Sums
-
-T = TypeVar("T")
 
 
 def go_back(tape: Tape, given: dict[int, Cotangents], *, keep: bool) -> list[Tensor | None]:
@@ -42,6 +39,7 @@ def go_back(tape: Tape, given: dict[int, Cotangents], *, keep: bool) -> list[Ten
             sweep = Sweep(tape, nodes, given)
             sweep.run(actions)
     finally:
+        tape.log.settle()
         if not keep:
             tape.let_go()
             if not tape.twice:
@@ -133,22 +131,21 @@ class Sweep:
         rerun = Rerun(lambda: tape.rewind(i), lambda after: self.compare(i, after, first))
         began, wanted = tape.log.now(), tape.wanted(i, state)
 
-        def run() -> Recorded:
-            return tape.steps.record(i, state, wanted, rerun)
-
-        recorded = self.within_memory(i, run, run)
-        self.tape.log.ran("rerun", i, began)
+        try:
+            recorded = tape.steps.record(i, state, wanted, rerun)
+        except Exception as error:
+            if not self.recoverable(i, error):
+                raise
+            recorded = None
+        if recorded is None:  # outside of `except`, which holds what the failed run left
+            tape.drop_graphs(i)
+            recorded = tape.steps.record(i, state, wanted, rerun)
+        tape.log.ran("rerun", i, began)
         return recorded
 
-    def within_memory(self, i: int, run: Callable[[], T], again: Callable[[], T]) -> T:
-        """Do something for step i; if memory runs out, let all kept graphs go and do it again."""
-        try:
-            return run()
-        except Exception as error:
-            if self.tape.steps.trains_shards or not self.tape.droppable(error, i, self.nodes):
-                raise
-        self.tape.drop_graphs(i)
-        return again()
+    def recoverable(self, i: int, error: Exception) -> bool:
+        """Return whether what step i failed in can be done again without the kept graphs."""
+        return not self.tape.steps.trains_shards and self.tape.droppable(error, i, self.nodes)
 
     def compare(self, i: int, after: State, node: Node | None) -> None:
         """Check that a step gave what it gave the first time, and used what it used then."""
@@ -190,17 +187,19 @@ class Sweep:
             # Another backward pass will run this step again. No node leads to it, for it was
             # recorded in the forward pass.
             self.tape.nodes[i] = self.tape.shelf.put(i, recorded.entering.detached())
-        began = self.tape.log.now()
-
+        began, given = self.tape.log.now(), self.given.get(i, {})
         self.sums.begin()
-
-        def through(recorded: Recorded) -> Cotangents:
-            return self.tape.steps.backprop(
-                recorded, self.cotangents, self.given.get(i, {}), self.sums
-            )
-
-        # A graph that memory ran out in is half freed: the step is recorded again.
-        before = self.within_memory(i, lambda: through(recorded), lambda: through(self.restored(i)))
+        before = None
+        try:
+            before = self.tape.steps.backprop(recorded, self.cotangents, given, self.sums)
+        except Exception as error:
+            if not self.recoverable(i, error):
+                raise
+        if before is None:  # a graph that memory ran out in is half freed
+            self.tape.drop_graphs(i)
+            del recorded
+            recorded = self.restored(i)
+            before = self.tape.steps.backprop(recorded, self.cotangents, given, self.sums)
         if self.tape.transform is not None and before:
             before = self.transformed(i, before, recorded.entering)
         self.cotangents = before

@@ -1,5 +1,7 @@
 """Memory that runs out, injected in every place: a run that keeps no graph would finish it."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -82,3 +84,21 @@ def test_a_backward_pass_that_runs_out_of_memory_begins_its_step_again(plan):
         )
 
     assert torch.equal(got, expected)
+
+
+def test_a_half_freed_graph_is_let_go_before_its_step_runs_again():
+    w = torch.full((3,), 0.9, requires_grad=True)
+    full, given = Full(lambda i: i == 3), []
+
+    def step(x, i):
+        if i == 3:
+            assert all(ref() is None for ref in given), "the graph that failed is still there"
+        y = Back.apply(torch.sin(w * x), i, full)
+        if i == 3:
+            given.append(weakref.ref(y))
+        return y
+
+    with pytest.warns(UserWarning, match="Memory ran out at step 3"):
+        gradient(CheckpointedChain(step, M, plan="graph"), w)
+
+    assert len(given) == 2

@@ -1,5 +1,7 @@
 """What a run took, step by step."""
 
+import weakref
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -48,6 +50,32 @@ def test_the_norm_of_a_state_of_several_tensors_is_that_of_all():
     (y["a"] + y["b"]).backward()
 
     assert chain.report().steps[0].cotangent_norm == pytest.approx(5)
+
+
+def test_norms_of_many_small_cotangents_are_all_there_after_each_backward_pass():
+    w = torch.tensor(0.99, dtype=torch.float64, requires_grad=True)
+    chain = CheckpointedChain(lambda x, i: w * x, 150)
+    y = chain(torch.ones(1, dtype=torch.float64)).sum()
+
+    for factor in (1, 3):
+        (factor * y).backward(retain_graph=True)
+        norms = [row.cotangent_norm for row in chain.report().steps[1:]]
+        assert norms == pytest.approx([factor * 0.99 ** (150 - i) for i in range(1, 150)], rel=1e-9)
+
+
+def test_a_large_cotangent_is_let_go_at_once():
+    alive = []
+
+    def transform(i, g):
+        alive.append(weakref.ref(g))
+        assert sum(ref() is not None for ref in alive) <= 2
+        return g
+
+    w = torch.full((512,), 0.9, requires_grad=True)
+    chain = CheckpointedChain(lambda x, i: w * x, 20, grad_transform=transform)
+    chain(torch.ones(512, requires_grad=True)).sum().backward()
+
+    assert len(alive) == 20
 
 
 def test_a_report_before_the_backward_pass_has_the_forward_pass():
