@@ -1,7 +1,7 @@
 """Time of the default plan against the plain loop and checkpointing; what the engine itself takes.
 
-Run it as it stands: ``python benchmarks/speed.py``. Everything runs in turn in one process; ratios
-are medians over pairs of runs.
+Run it as it stands: ``python benchmarks/speed.py``. Everything runs in turn in one process, and
+the engine's own time in another; ratios are medians over pairs of runs.
 
 A step takes F forward and B backward, both measured here. The plain loop takes M (F + B), the
 default plan (2M - 1) F + M B: at most (2F + B) / (F + B) of it.
@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DModel  # pyright: ignore[reportPrivateImportUsage]
+from measured import apart
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from vram_vs_M import environment
@@ -126,6 +127,7 @@ def table(content: dict[str, Any]) -> str:
         "| one multiplication as a step | µs a step, forward and backward |",
         "|---|---:|",
         *(f"| {method} | {own[method]:.0f} |" for method in METHODS),
+        f"| overhead of the engine: nodes - plain loop | {own['nodes'] - own['plain loop']:.0f} |",
     ]
     return "\n".join(lines)
 
@@ -144,7 +146,7 @@ def main() -> None:
     content = {
         "environment": {**environment(options.device), "command": "python benchmarks/speed.py"},
         "runs": runs,
-        "overhead": overhead(options.device),
+        "overhead": apart(overhead, options.device),
     }
     folder = Path(__file__).parent / "results" / torch.device(options.device).type
     out = options.out or folder / "speed.json"

@@ -110,14 +110,13 @@ def wants_gradient(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.requires_grad
 
 
-def version(tensor: Tensor) -> int:
-    """Return how often a tensor was changed in place, as far as torch counts that."""
-    return 0 if tensor.is_inference() else tensor._version
-
-
 def versions(tensors: Iterable[Any]) -> list[int]:
-    """Return the version of each tensor among the given things."""
-    return [version(tensor) for tensor in tensors if isinstance(tensor, Tensor)]
+    """Return how often each tensor among the things was changed in place, as torch counts it."""
+    return [
+        0 if tensor.is_inference() else tensor._version
+        for tensor in tensors
+        if isinstance(tensor, Tensor)
+    ]
 
 
 def stand_in(tensor: Tensor) -> Tensor:
