@@ -119,6 +119,12 @@ def open_run(path: RunFolder, *, device: torch.device | str = "cpu") -> Discover
     return discovery
 
 
+def trained_steps(run: RunFolder) -> int:
+    """Return how many training steps are behind a run's checkpoint; 0 where there is none."""
+    checkpoint = run.load_checkpoint()
+    return checkpoint["step"] if checkpoint else 0
+
+
 @contextmanager
 def seeded(seed: int, step: int, rank: int) -> Iterator[None]:
     """Draw what a step of a rank draws, whatever was drawn before; leave the streams as they were.

@@ -36,7 +36,10 @@ EXAMPLES = (
 def add_options(parser: ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "source", type=Path, metavar="RUN", help="a run's folder, or a directions.safetensors"
+        "source",
+        type=Path,
+        metavar="RUN",
+        help="a run's folder, the name of a shipped run, or a directions.safetensors",
     )
     add_image_options(parser)
     parser.add_argument(

@@ -84,7 +84,7 @@ def run(options: Namespace) -> None:
     from hdiscovery.device import device_of
     from hdiscovery.evaluate.bench import Sizes, Sources
     from hdiscovery.evaluate.report import evaluate, merged, table
-    from hdiscovery.train import open_run
+    from hdiscovery.train import open_run, trained_steps
 
     run = RunFolder.open(options.folder)
     discovery = open_run(run, device=device_of(options.device))
@@ -111,12 +111,6 @@ def measure(run: RunFolder, pairs: int) -> dict[str, Any]:
     accuracy = asdict(measure_rca(open_run(run), pairs=pairs, progress=partial(tqdm, desc="RCA")))
     run.write_json("rca.json", accuracy)
     return accuracy
-
-
-def trained_steps(run: RunFolder) -> int:
-    """Return how many training steps are behind a run's checkpoint."""
-    checkpoint = run.load_checkpoint()
-    return checkpoint["step"] if checkpoint else 0
 
 
 def _before(run: RunFolder) -> dict[str, Any]:

@@ -25,10 +25,16 @@ EXAMPLES = (
 
 def add_options(parser: ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("folders", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument(
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="runs' folders, or names of shipped runs",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE",
-                        help="the .html file; by default index.html in the run's folder, and "
-                        "gallery.html here for several runs")  # fmt: skip
+                        help="the .html file; by default index.html in the run's folder, "
+                        "NAME.html here for a shipped one, gallery.html for several")  # fmt: skip
     parser.add_argument("--pairs", type=int, default=512, help="pairs to measure RCA on")
     parser.add_argument("--samples", type=int, default=6, help="samples of each direction")
     parser.add_argument("--columns", type=int, default=9, help="shifts of each sample, odd")
@@ -39,9 +45,11 @@ def run(options: Namespace) -> None:
     """Write the page and print where it is."""
     from hdiscovery.gallery.draw import even_shifts
     from hdiscovery.gallery.page import is_gallery, write_page
+    from hdiscovery.published import located
 
-    runs = [RunFolder.open(folder) for folder in options.folders]
-    own = runs[0].path / "index.html"
+    runs = [RunFolder.open(located(folder)) for folder in options.folders]
+    here = options.folders[0]
+    own = here / "index.html" if here.exists() else Path(f"{here}.html")  # shipped: not in there
     out = options.out or (own if len(runs) == 1 else Path("gallery.html"))
     if out != own and out.is_file() and not is_gallery(out):
         raise FileExistsError(
@@ -65,15 +73,17 @@ def drawn(
     run: RunFolder, pairs: int, samples: int = 6, columns: int = 9, device: str = "auto"
 ) -> ShownRun:
     """Measure a run's accuracy, and draw its directions."""
-    from hdiscovery.commands.evaluate import trained_steps
     from hdiscovery.device import device_of
     from hdiscovery.evaluate.rca import measure_rca
     from hdiscovery.gallery.read import shown_run
-    from hdiscovery.train import open_run
+    from hdiscovery.published import is_published, open_directions
 
-    discovery = open_run(run, device=device_of(device))
-    accuracy = asdict(measure_rca(discovery, pairs=pairs, progress=partial(tqdm, desc="RCA")))
-    run.write_json("rca.json", accuracy)
+    discovery, step = open_directions(run, device=device_of(device))
+    if is_published(run):
+        accuracy = run.read_json("rca.json")
+    else:
+        accuracy = asdict(measure_rca(discovery, pairs=pairs, progress=partial(tqdm, desc="RCA")))
+        run.write_json("rca.json", accuracy)
     bar = partial(tqdm, desc=f"drawing {run.path.name}")
-    return shown_run(run, discovery, trained_steps(run), accuracy, samples=samples,
+    return shown_run(run, discovery, step, accuracy, samples=samples,
                      columns=columns, progress=bar)  # fmt: skip

@@ -57,10 +57,9 @@ def run(options: Namespace) -> None:
 
 def make_pages(options: Namespace) -> None:
     """Write a study, and print where its organiser begins."""
-    from hdiscovery.commands.evaluate import trained_steps
     from hdiscovery.device import device_of
     from hdiscovery.mos.make import make_study
-    from hdiscovery.train import open_run
+    from hdiscovery.train import open_run, trained_steps
 
     run = RunFolder.open(options.folder)
     out = options.out or run.path / "mos"

@@ -57,14 +57,13 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Rank, write ``ranking.json`` into the run's folder, and print the order."""
-    from hdiscovery.commands.evaluate import trained_steps
     from hdiscovery.device import device_of
     from hdiscovery.evaluate.features import feature_net
     from hdiscovery.evaluate.fresh import train_fresh
     from hdiscovery.evaluate.ranking import rank
     from hdiscovery.evaluate.subject import of_run
     from hdiscovery.evaluate.sweep import sweeps
-    from hdiscovery.train import open_run
+    from hdiscovery.train import open_run, trained_steps
 
     run = RunFolder.open(options.folder)
     discovery = open_run(run, device=device_of(options.device))

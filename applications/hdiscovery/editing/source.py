@@ -17,6 +17,7 @@ from hdiscovery.editing.fixed import GlobalDirections, MeanDirections
 from hdiscovery.editing.means import shifted_times
 from hdiscovery.editing.portable import PortableDirections, load_directions
 from hdiscovery.models.dm import DiffusionModel, load_dm
+from hdiscovery.published import located, open_directions
 from hdiscovery.run import RunFolder
 
 FILE = "directions.safetensors"  # in a run's folder
@@ -51,7 +52,7 @@ def open_source(
     """Open directions.
 
     Args:
-        path: A run's folder, or a file as `save_directions` writes it.
+        path: A run's folder, the name of a shipped run, or a file as `save_directions` writes it.
         kind: Which of the three; by default the shift block of a run, the mean directions of a
             file, and its global ones where it has no mean.
         dm: Diffusion model to take instead of the one that a file names.
@@ -62,6 +63,7 @@ def open_source(
         FileNotFoundError: If there is nothing at ``path``, or a run has no file of means yet.
         ValueError: If ``kind`` is not there, or the diffusion model is another one.
     """
+    path = located(path)
     if path.is_dir():
         if dm is not None or another_dm:
             raise ValueError(
@@ -92,9 +94,8 @@ def open_run_source(path: Path, *, device: torch.device | str = "cpu") -> Source
     are the file's, if it was measured from the shift block as it is now.
     """
     from hdiscovery.gallery.read import read_labels
-    from hdiscovery.train import open_run
 
-    discovery = open_run(RunFolder.open(path), device=device)
+    discovery, _ = open_directions(RunFolder.open(path), device=device)
     config, dm = discovery.config, discovery.dm
     shift_block = discovery.shift_block.eval().requires_grad_(False)
     run = RunFolder(path)
