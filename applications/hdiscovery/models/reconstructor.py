@@ -64,6 +64,10 @@ class ResNet18(nn.Module):
 class Difference(nn.Module):
     """A small network that also sees the difference image; it learns from few samples.
 
+        d = (x~_0 - x_0) / (std(x~_0 - x_0) + 0.02)        over a pair's channels and pixels
+
+    So a direction looks alike at all strengths, which the two images themselves still tell.
+
     Shapes:
         two images ``[N, C, E, E]`` -> logits ``[N, K]``, shift ``[N]``.
     """
@@ -81,7 +85,9 @@ class Difference(nn.Module):
         self.head = nn.Linear(128 * edge * edge, num_directions + 1)
 
     def forward(self, x_0: Tensor, shifted: Tensor) -> tuple[Tensor, Tensor]:
-        out = self.head(self.features(torch.cat([x_0, shifted, shifted - x_0], dim=1)))
+        d = shifted - x_0
+        d = d / (d.flatten(1).std(1) + 0.02)[:, None, None, None]
+        out = self.head(self.features(torch.cat([x_0, shifted, d], dim=1)))
         return out[:, :-1], out[:, -1]
 
 

@@ -134,3 +134,18 @@ def test_dropout_is_before_the_heads_in_training_and_not_in_use(name):
     without.eval()
     without.load_state_dict(R.state_dict())
     assert torch.equal(R(*inputs)[0], without(*inputs)[0])
+
+
+def test_the_difference_looks_alike_at_all_strengths_and_nothing_stays_nothing():
+    R, seen = build("difference").eval(), []
+    R.features.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    x_0, change = torch.zeros(3, 1, 32, 32), torch.randn(1, 1, 32, 32)
+    shifted = torch.tensor([0.0, 1.0, 3.0])[:, None, None, None] * change
+
+    R(x_0, shifted)
+
+    nothing, weak, strong = seen[0][:, 2:]
+    assert torch.equal(seen[0][:, :2], torch.cat([x_0, shifted], 1))
+    assert torch.equal(nothing, torch.zeros_like(nothing))
+    torch.testing.assert_close(weak, strong, rtol=0.03, atol=0)
+    assert weak.std() == pytest.approx(1, abs=0.05)
