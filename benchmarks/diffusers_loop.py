@@ -8,13 +8,9 @@ scheduler it ends in an error.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -22,8 +18,8 @@ from diffusers import (
     DPMSolverMultistepScheduler,  # pyright: ignore[reportPrivateImportUsage]
     UNet2DConditionModel,  # pyright: ignore[reportPrivateImportUsage]
 )
+from measured import apart, default_device, each_apart, in_turn, ratio, results, save
 from torch import Tensor
-from vram_vs_M import environment
 
 from chainograd import meter
 from chainograd.adapters import diffusers_chain
@@ -73,8 +69,6 @@ def workload(M: int, device: str) -> Callable[[str], None]:
             x = chain(x_T, cond=cond, uncond=uncond)
         x.square().mean().backward()
         x_T.grad = None
-        if x_T.is_cuda:
-            torch.cuda.synchronize()
 
     return run
 
@@ -91,13 +85,8 @@ def memory(way: str, M: int, device: str) -> dict[str, Any]:
 def timing(device: str, pairs: int = 5, M: int = 5) -> dict[str, Any]:
     """Return seconds of every way in turn, after one run of each."""
     run = workload(M, device)
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    for _ in range(1 + pairs):
-        for way, times in seconds.items():
-            started = time.perf_counter()
-            run(way)
-            times.append(time.perf_counter() - started)
-    return {"M": M, "seconds": {way: times[1:] for way, times in seconds.items()}}
+    runs = {way: partial(run, way) for way in WAYS}
+    return {"M": M, "seconds": in_turn(runs, pairs, device)}
 
 
 def table(content: dict[str, Any]) -> str:
@@ -110,38 +99,22 @@ def table(content: dict[str, Any]) -> str:
         "|---|---:|---:|---:|",
     ]
     for way in WAYS:
-        pairs = zip(seconds[way], seconds["plain loop"], strict=True)
         shown = [f"{peaks[way, M] / 2**20:.1f}" if (way, M) in peaks else "" for M in STEPS]
-        lines.append(f"| {way} | {shown[0]} | {shown[1]} | {median(a / b for a, b in pairs):.2f} |")
+        lines.append(
+            f"| {way} | {shown[0]} | {shown[1]} | {ratio(seconds, way, 'plain loop'):.2f} |"
+        )
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=default_device())
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        reading = (
-            timing(options.device) if options.one == ["timing"]
-            else memory(options.one[0], int(options.one[1]), options.device)
-        )  # fmt: skip
-        print(json.dumps(reading))
-        return
-    answers = []
-    for what in [*([way, str(M)] for way, M in READINGS), ["timing"]]:
-        command = [sys.executable, __file__, "--device", options.device, "--one", *what]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        answers.append(json.loads(done.stdout.splitlines()[-1]))
-        print(f"measured {' '.join(what)}", file=sys.stderr)
-    *memories, times = answers
-    folder = Path(__file__).parent / "results" / torch.device(options.device).type
-    out = options.out or folder / "diffusers_loop.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    facts = {**environment(options.device), "command": "python benchmarks/diffusers_loop.py"}
-    content = {"environment": facts, "memory": memories, "timing": times}
-    out.write_text(json.dumps(content, indent=2) + "\n")
+    device: str = options.device
+    memories = each_apart(memory, [(*reading, device) for reading in READINGS], device)
+    out = options.out or results("diffusers_loop", device)
+    content = save(out, device, {"memory": memories, "timing": apart(timing, device)})
     print(table(content))
     print(f"\nwrote {out}")
 

@@ -7,24 +7,20 @@ of runs in turn in one process.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from diffusers import UNet2DModel  # pyright: ignore[reportPrivateImportUsage]
+from measured import apart, default_device, each_apart, in_turn, ratio, results, save
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from vram_vs_M import environment
 
 from chainograd import CheckpointedChain, meter
 
-# (method, M for memory, what it is compared with)
+# (method, M for memory)
 READINGS = (
     ("checkpoint", 50), ("nodes", 50), ("nodes, frozen", 50),
     ("plain loop", 4), ("graph", 4), ("graph, frozen", 4),
@@ -60,16 +56,14 @@ def workload(M: int, device: str) -> Callable[[str], None]:
                 )
         x.square().mean().backward()
         x_T.grad = None
-        if x_T.is_cuda:
-            torch.cuda.synchronize()
 
     return run
 
 
 def memory(method: str, M: int, device: str) -> dict[str, Any]:
-    """Return the peak of a second run."""
+    """Return the peak of a run, after one of two steps for first-call costs."""
+    workload(2, device)(method)
     run = workload(M, device)
-    run(method)
     with meter(device) as reading:
         run(method)
     return {"method": method, "M": M, "peak_bytes": reading.peak_bytes}
@@ -78,13 +72,8 @@ def memory(method: str, M: int, device: str) -> dict[str, Any]:
 def timing(device: str, pairs: int = 7, M: int = 4) -> dict[str, Any]:
     """Return seconds of runs of every method in turn, after one of each."""
     run = workload(M, device)
-    seconds: dict[str, list[float]] = {method: [] for method, _ in READINGS}
-    for _ in range(1 + pairs):
-        for method in seconds:
-            started = time.perf_counter()
-            run(method)
-            seconds[method].append(time.perf_counter() - started)
-    return {"M": M, "seconds": {method: s[1:] for method, s in seconds.items()}}
+    runs = {method: partial(run, method) for method, _ in READINGS}
+    return {"M": M, "seconds": in_turn(runs, pairs, device)}
 
 
 def table(content: dict[str, Any]) -> str:
@@ -94,42 +83,23 @@ def table(content: dict[str, Any]) -> str:
     steps = {row["method"]: row["M"] for row in memories}
     lines = ["| chain | against | M | MiB | its MiB | memory | time |", "|---|---|" + "---:|" * 5]
     for mine, other in RATIOS:
-        pairs = zip(times["seconds"][mine], times["seconds"][other], strict=True)
         lines.append(
             f"| {mine} | {other} | {steps[mine]} | {peak[mine] / 2**20:.1f} "
             f"| {peak[other] / 2**20:.1f} | {peak[mine] / peak[other]:.3f} "
-            f"| {median(a / b for a, b in pairs):.3f} |"
+            f"| {ratio(times['seconds'], mine, other):.3f} |"
         )
     return "\n".join(lines)
 
 
 def main() -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default=device)
+    parser.add_argument("--device", default=default_device())
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        reading = (
-            timing(options.device) if options.one == "timing"
-            else memory(options.one, dict(READINGS)[options.one], options.device)
-        )  # fmt: skip
-        print(json.dumps(reading))
-        return
-    answers = []
-    for what in (*dict(READINGS), "timing"):
-        command = [sys.executable, __file__, "--one", what, "--device", options.device]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        answers.append(json.loads(done.stdout.splitlines()[-1]))
-        print(f"measured {what}", file=sys.stderr)
-    *memories, times = answers
-    folder = Path(__file__).parent / "results" / torch.device(options.device).type
-    out = options.out or folder / "frozen_unet.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    facts = {**environment(options.device), "command": "python benchmarks/frozen_unet.py"}
-    content = {"environment": facts, "memory": memories, "timing": times}
-    out.write_text(json.dumps(content, indent=2) + "\n")
+    device: str = options.device
+    memories = each_apart(memory, [(*reading, device) for reading in READINGS], device)
+    out = options.out or results("frozen_unet", device)
+    content = save(out, device, {"memory": memories, "timing": apart(timing, device)})
     print(table(content))
     print(f"\nwrote {out}")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from measured import apart, default_device, in_turn, note, results, save
+from measured import apart, default_device, each_apart, in_turn, note, results, save
 from throughput import memory
 from ways import WAYS
 from workloads import WORKLOADS
@@ -75,15 +75,14 @@ def measure(
     """Return the largest batch of every way and its seconds."""
     rows = []
     fits = WORKLOADS[workload](1, 2, "cpu", size)
-    for way in (WAYS[name] for name in COMPARED):
-        if not way.fits(fits):
-            continue
-        batch = apart(fitting, workload, way.name, M, cap, most, size)
-        job = workload, way.name, M, batch, pairs, device, size
+    ways = [name for name in COMPARED if WAYS[name].fits(fits)]
+    batches = each_apart(fitting, [(workload, way, M, cap, most, size) for way in ways], "fake")
+    for way, batch in zip(ways, batches, strict=True):
+        job = workload, way, M, batch, pairs, device, size
         took = apart(seconds, *job) if batch else []
-        rows.append({"workload": workload, "way": way.name, "M": M, "cap": cap, "batch": batch,
+        rows.append({"workload": workload, "way": way, "M": M, "cap": cap, "batch": batch,
                      "most": most, "seconds": took})  # fmt: skip
-        note(f"{workload}, {way.name}: batch {batch}")
+        note(f"{workload}, {way}: batch {batch}")
     return rows
 
 
@@ -102,8 +101,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default=default_device())
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
-    parser.add_argument("--cap", default="256MiB", help="live bytes, such as 256MiB or 20GiB")
-    parser.add_argument("--M", type=int, default=10)
+    parser.add_argument("--cap", default="128MiB", help="live bytes, such as 256MiB or 20GiB")
+    parser.add_argument("--M", type=int, default=5)
     parser.add_argument("--most", type=int, default=32, help="batch at which the search ends")
     parser.add_argument("--pairs", type=int, default=1)
     parser.add_argument("--out", type=Path)

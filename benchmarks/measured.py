@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import datetime, timezone
 from multiprocessing import get_context
 from pathlib import Path
@@ -32,6 +33,28 @@ def apart(function: Callable[..., T], *args: Any) -> T:
     """
     with ProcessPoolExecutor(max_workers=1, mp_context=_PROCESSES) as process:
         return process.submit(function, *args).result()
+
+
+def each_apart(function: Callable[..., T], jobs: Iterable[tuple[Any, ...]], device: str) -> list[T]:
+    """Return what a function returns for each job, each in a process of its own.
+
+    Counts and bytes do not depend on what runs beside them: on a CPU (and for fake tensors) there
+    are as many processes at once as cores, of one thread each; on a GPU there is one.
+    """
+    on_cpu = device == "fake" or torch.device(device).type == "cpu"
+
+    def one(job: tuple[Any, ...]) -> T:
+        returned = apart(_on_one_thread, function, *job)
+        note(f"{function.__name__}: {', '.join(map(str, job))}")
+        return returned
+
+    with ThreadPoolExecutor((os.cpu_count() or 1) if on_cpu else 1) as waiting:
+        return list(waiting.map(one, jobs))
+
+
+def _on_one_thread(function: Callable[..., T], *args: Any) -> T:
+    torch.set_num_threads(1)
+    return function(*args)
 
 
 def seconds_of(run: Callable[[], object], device: str) -> float:

@@ -26,7 +26,7 @@ from hdiscovery.models.adm_unet import TABLE_3, ADMUNet, UNetConfig
 from hdiscovery.models.dm import DiffusionModel
 from hdiscovery.trainer import Trainer
 from hdiscovery.world import World
-from measured import apart, note, results, save
+from measured import each_apart, results, save
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._mode_utils import no_dispatch
@@ -169,33 +169,31 @@ def at(name: str, way: str, M: int, batch: int, device: str) -> dict[str, Any]:
     first = peak(name, way, few, batch, device)
     if few == M:
         return {**row, "peak_bytes": first}
-    each = (peak(name, way, more, batch, device) - first) // (more - few)
-    return {**row, "peak_bytes": first + each * (M - few)}
+    grown = peak(name, way, more, batch, device) - first
+    return {**row, "peak_bytes": first + grown * (M - few) // (more - few)}
 
 
 def measure(device: str, M: int | None = None, batch: int | None = None) -> list[dict[str, Any]]:
     """Return the peaks of all settings and ways, a process each."""
-    rows = []
+    jobs = []
     for name in (*SETTINGS, CHATFACE):
         if name == CHATFACE:
             steps, samples = M or CHATFACE_M, 1
         else:
             steps = M or from_preset(SETTINGS[name].preset, dm="x").M
             samples = batch or SETTINGS[name].batch
-        for way in WAYS:
-            rows.append(apart(at, name, way, steps, samples, device))
-            note(f"{name}, {way}: {rows[-1]['peak_bytes'] / 2**30:.2f} GiB")
-    return rows
+        jobs += [(name, way, steps, samples, device) for way in WAYS]
+    return each_apart(at, jobs, device)
 
 
 def compared() -> list[dict[str, Any]]:
     """Return peaks on fake tensors and on real ones, where a real run is possible here."""
-    rows = []
-    for way in WAYS:
-        fake, real = (apart(peak, "MNIST32", way, 2, 2, device) for device in ("fake", "cpu"))
-        rows.append({"way": way, "M": 2, "batch": 2, "peak_bytes": real, "fake_bytes": fake})
-        note(f"fake against real, {way}: {fake / real:.4f}")
-    return rows
+    jobs = [("MNIST32", way, 2, 2, device) for way in WAYS for device in ("fake", "cpu")]
+    fake, real = (each_apart(peak, jobs, "cpu")[start::2] for start in (0, 1))
+    return [
+        {"way": way, "M": 2, "batch": 2, "peak_bytes": r, "fake_bytes": f}
+        for way, f, r in zip(WAYS, fake, real, strict=True)
+    ]
 
 
 def gpu_for(peak_bytes: int) -> str:

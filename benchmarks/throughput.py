@@ -14,15 +14,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import against_M
 import pareto
-from measured import apart, default_device, in_turn, note, ratio, results, save
+from measured import apart, default_device, each_apart, in_turn, note, ratio, results, save
 from torch._subclasses.fake_tensor import FakeTensorMode
 from ways import WAYS, Way, costs
 from working import working
 from workloads import WORKLOADS, Workload
 
 from chainograd import Plan, binomial, keep_last, meter
-
 
 class Job(NamedTuple):
     """What is measured of a workload.
@@ -42,8 +42,8 @@ class Job(NamedTuple):
 
 FULL = (
     Job("mnist", 2, (5, 20, 100), 20),
-    Job("unet", 2, (5, 20), 20),
-    Job("dit", 4, (5, 20), 20),
+    Job("unet", 2, (5, 20, 100), 20),
+    Job("dit", 2, (5, 20, 100), 20),
 )
 QUICK = (Job("mnist", 2, (3, 5), 5), Job("unet", 2, (3, 5), 5), Job("dit", 2, (3, 5), 5))
 
@@ -124,11 +124,10 @@ def measure(jobs: tuple[Job, ...], pairs: int, device: str, size: str = "bench")
     """Return all readings."""
     content: dict[str, list[Any]] = {"memory": [], "timing": [], "frontier": []}
     for job in jobs:
-        for way in ways_of(WORKLOADS[job.workload](1, job.batch, device, size)):
-            for M in job.Ms:
-                row = apart(memory, job.workload, way.name, M, job.batch, device, size)
-                content["memory"].append(row)
-        note(f"memory of {job.workload}")
+        ways = ways_of(WORKLOADS[job.workload](1, job.batch, device, size))
+        readings = [(job.workload, way.name, M, job.batch, device, size)
+                    for way in ways for M in job.Ms]  # fmt: skip
+        content["memory"] += each_apart(memory, readings, device)
         content["timing"].append(apart(timing, job, device, pairs, size))
         note(f"times of {job.workload}")
         content["frontier"] += apart(frontier, job, device, size)
@@ -173,9 +172,11 @@ def main() -> None:
     pairs = options.pairs or (1 if options.quick else 3)
     content = measure(QUICK if options.quick else FULL, pairs, options.device)
     content = save(out, options.device, content)
-    pareto.draw(content, out.with_suffix(".png"))
+    pictures = out.with_suffix(".png"), out.with_name(f"{out.stem}_against_M.png")
+    pareto.draw(content, pictures[0])
+    against_M.draw(content, pictures[1])
     print(table(content))
-    print(f"\nwrote {out} and {out.with_suffix('.png')}")
+    print(f"\nwrote {', '.join(map(str, (out, *pictures)))}")
 
 
 if __name__ == "__main__":

@@ -75,6 +75,8 @@ class DiscoveryConfig:
         start_from: Folder of a run whose networks this one begins with, such as one of fewer
             sampling steps: one of M = 5 samples with a quarter of the work of M = 20. Empty is
             none.
+        start_scale: What the directions of that run are multiplied by. A shift adds up over the
+            shifted steps, 3 of 5 or 12 of 20: 0.25 about keeps their strength from M = 5 to 20.
         seed: Of the new networks and of all that is drawn.
         save_every: Steps between checkpoints.
 
@@ -118,6 +120,7 @@ class DiscoveryConfig:
     autocast: Autocast = "off"
     grid: Literal["asyrp", "author"] = "asyrp"
     start_from: str = ""
+    start_scale: float = 1.0
     seed: int = 0
     save_every: int = 10
 
@@ -135,7 +138,8 @@ class DiscoveryConfig:
                 )
         if self.M > 999:
             raise ValueError(f"`M` can be 999 at most, one step a training time, got {self.M}.")
-        for name in ("S", "learning_rate", "learning_rate_R", "learning_rate_D", "l1_gamma"):
+        for name in ("S", "learning_rate", "learning_rate_R", "learning_rate_D", "l1_gamma",
+                     "start_scale"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"`{name}` must be positive and finite, got {value}.")

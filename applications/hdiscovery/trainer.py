@@ -147,9 +147,15 @@ class Trainer:
     def begin_with(self, state: dict[str, Any]) -> None:
         """Load the networks and optimizers of another run's checkpoint; this run's step is 0.
 
-        The pairs that R was trained on again are left behind: they were sampled otherwise.
+        The pairs that R was trained on again are left behind: they were sampled otherwise. The
+        directions are multiplied by ``start_scale``.
         """
         self.restore({**state, "buffers": [[]]})
+        kept = [] if self.average is None else [self.average.module]
+        with torch.no_grad():
+            for block in (self.discovery.shift_block, *kept):
+                for head in block.heads:
+                    head.mul_(self.config.start_scale)
 
     def restore(self, state: dict[str, Any]) -> int:
         """Load what `state` returned; return the next step.

@@ -45,6 +45,21 @@ def test_a_run_begins_with_networks_and_optimizers_of_another_and_not_with_its_p
     assert ended.config.M == 2
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_directions_begin_as_strong_as_asked_and_the_rest_as_it_was(earlier, tmp_path, ema):
+    config = replace(
+        CONFIG, start_from=str(earlier.path), start_scale=0.25, learning_rate=1e-30, ema=ema
+    )
+    run = RunFolder.create(tmp_path / "later", asdict(config))
+
+    list(train(run, config))
+
+    began, ended = open_run(earlier).shift_block, open_run(run).shift_block
+    assert began.weight.abs().max() > 0
+    torch.testing.assert_close(ended.weight, 0.25 * began.weight)
+    torch.testing.assert_close(ended.conv_in.weight, began.conv_in.weight)
+
+
 def test_a_run_that_was_begun_so_goes_on_from_its_own_checkpoint(earlier, tmp_path):
     config = replace(CONFIG, start_from=str(earlier.path))
     run = RunFolder.create(tmp_path / "later", asdict(config))

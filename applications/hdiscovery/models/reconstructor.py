@@ -64,9 +64,10 @@ class ResNet18(nn.Module):
 class Difference(nn.Module):
     """A small network that also sees the difference image; it learns from few samples.
 
-        d = (x~_0 - x_0) / (std(x~_0 - x_0) + 0.02)        over a pair's channels and pixels
+        d = (x~_0 - x_0) / (std(x~_0 - x_0) + 0.002)       over a pair's channels and pixels
 
-    So a direction looks alike at all strengths, which the two images themselves still tell.
+    So a direction looks alike at all strengths, which the two images themselves still tell. There
+    is no noise in d, as a deterministic sampler made both: 0.002 is there for s = 0 alone.
 
     Shapes:
         two images ``[N, C, E, E]`` -> logits ``[N, K]``, shift ``[N]``.
@@ -86,7 +87,7 @@ class Difference(nn.Module):
 
     def forward(self, x_0: Tensor, shifted: Tensor) -> tuple[Tensor, Tensor]:
         d = shifted - x_0
-        d = d / (d.flatten(1).std(1) + 0.02)[:, None, None, None]
+        d = d / (d.flatten(1).std(1) + 0.002)[:, None, None, None]
         out = self.head(self.features(torch.cat([x_0, shifted, d], dim=1)))
         return out[:, :-1], out[:, -1]
 
