@@ -24,6 +24,7 @@ from workloads import WORKLOADS, Workload
 
 from chainograd import Plan, binomial, keep_last, meter
 
+
 class Job(NamedTuple):
     """What is measured of a workload.
 

@@ -151,11 +151,12 @@ class Trainer:
         directions are multiplied by ``start_scale``.
         """
         self.restore({**state, "buffers": [[]]})
-        kept = [] if self.average is None else [self.average.module]
+        blocks: list[Any] = [self.discovery.shift_block]
+        if self.average is not None:
+            blocks.append(self.average.module)
         with torch.no_grad():
-            for block in (self.discovery.shift_block, *kept):
-                for head in block.heads:
-                    head.mul_(self.config.start_scale)
+            for head in (head for block in blocks for head in block.heads):
+                head.mul_(self.config.start_scale)
 
     def restore(self, state: dict[str, Any]) -> int:
         """Load what `state` returned; return the next step.

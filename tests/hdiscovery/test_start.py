@@ -46,7 +46,9 @@ def test_a_run_begins_with_networks_and_optimizers_of_another_and_not_with_its_p
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.5])
-def test_directions_begin_as_strong_as_asked_and_the_rest_as_it_was(earlier, tmp_path, ema):
+def test_directions_begin_as_strong_as_asked_and_the_rest_as_it_was(tmp_path, ema):
+    earlier = RunFolder.create(tmp_path / "earlier", asdict(replace(CONFIG, ema=ema)))
+    list(train(earlier, replace(CONFIG, ema=ema)))
     config = replace(
         CONFIG, start_from=str(earlier.path), start_scale=0.25, learning_rate=1e-30, ema=ema
     )
