@@ -78,6 +78,8 @@ for name in (
     "diffusers_loop",
     "scaling",
     "throughput",
+    "largest_batch",
+    "paper_scale",
     "long_chain",
 ):
     write_table(name)

@@ -33,7 +33,7 @@ def test_few_steps_tell_the_bytes_of_many_although_shifted_ones_need_more(monkey
     monkeypatch.setattr(paper_scale, "peak", peak)
     reading = paper_scale.at(name, "nodes", M, 8, "fake")["peak_bytes"]
 
-    assert max(asked) < M
+    assert 5 <= min(asked) < max(asked) < M
     assert reading == peak(name, "nodes", M, 8, "fake")
 
 
