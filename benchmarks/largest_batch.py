@@ -1,8 +1,8 @@
 """Under a cap on live bytes: the largest batch of each way, and how fast it is with it.
 
 Run it as it stands: ``python benchmarks/largest_batch.py``. The batch is found on fake tensors,
-whose peaks are those of real ones; then it is timed. On a GPU, whose speed grows with the batch,
-this is where saved memory becomes speed; on a few CPU cores it hardly is.
+whose peaks are those of real ones; then it is timed. Where speed grows with the batch, as on a
+GPU, this is where saved memory becomes speed.
 """
 
 from __future__ import annotations
