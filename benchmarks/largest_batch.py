@@ -20,7 +20,7 @@ from workloads import WORKLOADS
 
 from chainograd.planners import parse_bytes
 
-COMPARED = ("plain loop", "checkpoint", "as published", "nodes", "budget 1/4", "nodes, frozen")
+COMPARED = ("plain loop", "checkpoint", "nodes", "nodes, frozen")
 
 
 def largest(peak: Callable[[int], int], cap: int, most: int) -> int:

@@ -20,7 +20,7 @@ from chainograd import CheckpointedChain, binomial, meter
 from chainograd.samplers import DDPM, NoiseSchedule, SeededNoise, time_grid
 
 WAYS = ("device", "host", "disk", "binomial, 30 nodes", "binomial, 10 nodes")
-STEPS = (250, 500, 1000)
+STEPS = (100, 1000)
 
 
 class Small(nn.Module):

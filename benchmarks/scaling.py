@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default=device)
     parser.add_argument("--processes", type=int, nargs="+", default=sorted({1, most}))
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     runs = [

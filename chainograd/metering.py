@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -63,7 +62,7 @@ class _Follow(TorchDispatchMode):
         self.reading = reading
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {s._cdata for s in _storages((args, kwargs))}
+        given = {s._cdata for s in _storages((*args, *kwargs.values()) if kwargs else args)}
         if func is torch.ops.aten.lift_fresh.default:  # torch.tensor(…): its data is new
             given = set()
         out = func(*args, **(kwargs or {}))
@@ -72,18 +71,21 @@ class _Follow(TorchDispatchMode):
         return out
 
 
-def _storages(tree: Any) -> Iterator[torch.UntypedStorage]:
-    for leaf in pytree.tree_leaves(tree):
-        if not isinstance(leaf, Tensor):
-            continue
-        for part in _dense_parts(leaf):
-            yield part.untyped_storage()
+def _storages(value: Any) -> Iterator[torch.UntypedStorage]:
+    # By hand: an operation has a few tensors and lists of them, for which pytree is slow.
+    if isinstance(value, Tensor):
+        if value.layout is torch.strided:
+            yield value.untyped_storage()
+        else:
+            for part in _dense_parts(value):
+                yield part.untyped_storage()
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _storages(item)
 
 
 def _dense_parts(tensor: Tensor) -> tuple[Tensor, ...]:
     match tensor.layout:
-        case torch.strided:
-            return (tensor,)
         case torch.sparse_coo:
             return tensor._indices(), tensor._values()
         case torch.sparse_csr | torch.sparse_bsr:
