@@ -35,6 +35,9 @@ class DiscoveryConfig:
         min_shift: Least size of a shift; the paper has none. Shifts near 0 cannot be told apart.
         batch_size: Pairs a step, of all processes together.
         steps: Training steps.
+        settle_steps: Steps after those in which the directions stay as they are, and R, which is
+            always behind directions that move, learns them to the end. No gradient goes through
+            the sampler, and R's rate falls along half a cosine to 0.
         reconstructor: Which network tells k and s from a pair.
         r_updates: Updates of the reconstructor a step; those beyond the first are on pairs drawn
             from a buffer. 1 is the paper's recipe.
@@ -73,8 +76,9 @@ class DiscoveryConfig:
         autocast: ``"bf16"`` runs the UNet and the shift block under bfloat16 autocast.
         grid: Convention of the time grid.
         start_from: Folder of a run whose networks this one begins with, such as one of fewer
-            sampling steps: one of M = 5 samples with a quarter of the work of M = 20. Empty is
-            none.
+            sampling steps: one of M = 5 samples with a quarter of the work of M = 20. Or a
+            published run, also by its name if it is shipped, whose discriminator and optimizers
+            begin anew. Empty is none.
         start_scale: What the directions of that run are multiplied by. A shift adds up over the
             shifted steps, 3 of 5 or 12 of 20: from M = 5 to 20, on MNIST, something between 0.25
             and 0.5 changes the images as much as before.
@@ -93,6 +97,7 @@ class DiscoveryConfig:
     min_shift: float = 0.0
     batch_size: int = 128
     steps: int = 3000
+    settle_steps: int = 0
     reconstructor: ReconstructorName = "lenet"
     r_updates: int = 1
     r_buffer: int = 8
@@ -128,7 +133,7 @@ class DiscoveryConfig:
     def __post_init__(self) -> None:
         for name, least in (("K", 2), ("M", 1), ("batch_size", 2), ("steps", 1), ("r_updates", 1),
                             ("r_buffer", 1), ("save_every", 1), ("bank", 0), ("seed", 0),
-                            ("micro_batch", 1)):  # fmt: skip
+                            ("micro_batch", 1), ("settle_steps", 0)):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {value}.")
@@ -173,6 +178,16 @@ class DiscoveryConfig:
         psi = phi if self.learning_rate_D is None else self.learning_rate_D
         return {"phi": phi, "heads": phi, "omega": omega, "psi": psi}
 
+    @property
+    def all_steps(self) -> int:
+        """Steps of both kinds."""
+        return self.steps + self.settle_steps
+
+    def settle_rate(self, step: int) -> float:
+        """Return R's learning rate in one of the steps that are R's own."""
+        share = (step - self.steps) / self.settle_steps
+        return self.rates["omega"] * (1 + math.cos(math.pi * share)) / 2
+
     def changed(self, **changes: Any) -> DiscoveryConfig:
         """Return the config of a run that goes on with other settings.
 
@@ -193,10 +208,10 @@ class DiscoveryConfig:
         return replace(self, **changes)
 
 
-CHANGEABLE = ("steps", "learning_rate", "learning_rate_R", "learning_rate_D", "lambda_G",
-              "lambda_1", "lambda_2", "lambda_l1", "l1_gamma", "min_shift", "batch_size",
-              "r_updates", "r_buffer", "r_augment", "r_dropout", "plan", "micro_batch", "frozen",
-              "shard_dm", "autocast", "save_every")  # fmt: skip
+CHANGEABLE = ("steps", "settle_steps", "learning_rate", "learning_rate_R", "learning_rate_D",
+              "lambda_G", "lambda_1", "lambda_2", "lambda_l1", "l1_gamma", "min_shift",
+              "batch_size", "r_updates", "r_buffer", "r_augment", "r_dropout", "plan",
+              "micro_batch", "frozen", "shard_dm", "autocast", "save_every")  # fmt: skip
 CHOICES = {"update": ("asymmetric", "symmetric"), "adam": ("dense", "lazy"),
            "frozen": get_args(Frozen), "autocast": get_args(Autocast),
            "reconstructor": get_args(ReconstructorName), "shift_form": get_args(ShiftForm),

@@ -1,4 +1,4 @@
-"""A run without what only its training needs: its directions, and what was measured of them."""
+"""A run without what only its training needs: its directions, R, and what was measured of them."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from hdiscovery.discovery import Discovery
 from hdiscovery.run import RunFolder
 from hdiscovery.train import open_run, trained_steps
 
-FILE = "shift_block.safetensors"
-FORMAT = "hdiscovery-shift-block-1"
+FILE, RECONSTRUCTOR = "shift_block.safetensors", "reconstructor.safetensors"
+FORMATS = {FILE: "hdiscovery-shift-block-1", RECONSTRUCTOR: "hdiscovery-reconstructor-1"}
 SHIPPED = Path(__file__).with_name("found")
 MEASURED = ("rca.json", "ranking.json", "evaluation.json", "labels.json")
 
 
 class LeftBehind(nn.Module):
-    """What a published run has in place of its reconstructor and its discriminator."""
+    """What a published run has in place of its discriminator."""
 
     def forward(self, *_: Tensor) -> Tensor:
         """Refuse."""
         raise ValueError(
-            "A published run has its directions alone: the reconstructor and the discriminator "
-            "stayed with the run. What they measured is in rca.json and evaluation.json."
+            "A published run has its directions and its reconstructor: the discriminator stayed "
+            "with the run. What it said in training is in records.jsonl."
         )
 
 
@@ -49,7 +49,7 @@ def is_published(run: RunFolder) -> bool:
 
 
 def publish(run: RunFolder, out: Path, *, dtype: torch.dtype = torch.float16) -> RunFolder:
-    """Write a run's shift block, config, records and whatever was measured of it.
+    """Write a run's shift block, reconstructor, config, records and what was measured of it.
 
     Means and calibrated strengths are measured from what is written, rounding included:
     ``hdiscovery directions OUT``.
@@ -57,7 +57,7 @@ def publish(run: RunFolder, out: Path, *, dtype: torch.dtype = torch.float16) ->
     Args:
         run: A run with a checkpoint whose RCA was measured.
         out: A new folder.
-        dtype: Precision of the shift block's file.
+        dtype: Precision of the files. RCA in half precision is the run's but for rounding.
 
     Raises:
         FileExistsError: If there is a run at ``out``.
@@ -65,20 +65,22 @@ def publish(run: RunFolder, out: Path, *, dtype: torch.dtype = torch.float16) ->
     """
     if not (run.path / "rca.json").is_file():
         raise ValueError(
-            f"The RCA of {run.path} was not measured, and a published run has no reconstructor to "
-            "measure it by. First: `hdiscovery evaluate RUN --only rca`."
+            f"The RCA of {run.path} was not measured, and a published run says it. First: "
+            "`hdiscovery evaluate RUN --only rca`."
         )
-    block = open_run(run).shift_block
+    discovery, step = open_run(run), trained_steps(run)
     published = RunFolder.create(out, run.read_json("config.json"))
     for name in MEASURED:
         if (run.path / name).is_file():
             published.write_json(name, run.read_json(name))
     published.write_text("records.jsonl", "".join(map(_short, run.records())))
-    tensors = {name: value.to(dtype).contiguous() for name, value in block.state_dict().items()}
-    metadata = {"format": FORMAT, "step": str(trained_steps(run))}
-    partial = out / f"{FILE}.partial"
-    save_file(tensors, partial, metadata=metadata)
-    partial.replace(out / FILE)
+    # The shift block last: its file is what makes a folder a published run.
+    for name, net in ((RECONSTRUCTOR, discovery.R), (FILE, discovery.shift_block)):
+        tensors = {key: value.to(dtype if value.is_floating_point() else value.dtype).contiguous()
+                   for key, value in net.state_dict().items()}  # fmt: skip
+        partial = out / f"{name}.partial"
+        save_file(tensors, partial, metadata={"format": FORMATS[name], "step": str(step)})
+        partial.replace(out / name)
     return published
 
 
@@ -91,19 +93,26 @@ def open_directions(run: RunFolder, *, device: torch.device | str = "cpu") -> tu
     if not is_published(run):
         return open_run(run, device=device), trained_steps(run)
     discovery = Discovery.build(run_config(run), device=device)
-    path = run.path / FILE
+    step = _load(discovery.shift_block, run.path / FILE)
+    _load(discovery.R, run.path / RECONSTRUCTOR)
+    discovery.D = LeftBehind()
+    return discovery, step
+
+
+def _load(net: nn.Module, path: Path) -> int:
+    """Load a network from its file; return the training steps behind it."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"its format is {metadata.get('format')!r}, expected {FORMAT!r}")
-        discovery.shift_block.load_state_dict(state)
-        step = int(metadata["step"])
+        expected = FORMATS[path.name]
+        if metadata.get("format") != expected:
+            raise ValueError(f"its format is {metadata.get('format')!r}, expected {expected!r}")
+        net.load_state_dict(state)
+        return int(metadata["step"])
     except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is not a published shift block: {error}.") from error
-    discovery.R, discovery.D = LeftBehind(), LeftBehind()
-    return discovery, step
+        what = path.stem.replace("_", " ")
+        raise ValueError(f"{path} is not a published {what}: {error}.") from error
 
 
 def _short(record: dict[str, Any]) -> str:

@@ -59,11 +59,15 @@ def train(
         trainer.begin_with(start_of(config))
     if world.leads:
         run.keep_records(before=first)
-    for step in range(first, config.steps):
+    for step in range(first, config.all_steps):
         started = time.perf_counter()
         try:
             with seeded(config.seed, step, world.rank):
-                terms = trainer.step(*_drawn(discovery, share, bank, step, world))
+                drawn = _drawn(discovery, share, bank, step, world)
+                if step < config.steps:
+                    terms = trainer.step(*drawn)
+                else:
+                    terms = trainer.settle(*drawn, rate=config.settle_rate(step))
         except FloatingPointError as error:
             raise FloatingPointError(
                 f"{error} at step {step}. The last good checkpoint is kept; resume with a lower "
@@ -72,7 +76,7 @@ def train(
         record = {"step": step, **terms, "seconds": time.perf_counter() - started}
         if world.leads:
             run.append_record(record)
-        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+        if (step + 1) % config.save_every == 0 or step + 1 == config.all_steps:
             state = trainer.state(step + 1)  # in every process: rank 0 collects
             if world.leads:
                 run.save_checkpoint(state)
@@ -82,11 +86,15 @@ def train(
 def start_of(config: DiscoveryConfig) -> dict[str, Any]:
     """Return the checkpoint that a run begins with, the last one of the run ``config.start_from``.
 
+    Of a published run, what it has of one: ``optimizers`` is None then.
+
     Raises:
         FileNotFoundError: If there is no run.
         ValueError: If it has no checkpoint yet, or its networks are of another kind.
     """
-    run = RunFolder.open(Path(config.start_from))
+    from hdiscovery.published import is_published, located, open_directions  # they import this
+
+    run = RunFolder.open(located(Path(config.start_from)))
     theirs = run_config(run)
     for name in MADE_BY:
         if getattr(theirs, name) != getattr(config, name):
@@ -95,6 +103,10 @@ def start_of(config: DiscoveryConfig) -> dict[str, Any]:
                 f"{getattr(theirs, name)!r}, and this one has {getattr(config, name)!r}. Its "
                 f"networks fit runs with the same {', '.join(MADE_BY)}."
             )
+    if is_published(run):
+        published, _ = open_directions(run)
+        return {"shift_block": published.shift_block.state_dict(), "average": None,
+                "R": published.R.state_dict(), "optimizers": None}  # fmt: skip
     checkpoint = run.load_checkpoint()
     if checkpoint is None:
         raise ValueError(f"`start_from` {config.start_from} has no checkpoint yet.")

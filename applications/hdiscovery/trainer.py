@@ -62,12 +62,36 @@ class Trainer:
         shifted = self.discovery.shifted(x_T, k, s)
         record = self._train_discriminator(x_0, shifted.detach())
         record |= self._train_directions(x_0, shifted, k, s)
-        if self.config.r_updates > 1:
-            pair = (x_0, shifted.detach(), k, s)
-            self.buffer = [*self.buffer, pair][-self.config.r_buffer :]
-            self._train_reconstructor_again()
+        self._train_reconstructor_again((x_0, shifted.detach(), k, s))
         if self.average is not None:
             self.average.update_parameters(self.discovery.shift_block)
+        return record
+
+    def settle(
+        self, x_T: Tensor, k: Tensor, s: Tensor, x_0: Tensor | None = None, *, rate: float
+    ) -> dict[str, float]:
+        """Do a step that leaves the directions as they are, and return its record.
+
+        No gradient goes through the sampler, which is what a step is dear for. The discriminator
+        learns on, so that L_G still says whether shifted samples can be told from others.
+
+        Args:
+            x_T: Noise, ``[N, C, H, W]``.
+            k: Directions, ``[N]``.
+            s: Shifts, ``[N]``.
+            x_0: What the frozen model makes of ``x_T``, if that is known.
+            rate: Learning rate of the reconstructor.
+
+        Raises:
+            FloatingPointError: If a loss is not finite; then D may have made its step.
+        """
+        x_0 = self._real(x_T) if x_0 is None else x_0
+        with torch.no_grad():
+            shifted = self.discovery.shifted(x_T, k, s)
+        record = self._train_discriminator(x_0, shifted)
+        set_rates(self.optimizers, {**self.config.rates, "omega": rate})
+        record |= self._train_reconstructor(x_0, shifted, k, s)
+        self._train_reconstructor_again((x_0, shifted, k, s))
         return record
 
     def _real(self, x_T: Tensor) -> Tensor:
@@ -105,8 +129,25 @@ class Trainer:
         self.optimizers["omega"].step()
         return record
 
-    def _train_reconstructor_again(self) -> None:
+    def _train_reconstructor(
+        self, x_0: Tensor, shifted: Tensor, k: Tensor, s: Tensor
+    ) -> dict[str, float]:
+        """Train R alone on samples that have no graph."""
+        self.discovery.D.requires_grad_(False)
+        omega = self.optimizers["omega"]
+        omega.zero_grad()
+        terms = self.own_objective(x_0, shifted, k, s)
+        record = self._finite(terms)
+        terms["loss"].backward()
+        self.world.average_gradients(list(self.discovery.R.parameters()))
+        omega.step()
+        return record
+
+    def _train_reconstructor_again(self, pair: Pair) -> None:
         """Train R on recent pairs: sampling is dear, R is cheap and starves on one batch a step."""
+        if self.config.r_updates == 1:
+            return
+        self.buffer = [*self.buffer, pair][-self.config.r_buffer :]
         omega, parameters = self.optimizers["omega"], list(self.discovery.R.parameters())
         for _ in range(self.config.r_updates - 1):
             parts = random.choices(self.buffer, k=4)
@@ -148,9 +189,15 @@ class Trainer:
         """Load the networks and optimizers of another run's checkpoint; this run's step is 0.
 
         The pairs that R was trained on again are left behind: they were sampled otherwise. The
-        directions are multiplied by ``start_scale``.
+        directions are multiplied by ``start_scale``. What a published run has not, its
+        discriminator and the optimizers, begins anew.
         """
-        self.restore({**state, "buffers": [[]]})
+        if state["optimizers"] is None:
+            discovery = self.discovery
+            discovery.shift_block.load_state_dict(state["shift_block"])
+            discovery.R.load_state_dict(state["R"])
+        else:
+            self.restore({**state, "buffers": [[]]})
         blocks: list[Any] = [self.discovery.shift_block]
         if self.average is not None:
             blocks.append(self.average.module)

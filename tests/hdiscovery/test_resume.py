@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -58,7 +58,9 @@ def assert_same(a, b):
         assert torch.equal(a[place], b[place]), place
 
 
-def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(tmp_path, config):
+@pytest.mark.parametrize("alone", [0, 3])
+def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(tmp_path, config, alone):
+    config = replace(config, steps=4 - alone, settle_steps=alone)
     whole = RunFolder.create(tmp_path / "whole", asdict(config))
     parts = RunFolder.create(tmp_path / "parts", asdict(config))
     torch.manual_seed(0)

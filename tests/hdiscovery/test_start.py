@@ -6,6 +6,7 @@ import pytest
 import torch
 from hdiscovery.commands.train import refuse_unfit
 from hdiscovery.config import DiscoveryConfig
+from hdiscovery.published import publish
 from hdiscovery.run import RunFolder
 from hdiscovery.train import open_run, train
 from hdiscovery.world import World
@@ -60,6 +61,27 @@ def test_directions_begin_as_strong_as_asked_and_the_rest_as_it_was(tmp_path, em
     assert began.weight.abs().max() > 0
     torch.testing.assert_close(ended.weight, 0.25 * began.weight)
     torch.testing.assert_close(ended.conv_in.weight, began.conv_in.weight)
+
+
+def test_a_run_begins_with_a_published_one_whose_discriminator_stayed(earlier, tmp_path):
+    earlier.write_json("rca.json", {"rca": 0.5})
+    publish(earlier, tmp_path / "published", dtype=torch.float32)
+    config = replace(
+        CONFIG, start_from=str(tmp_path / "published"), start_scale=0.5, learning_rate=1e-30,
+        r_updates=1, ema=0.5,
+    )  # fmt: skip
+    run = RunFolder.create(tmp_path / "later", asdict(config))
+
+    list(train(run, config))
+
+    began, ended = open_run(earlier), open_run(run)
+    torch.testing.assert_close(ended.shift_block.weight, 0.5 * began.shift_block.weight)
+    pairs = zip(began.R.parameters(), ended.R.parameters(), strict=True)
+    assert all(torch.allclose(a, b, rtol=0, atol=1e-25) for a, b in pairs)
+    checkpoint = run.load_checkpoint()
+    assert checkpoint is not None
+    states = checkpoint["optimizers"]["psi"]["state"].values()
+    assert all(state["step"] == 1 for state in states)
 
 
 def test_a_run_that_was_begun_so_goes_on_from_its_own_checkpoint(earlier, tmp_path):

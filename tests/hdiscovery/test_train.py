@@ -2,7 +2,7 @@
 
 import math
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from hdiscovery.models.adm_unet import ADMUNet, UNetConfig
 from hdiscovery.models.dm import DiffusionModel, load_dm
 from hdiscovery.objective import Objective
 from hdiscovery.run import RunFolder
-from hdiscovery.train import Discovery, train
+from hdiscovery.train import Discovery, open_run, train
 from hdiscovery.trainer import Trainer
 
 from chainograd.samplers import NoiseSchedule
@@ -152,11 +152,67 @@ def test_updates_from_the_buffer_move_the_reconstructor_and_nothing_else():
     trainer.step(*draw(d))
     phi, psi, omega = ([p.clone() for p in net.parameters()] for net in (d.shift_block, d.D, d.R))
 
-    trainer._train_reconstructor_again()
+    trainer._train_reconstructor_again(trainer.buffer[-1])
 
     assert all(map(torch.equal, phi, d.shift_block.parameters()))
     assert all(map(torch.equal, psi, d.D.parameters()))
     assert not any(map(torch.equal, omega, d.R.parameters()))
+
+
+def test_a_step_of_r_alone_leaves_the_directions_and_asks_for_no_graph():
+    d = tiny(r_updates=2)
+    trainer = Trainer(d)
+    x_T, k, s = draw(d)
+    trainer.step(x_T, k, s)
+    phi, psi, omega = ([p.clone() for p in net.parameters()] for net in (d.shift_block, d.D, d.R))
+    for p in d.shift_block.parameters():
+        p.grad = None
+
+    record = trainer.settle(x_T, k, s, rate=1e-3)
+
+    assert all(map(torch.equal, phi, d.shift_block.parameters()))
+    assert all(p.grad is None for p in d.shift_block.parameters())
+    assert not any(map(torch.equal, psi, d.D.parameters()))
+    assert not any(map(torch.equal, omega, d.R.parameters()))
+    assert len(trainer.buffer) == 2
+    assert record.keys() == trainer.step(x_T, k, s).keys()
+
+
+@pytest.mark.parametrize("r_updates", [1, 2])
+def test_a_step_of_r_alone_goes_along_its_loss_at_the_rate_it_is_told(r_updates):
+    d = tiny(r_updates=r_updates)
+    trainer = Trainer(d)
+    before = [p.clone() for p in d.R.parameters()]
+
+    trainer.settle(*draw(d), rate=0.0)
+
+    assert all(map(torch.equal, before, d.R.parameters()))
+    trainer.settle(*draw(d), rate=1e-2)
+    moved = max((a - b).abs().max() for a, b in zip(before, d.R.parameters(), strict=True))
+    assert 0.9e-2 < moved <= r_updates * 1.01e-2  # Adam's first steps are as long as its rate
+
+
+def test_the_last_steps_of_a_run_are_r_s_own(tmp_path):
+    config = replace(CONFIG, M=1, steps=1, batch_size=2, save_every=1)
+    run = RunFolder.create(tmp_path / "run", asdict(config))
+    list(train(run, config))
+    before = open_run(run)
+
+    records = list(train(run, replace(config, settle_steps=2)))
+
+    after = open_run(run)
+    assert [record["step"] for record in records] == [1, 2]
+    assert torch.equal(before.shift_block.weight, after.shift_block.weight)
+    assert not torch.equal(before.R.head.weight, after.R.head.weight)
+
+
+def test_the_rate_of_r_falls_along_half_a_cosine():
+    config = DiscoveryConfig(steps=10, settle_steps=4, learning_rate=1.0, learning_rate_R=8.0)
+
+    rates = [config.settle_rate(step) for step in range(10, 14)]
+
+    assert rates == pytest.approx([8.0, 4 + 4 / math.sqrt(2), 4.0, 4 - 4 / math.sqrt(2)])
+    assert config.all_steps == 14
 
 
 def test_pairs_seen_again_are_moved_when_the_run_says_so(monkeypatch):

@@ -61,7 +61,7 @@ def run(options: Namespace) -> None:
     reports = {}
     for name, config in configs.items():
         print(f"{name}: {table[name] or 'as it is'}")
-        shown = partial(bar, total=config.steps, shown=("L_G", "shift_error", "accuracy"))
+        shown = partial(bar, total=config.all_steps, shown=("L_G", "shift_error", "accuracy"))
         study.train_variant(runs[name], config, shown=shown)
         reports[name] = study.measure_variant(runs[name], parts=parts, sizes=sizes, sources=sources)
         folder = RunFolder(options.out)

@@ -84,16 +84,16 @@ def run(options: Namespace) -> None:
     from hdiscovery.device import device_of
     from hdiscovery.evaluate.bench import Sizes, Sources
     from hdiscovery.evaluate.report import evaluate, merged, table
-    from hdiscovery.train import open_run, trained_steps
+    from hdiscovery.published import open_directions
 
     run = RunFolder.open(options.folder)
-    discovery = open_run(run, device=device_of(options.device))
+    discovery, step = open_directions(run, device=device_of(options.device))
     sizes = Sizes(**{f.name: getattr(options, f.name) for f in fields(Sizes)})
     sources = Sources(data=options.data, features=options.features, classifier=options.classifier)
     before = _before(run)
     report: dict[str, Any] = {}
     for grown in evaluate(
-        discovery, list(run.records()), step=trained_steps(run), parts=options.only,
+        discovery, list(run.records()), step=step, parts=options.only,
         baselines=options.baselines, strength=options.strength, sizes=sizes, sources=sources,
         progress=lambda name: partial(tqdm, desc=name),
     ):  # fmt: skip

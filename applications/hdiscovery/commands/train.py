@@ -93,7 +93,7 @@ def train_in(run: RunFolder, config: DiscoveryConfig, world: World | None = None
     progress = partial(tqdm, desc="bank", disable=not world.leads)
     records = train(run, config, world, progress=progress)
     shown = ("L_G", "shift_error", "accuracy")
-    for _ in bar(records, config.steps, shown, hidden=not world.leads):
+    for _ in bar(records, config.all_steps, shown, hidden=not world.leads):
         pass
 
 

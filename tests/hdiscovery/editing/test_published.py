@@ -11,8 +11,10 @@ from hdiscovery.cli import main
 from hdiscovery.editing.editor import edit
 from hdiscovery.editing.source import FILE as DIRECTIONS
 from hdiscovery.editing.source import open_source
+from hdiscovery.evaluate.rca import measure_rca
 from hdiscovery.published import (
     FILE,
+    RECONSTRUCTOR,
     is_published,
     located,
     open_directions,
@@ -20,7 +22,7 @@ from hdiscovery.published import (
     shipped_runs,
 )
 from hdiscovery.run import RunFolder
-from hdiscovery.train import trained_steps
+from hdiscovery.train import open_run, trained_steps
 
 
 @pytest.fixture
@@ -63,7 +65,18 @@ def test_it_knows_its_steps_and_what_was_measured_and_has_no_checkpoint(run, tmp
     assert short[-1]["L_G"] == pytest.approx(whole[-1]["L_G"], rel=1e-4)
     assert "seconds" not in short[-1]
     with pytest.raises(ValueError, match="stayed with the run"):
-        discovery.R(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8))
+        discovery.D(torch.zeros(1, 1, 8, 8))
+
+
+def test_its_accuracy_can_be_measured_again(run, tmp_path):
+    own = measure_rca(open_run(run), pairs=32)
+    out = publish(run, tmp_path / "out", dtype=torch.float32).path
+
+    assert main(["evaluate", str(out), "--only", "rca", "--pairs", "32"]) == 0
+
+    again = RunFolder.open(out).read_json("rca.json")
+    assert again["of_direction"] == own.of_direction
+    assert again["shift_error"] == pytest.approx(own.shift_error)
 
 
 def test_means_are_measured_from_what_is_written(run, tmp_path):
@@ -105,15 +118,15 @@ def test_what_was_not_measured_is_not_published(tiny_run, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "another format"])
-def test_a_damaged_file_is_named(run, tmp_path, damage):
+@pytest.mark.parametrize("name", [FILE, RECONSTRUCTOR])
+def test_a_damaged_file_is_named(run, tmp_path, name, damage):
     out = publish(run, tmp_path / "out")
-    file = out.path / FILE
+    file, what = out.path / name, Path(name).stem.replace("_", "-")
     whole = file.read_bytes()
-    file.write_bytes(
-        whole[:200] if damage == "cut" else whole.replace(b"shift-block-1", b"shift-block-0")
-    )
+    other = whole.replace(f"{what}-1".encode(), f"{what}-0".encode())
+    file.write_bytes(whole[:200] if damage == "cut" else other)
 
-    with pytest.raises(ValueError, match=f"{FILE} is not a published shift block"):
+    with pytest.raises(ValueError, match=f"{name} is not a published {what.replace('-', ' ')}"):
         open_directions(out)
 
 
