@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from vram_vs_M import environment
+from measured import default_device, results, save
 
 WORDS = ("MNIST32-400-20-32-5", "--M", "5", "--K", "8", "--batch-size", "32",
          "--reconstructor", "difference")  # fmt: skip
@@ -56,7 +56,7 @@ def table(content: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     most = torch.cuda.device_count() if device == "cuda" else 2
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default=device)
@@ -64,17 +64,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    out: Path = options.out or results("scaling", options.device)
     runs = [
         {"processes": n, "seconds": seconds(n, options.steps, options.device)}
         for n in options.processes
     ]
-    out = options.out or Path(__file__).parent / "results" / options.device / "scaling.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    facts = {**environment(options.device), "command": "python benchmarks/scaling.py"}
-    facts["threads"] = 1
-    content = {"environment": facts, "words": WORDS, "batch_size": 32, "runs": runs}
-    out.write_text(json.dumps(content, indent=2) + "\n")
-    print(table(content))
+    content = {"words": WORDS, "batch_size": 32, "threads_a_process": 1, "runs": runs}
+    print(table(save(out, options.device, content)))
     print(f"\nwrote {out}")
 
 

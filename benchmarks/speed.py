@@ -10,19 +10,17 @@ default plan (2M - 1) F + M B: at most (2F + B) / (F + B) of it.
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from diffusers import UNet2DModel  # pyright: ignore[reportPrivateImportUsage]
-from measured import apart
+from measured import apart, default_device, in_turn, ratio, results, save, seconds_of
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from vram_vs_M import environment
 
 from chainograd import CheckpointedChain
 
@@ -58,21 +56,12 @@ def run(method: str, step: Step, x: Tensor, M: int) -> None:
     y.square().mean().backward()
 
 
-def seconds_of(action: Callable[[], object], device: str) -> float:
-    """Return how long an action takes, what it queued included."""
-    started = time.perf_counter()
-    action()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
 def step_costs(step: Step, x: Tensor, device: str, repeats: int) -> dict[str, float]:
     """Return F and B: medians of a step's forward pass without a graph and of its backward."""
     forward, backward = [], []
     for _ in range(1 + repeats):
         with torch.no_grad():
-            forward.append(seconds_of(lambda: step(x, 0), device))
+            forward.append(seconds_of(partial(step, x, 0), device))
         loss = step(x, 0).square().mean()
         backward.append(seconds_of(loss.backward, device))
     return {"F": median(forward[1:]), "B": median(backward[1:])}
@@ -80,12 +69,9 @@ def step_costs(step: Step, x: Tensor, device: str, repeats: int) -> dict[str, fl
 
 def compared(step: Step, x: Tensor, M: int, device: str, pairs: int) -> dict[str, Any]:
     """Return seconds of every method in turn, after one run of each."""
-    seconds: dict[str, list[float]] = {method: [] for method in METHODS}
-    for _ in range(1 + pairs):
-        for method, times in seconds.items():
-            times.append(seconds_of(lambda method=method: run(method, step, x, M), device))
-    measured = {method: times[1:] for method, times in seconds.items()}
-    return {"M": M, **step_costs(step, x, device, pairs), "seconds": measured}
+    runs = {method: partial(run, method, step, x, M) for method in METHODS}
+    seconds = in_turn(runs, pairs, device)
+    return {"M": M, **step_costs(step, x, device, pairs), "seconds": seconds}
 
 
 def overhead(device: str, M: int = 200, pairs: int = 25) -> dict[str, Any]:
@@ -103,12 +89,6 @@ def bound(row: dict[str, Any]) -> float:
     return (2 * row["F"] + row["B"]) / (row["F"] + row["B"])
 
 
-def ratio(row: dict[str, Any], method: str, other: str) -> float:
-    """Return the median ratio of times of runs in turn."""
-    pairs = zip(row["seconds"][method], row["seconds"][other], strict=True)
-    return median(a / b for a, b in pairs)
-
-
 def table(content: dict[str, Any]) -> str:
     """Return two Markdown tables: whole runs, and the engine alone."""
     lines = [
@@ -118,8 +98,8 @@ def table(content: dict[str, Any]) -> str:
     for name, row in content["runs"].items():
         lines.append(
             f"| {name} | {row['M']} | {row['F'] * 1e3:.1f} | {row['B'] * 1e3:.1f} "
-            f"| {ratio(row, 'nodes', 'plain loop'):.3f} | {bound(row):.3f} "
-            f"| {ratio(row, 'nodes', 'checkpoint'):.3f} |"
+            f"| {ratio(row['seconds'], 'nodes', 'plain loop'):.3f} | {bound(row):.3f} "
+            f"| {ratio(row['seconds'], 'nodes', 'checkpoint'):.3f} |"
         )
     own = content["overhead"]["microseconds"]
     lines += [
@@ -133,25 +113,18 @@ def table(content: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default=device)
+    parser.add_argument("--device", default=default_device())
     parser.add_argument("--pairs", type=int, default=9, help="runs of each method")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    device: str = options.device
+    out: Path = options.out or results("speed", device)
     runs = {}
     for name, trainable in (("UNet, trainable", True), ("UNet, frozen weights", False)):
-        step, x = unet_step(options.device, trainable=trainable)
-        runs[name] = compared(step, x, 10, options.device, options.pairs)
-    content = {
-        "environment": {**environment(options.device), "command": "python benchmarks/speed.py"},
-        "runs": runs,
-        "overhead": apart(overhead, options.device),
-    }
-    folder = Path(__file__).parent / "results" / torch.device(options.device).type
-    out = options.out or folder / "speed.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(content, indent=2) + "\n")
+        step, x = unet_step(device, trainable=trainable)
+        runs[name] = compared(step, x, 10, device, options.pairs)
+    content = save(out, device, {"runs": runs, "overhead": apart(overhead, device)})
     print(table(content))
     print(f"\nwrote {out}")
 

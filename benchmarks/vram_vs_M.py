@@ -7,21 +7,16 @@ the allocator on CUDA and from ``chainograd.meter()`` elsewhere.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from hdiscovery.config import from_preset
 from hdiscovery.discovery import Discovery
 from hdiscovery.objective import Objective
+from measured import apart, default_device, each_apart, in_turn, ratio, results, save
 from torch import Tensor
 
 from chainograd import CheckpointedChain, meter
@@ -65,28 +60,12 @@ def memory(method: str, M: int, batch: int, device: str) -> dict[str, Any]:
 def timing(M: int, batch: int, device: str, pairs: int = 3) -> dict[str, Any]:
     """Return seconds of training steps, plain loop and chain in turn, after one of each."""
     objective, _ = workload(M, batch, device)
-    seconds: dict[str, list[float]] = {method: [] for method in METHODS}
-    for _ in range(1 + pairs):
-        for method in METHODS:
-            started = time.perf_counter()
-            objective(method).backward()
-            if torch.device(device).type == "cuda":
-                torch.cuda.synchronize()
-            seconds[method].append(time.perf_counter() - started)
-    return {"M": M, "batch": batch, **{f"{name}_seconds": s[1:] for name, s in seconds.items()}}
 
+    def step(method: str) -> None:
+        objective(method).backward()
 
-def environment(device: str) -> dict[str, Any]:
-    cuda = torch.device(device).type == "cuda"
-    return {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "device": torch.cuda.get_device_name(device) if cuda else "cpu",
-        "threads": torch.get_num_threads(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": " ".join(["python", "benchmarks/vram_vs_M.py", *sys.argv[1:]]),
-    }
+    runs = {method: partial(step, method) for method in METHODS}
+    return {"M": M, "batch": batch, "seconds": in_turn(runs, pairs, device)}
 
 
 def table(content: dict[str, Any]) -> str:
@@ -96,11 +75,10 @@ def table(content: dict[str, Any]) -> str:
     for row in content["timing"]:
         M, chain = row["M"], by["chain", row["M"]]
         plain_bytes, chain_bytes = by["plain", M]["peak_bytes"], chain["peak_bytes"]
-        pairs = zip(row["chain_seconds"], row["plain_seconds"], strict=True)
         lines.append(
             f"| {M} | {plain_bytes / 2**20:.1f} | {chain_bytes / 2**20:.1f} "
             f"| {M * chain['node_bytes'] / 2**20:.2f} | {chain_bytes / plain_bytes:.3f} "
-            f"| {median(mine / other for mine, other in pairs):.2f} |"
+            f"| {ratio(row['seconds'], 'chain', 'plain'):.2f} |"
         )
     return "\n".join(lines)
 
@@ -122,36 +100,18 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--M", type=int, nargs="+", default=[5, 10, 20, 40])
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--device", default=device)
+    parser.add_argument("--device", default=default_device())
     parser.add_argument("--out", type=Path, help="JSON file; the figure goes beside it")
-    parser.add_argument("--one", choices=(*METHODS, "timing"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        job = options.M[0], options.batch, options.device
-        print(json.dumps(timing(*job) if options.one == "timing" else memory(options.one, *job)))
-        return
-    readings: dict[str, list[dict[str, Any]]] = {what: [] for what in (*METHODS, "timing")}
-    for M in options.M:
-        for what, rows in readings.items():
-            command = [sys.executable, __file__, "--one", what, "--M", str(M),
-                       "--batch", str(options.batch), "--device", options.device]  # fmt: skip
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            rows.append(json.loads(done.stdout))
-            print(f"measured M = {M}, {what}", file=sys.stderr)
-    timings = readings.pop("timing")
-    memories = [row for rows in readings.values() for row in rows]
-    out = options.out or (
-        Path(__file__).parent / "results" / torch.device(options.device).type / "vram_vs_M.json"
-    )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "environment": environment(options.device), "memory": memories, "timing": timings
-    }  # fmt: skip
-    out.write_text(json.dumps(content, indent=2) + "\n")
+    device: str = options.device
+    out: Path = options.out or results("vram_vs_M", device)
+    jobs = [(method, M, options.batch, device) for method in METHODS for M in options.M]
+    memories = each_apart(memory, jobs, device)
+    timings = [apart(timing, M, options.batch, device) for M in options.M]
+    content = save(out, device, {"memory": memories, "timing": timings})
     draw(memories, out.with_suffix(".png"))
     print(table(content))
     print(f"\nwrote {out} and {out.with_suffix('.png')}")
