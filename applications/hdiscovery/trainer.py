@@ -105,7 +105,8 @@ class Trainer:
         psi.zero_grad()
         real, fake = self.D(torch.cat([x_0, shifted])).chunk(2)
         L_D = discriminator_loss(real, fake)
-        record = self._finite({"L_D": L_D})
+        right = torch.cat([real > 0, fake < 0]).float().mean()  # 1/2 in equilibrium
+        record = self._finite({"L_D": L_D, "accuracy_D": right})
         L_D.backward()
         psi.step()
         return record

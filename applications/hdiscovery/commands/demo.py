@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hdiscovery.autocast import fast_mode
-from hdiscovery.commands.gallery import show
+from hdiscovery.commands.gallery import show, show_shipped
 from hdiscovery.commands.train import resumed, train_in
 from hdiscovery.config import from_preset
 from hdiscovery.run import RunFolder
@@ -31,10 +31,12 @@ def run(options: Namespace) -> None:
         config = from_preset(PRESET, autocast=fast_mode("cpu"))
         run = RunFolder.create(options.out, asdict(config))
     train_in(run, config)
-    page = show(run, pairs=512)
+    page, others = show(run, pairs=512), show_shipped(run.path)
     rca, last = run.read_json("rca.json"), list(run.records())[-10:]
     L_G = sum(record["L_G"] for record in last) / len(last)
     print(f"L_G over the last {len(last)} steps   {L_G:.3f}   (ln 2 = 0.693)")
     print(f"shift error                {rca['shift_error']:.2f}    (S/2 = {config.S / 2:g})")
     print(f"RCA on {rca['pairs']} pairs           {rca['rca']:.2f}    (chance = {1 / config.K:g})")
     print(f"open {page.resolve()}")
+    for other in others:
+        print(f"and, of a longer run, {other.resolve()}")

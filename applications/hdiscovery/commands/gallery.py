@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Collection
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,8 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE",
                         help="the .html file; by default index.html in the run's folder, "
                         "NAME.html here for a shipped one, gallery.html for several")  # fmt: skip
+    parser.add_argument("--only", type=int, nargs="+", metavar="K",
+                        help="directions to draw; by default all")  # fmt: skip
     parser.add_argument("--pairs", type=int, default=512, help="pairs to measure RCA on")
     parser.add_argument("--samples", type=int, default=6, help="samples of each direction")
     parser.add_argument("--columns", type=int, default=9, help="shifts of each sample, odd")
@@ -57,7 +60,8 @@ def run(options: Namespace) -> None:
         )
     even_shifts(1.0, options.columns)  # refused now, not after the measuring
     shown = [
-        drawn(run, options.pairs, options.samples, options.columns, options.device) for run in runs
+        drawn(run, options.pairs, options.samples, options.columns, options.device, options.only)
+        for run in runs
     ]
     print(write_page(out, shown))
 
@@ -69,10 +73,25 @@ def show(run: RunFolder, pairs: int) -> Path:
     return write_page(run.path / "index.html", [drawn(run, pairs)])
 
 
+def show_shipped(folder: Path) -> list[Path]:
+    """Return a page for each run that comes with the package: its directions that have a name."""
+    from hdiscovery.gallery.page import write_page
+    from hdiscovery.published import shipped_runs
+
+    pages = []
+    for name, path in shipped_runs().items():
+        run = RunFolder.open(path)
+        named = [int(k) for k in run.read_json("labels.json")]
+        shown = [drawn(run, pairs=0, only=named)]
+        pages.append(write_page(folder / f"{name}.html", shown, title=f"Named directions: {name}"))
+    return pages
+
+
 def drawn(
-    run: RunFolder, pairs: int, samples: int = 6, columns: int = 9, device: str = "auto"
-) -> ShownRun:
-    """Measure a run's accuracy, and draw its directions."""
+    run: RunFolder, pairs: int, samples: int = 6, columns: int = 9, device: str = "auto",
+    only: Collection[int] | None = None,
+) -> ShownRun:  # fmt: skip
+    """Measure a run's accuracy, and draw its directions, or only some of them."""
     from hdiscovery.device import device_of
     from hdiscovery.evaluate.rca import measure_rca
     from hdiscovery.gallery.read import shown_run
@@ -85,5 +104,5 @@ def drawn(
         accuracy = asdict(measure_rca(discovery, pairs=pairs, progress=partial(tqdm, desc="RCA")))
         run.write_json("rca.json", accuracy)
     bar = partial(tqdm, desc=f"drawing {run.path.name}")
-    return shown_run(run, discovery, step, accuracy, samples=samples,
+    return shown_run(run, discovery, step, accuracy, only=only, samples=samples,
                      columns=columns, progress=bar)  # fmt: skip

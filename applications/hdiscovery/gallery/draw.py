@@ -11,7 +11,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from hdiscovery.discovery import Discovery
 
-Progress = Callable[[range], Iterable[int]]
+Progress = Callable[[Sequence[int]], Iterable[int]]
 AT_ONCE = 64  # images in one pass through the sampler
 
 

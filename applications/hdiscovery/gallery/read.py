@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ def shown_run(
     step: int,
     accuracy: Mapping[str, Any],
     *,
+    only: Collection[int] | None = None,
     samples: int = 6,
     columns: int = 9,
     seed: int = 7,
@@ -37,6 +38,7 @@ def shown_run(
         discovery: The run's networks.
         step: Training steps behind them.
         accuracy: The run's measured accuracy, as in ``rca.json``.
+        only: Directions to draw; by default all.
         samples: Samples of each direction, the same ones for all.
         columns: Shifts of each sample, odd.
         seed: Of the samples.
@@ -50,14 +52,15 @@ def shown_run(
     labels = read_labels(run, K=config.K)
     ranking, ranked_at = _ranking(run)
     records = list(run.records())
+    chosen = _chosen(only, K=config.K)
     directions = [
         ShownDirection.of(
             k,
             draw_strips(discovery, k, samples=samples, shifts=shifts, seed=seed),
             label=labels.get(k, ""),
-            **{"accuracy": accuracy["of_direction"][k], **ranking.get(k, {})},
+            **{"accuracy": accuracy["of_direction"][k], **_among(chosen, ranking.get(k, {}))},
         )
-        for k in progress(range(config.K))
+        for k in progress(chosen)
     ]
     return ShownRun(
         name=run.path.resolve().name,
@@ -91,6 +94,21 @@ def read_labels(run: RunFolder, *, K: int) -> dict[int, str]:
             "Is it another run's file?"
         )
     return {known[k]: text for k, text in labels.items()}
+
+
+def _chosen(only: Collection[int] | None, *, K: int) -> Sequence[int]:
+    chosen = range(K) if only is None else sorted(set(only))
+    if unknown := [k for k in chosen if not 0 <= k < K]:
+        raise ValueError(
+            f"`only` names direction {unknown[0]}, and the run has 0 … {K - 1}. Choose among those."
+        )
+    return chosen
+
+
+def _among(chosen: Collection[int], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of a direction, without a twin that is not shown."""
+    twin = known.get("twin_of")
+    return {**known, "twin_of": twin if twin and twin[0] in chosen else None}
 
 
 def _ranking(run: RunFolder) -> tuple[dict[int, dict[str, Any]], int | None]:

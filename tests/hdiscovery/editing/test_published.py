@@ -8,6 +8,7 @@ import pytest
 import torch
 from hdiscovery import published
 from hdiscovery.cli import main
+from hdiscovery.commands.gallery import show_shipped
 from hdiscovery.editing.editor import edit
 from hdiscovery.editing.source import FILE as DIRECTIONS
 from hdiscovery.editing.source import open_source
@@ -105,6 +106,20 @@ def test_a_shipped_run_is_found_by_its_name_unless_something_is_there(
     assert not (package / "digits" / "index.html").exists()
     (tmp_path / "digits").mkdir()
     assert located(tmp_path / "digits") == tmp_path / "digits"
+
+
+def test_the_demo_shows_what_a_shipped_run_has_names_for(run, tmp_path, monkeypatch):
+    run.write_json("labels.json", {"1": "thicker"})
+    publish(run, tmp_path / "package" / "digits")
+    monkeypatch.setattr(published, "SHIPPED", tmp_path / "package")
+
+    (page,) = show_shipped(tmp_path)
+
+    assert page == tmp_path / "digits.html"
+    text = page.read_text()
+    assert "Direction 1" in text
+    assert "thicker" in text
+    assert "Direction 0" not in text
 
 
 def test_what_was_not_measured_is_not_published(tiny_run, tmp_path):

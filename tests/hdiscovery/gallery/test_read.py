@@ -96,6 +96,18 @@ def test_a_ranking_gives_score_measures_and_twins(run):
     assert (third.score, third.accuracy) == (None, 0.9)
 
 
+def test_only_some_directions_are_drawn_without_the_twins_of_others(run):
+    run.write_json("ranking.json", ranking())
+
+    few = shown_run(run, Discovery(), 40, ACCURACY, only=[1], samples=2, columns=3)
+
+    (one,) = few.directions
+    assert (one.k, one.score, one.twin_of, few.K) == (1, 0.5, None, 3)
+    assert one.sheet == shown(run).directions[1].sheet
+    with pytest.raises(ValueError, match=r"`only` names direction 3, .* 0 … 2"):
+        shown_run(run, Discovery(), 40, ACCURACY, only=[0, 3], samples=2, columns=3)
+
+
 def test_a_ranking_of_another_step_is_said_to_be(run):
     run.write_json("ranking.json", ranking())
 
