@@ -14,15 +14,14 @@ from hdiscovery.evaluate.digits import digit_classifier_of
 from hdiscovery.evaluate.features import feature_net
 from hdiscovery.evaluate.fid import measure_fid
 from hdiscovery.evaluate.fresh import train_fresh
+from hdiscovery.evaluate.kept_pairs import KEPT_BYTES, KeptPairs
 from hdiscovery.evaluate.probes import probes_for
 from hdiscovery.evaluate.ranking import rank
-from hdiscovery.evaluate.rca import measure
+from hdiscovery.evaluate.rca import accuracy
 from hdiscovery.evaluate.real import real_images
 from hdiscovery.evaluate.rescoring import rescore
 from hdiscovery.evaluate.subject import Progress, Subject
 from hdiscovery.evaluate.sweep import Sweep, sweeps
-
-KEPT_BYTES = 2**30
 
 
 class LeftOut(Exception):  # noqa: N818
@@ -105,6 +104,7 @@ class Bench:
         R: The subject's own reconstructor, until a fresh one takes its place; None before that
             where nobody trained one.
         kept: The directions' sweeps, once they were made, where they fit in `KEPT_BYTES`.
+        pairs: Of RCA and FID, made once.
     """
 
     subject: Subject
@@ -113,6 +113,10 @@ class Bench:
     progress: Named
     R: nn.Module | None
     kept: list[Sweep] = field(default_factory=list)
+    pairs: KeptPairs = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pairs = KeptPairs(self.subject, self.sizes.seed, self.sizes.batch_size)
 
     def bar(self, part: str) -> Progress:
         """Return the progress bar of a part."""
@@ -138,8 +142,8 @@ def _rca(bench: Bench) -> dict[str, Any]:
     subject, sizes = bench.subject, bench.sizes
     if subject.R is None:
         raise LeftOut("no reconstructor was trained with them; `fresh` measures them")
-    return asdict(measure(subject, sizes.pairs, seed=sizes.seed, batch_size=sizes.batch_size,
-                          progress=bench.bar("RCA")))  # fmt: skip
+    drawn = bench.pairs.first(sizes.pairs, bench.bar("RCA"))
+    return asdict(accuracy(subject.R, drawn, K=subject.K, S=subject.S))
 
 
 def _fresh(bench: Bench) -> dict[str, Any]:
@@ -182,10 +186,8 @@ def _fid(bench: Bench) -> dict[str, Any]:
     real, source = real_images(sources.data, shape, sizes.images, seed=sizes.seed)
     net = feature_net(sources.features, subject.dm, data=sources.data, cache=sources.classifier,
                       progress=bench.progress("classifier of digits"))  # fmt: skip
-    return asdict(measure_fid(
-        subject, net, real, source=source, images=sizes.images, seed=sizes.seed,
-        batch_size=sizes.batch_size, progress=bench.bar("FID"),
-    ))  # fmt: skip
+    drawn = bench.pairs.first(sizes.images, bench.bar("FID"))
+    return asdict(measure_fid(drawn, net, real, source=source, batch_size=sizes.batch_size))
 
 
 def _classifier(bench: Bench) -> nn.Module | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hdiscovery.evaluate.features import FeatureNet
-from hdiscovery.evaluate.subject import Progress, Subject, pairs
+from hdiscovery.evaluate.subject import Pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +35,7 @@ class FIDReport:
 
 
 def measure_fid(
-    subject: Subject,
-    net: FeatureNet,
-    real: Tensor,
-    *,
-    source: str,
-    images: int,
-    seed: int = 1,
-    batch_size: int = 64,
-    progress: Progress = iter,
+    drawn: Iterable[Pair], net: FeatureNet, real: Tensor, *, source: str, batch_size: int = 64
 ) -> FIDReport:
     """Return both FIDs of a subject. The statistics are gathered in float64, batch by batch.
 
@@ -51,27 +43,25 @@ def measure_fid(
     the same number only.
 
     Args:
-        subject: Whose directions.
+        drawn: Batches of pairs; 2 or more in all.
         net: The feature net.
         real: ``[N, C, H, W]`` in [-1, 1].
         source: Where ``real`` came from, for the report.
-        images: Samples of each kind, at least 2.
-        seed: Of x_T, k and s.
-        batch_size: Images at once.
-        progress: Wraps the loop over batches.
+        batch_size: Real images at once.
 
     Raises:
         ValueError: If there are fewer than 2 images of a kind.
     """
+    raw, shifted = (distance_to(net, real.split(batch_size)) for _ in range(2))
+    images = 0
+    for x_0, x_0_shifted, _, _ in drawn:
+        raw.update(x_0, real=False)
+        shifted.update(x_0_shifted, real=False)
+        images += len(x_0)
     if images < 2 or len(real) < 2:
         raise ValueError(
             f"FID needs 2 `images` of a kind or more, got {images} and {len(real)} real ones."
         )
-    raw, shifted = (distance_to(net, real.split(batch_size)) for _ in range(2))
-    drawn = pairs(subject, images, seed=seed, batch_size=batch_size, progress=progress)
-    for x_0, x_0_shifted, _, _ in drawn:
-        raw.update(x_0, real=False)
-        shifted.update(x_0_shifted, real=False)
     return FIDReport(
         raw=raw.compute().item(),
         shifted=shifted.compute().item(),

@@ -17,6 +17,7 @@ from hdiscovery.models.reconstructor import build_reconstructor
 
 Pair = tuple[Tensor, Tensor, Tensor, Tensor]  # x_0, shifted x_0, k, s
 Progress = Callable[[range], Iterable[int]]
+DRAWN_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,14 +90,16 @@ def with_directions(discovery: Discovery, directions: Directions, name: str) -> 
 
 
 def pairs(
-    subject: Subject, count: int, *, seed: int, batch_size: int = 64, progress: Progress = iter
-) -> Iterator[Pair]:
+    subject: Subject, count: int, *, seed: int, first: int = 0, batch_size: int = 64,
+    progress: Progress = iter,
+) -> Iterator[Pair]:  # fmt: skip
     """Yield batches of pairs drawn as in training; torch's global stream stays where it is.
 
     Args:
         subject: Whose directions.
         count: Pairs in all, at least 1. The last batch may be smaller.
         seed: Two subjects of the same run are given the same x_T, k and s by the same seed.
+        first: How many of the seed's pairs are passed over.
         batch_size: Pairs at once: memory holds one batch.
         progress: Wraps the loop over batches, as ``tqdm`` does.
 
@@ -109,7 +112,8 @@ def pairs(
     for name, value in (("count", count), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"`{name}` of pairs must be at least 1, got {value}.")
-    drawn = draw_apart(subject, count, seed)
+    drawn = draw_apart(subject, first + count, seed)
+    drawn = tuple(column[first:] for column in drawn)
     for start in progress(range(0, count, batch_size)):
         part = (column[start : start + batch_size].to(subject.device) for column in drawn)
         x_T, k, s = part
@@ -118,10 +122,14 @@ def pairs(
 
 
 def draw_apart(subject: Subject, count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ``subject.draw(count)`` of a seed, on the CPU; the global stream stays as it was."""
+    """Return the first ``count`` triples of a seed, on the CPU; the global stream stays as it was.
+
+    They are drawn block by block: a larger count begins with the triples of a smaller one.
+    """
     with seeded(seed):
-        x_T, k, s = subject.draw(count)
-    return x_T.cpu(), k.cpu(), s.cpu()
+        blocks = [subject.draw(DRAWN_AT_ONCE) for _ in range(0, count, DRAWN_AT_ONCE)]
+    x_T, k, s = (torch.cat(column)[:count].cpu() for column in zip(*blocks, strict=True))
+    return x_T, k, s
 
 
 def noise(subject: Subject, count: int, seed: int) -> Tensor:

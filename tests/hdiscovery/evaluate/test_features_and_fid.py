@@ -151,10 +151,11 @@ def test_fid_is_0_for_the_same_images_and_the_squared_distance_of_means_for_move
 def test_raw_and_shifted_are_the_same_samples(toy, patterns):
     net = FeatureNet("quarters", Quarters(), (1, 8, 8))
     subject = toy(0 * patterns)
-    drawn = torch.cat([x_0 for x_0, _, _, _ in pairs(subject, 40, seed=1)])
+    drawn = list(pairs(subject, 40, seed=1))
+    real = torch.cat([x_0 for x_0, _, _, _ in drawn])
 
-    still = measure_fid(subject, net, drawn, source="itself", images=40, seed=1, batch_size=16)
-    other = measure_fid(toy(4 * patterns), net, drawn, source="itself", images=40, seed=1)
+    still = measure_fid(drawn, net, real, source="itself", batch_size=16)
+    other = measure_fid(pairs(toy(4 * patterns), 40, seed=1), net, real, source="itself")
 
     assert still.raw == pytest.approx(0, abs=1e-5)
     assert still.shifted == still.raw
