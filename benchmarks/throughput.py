@@ -43,8 +43,8 @@ class Job(NamedTuple):
 
 FULL = (
     Job("mnist", 2, (5, 20, 100), 20),
-    Job("unet", 2, (5, 10, 100), 10),
-    Job("dit", 2, (5, 10, 100), 10),
+    Job("unet", 2, (5, 10, 50), 10),
+    Job("dit", 2, (5, 10, 50), 10),
 )
 COUNTED = 20  # up to this M work is counted; beyond, it only makes a reading slower
 QUICK = (Job("mnist", 2, (3, 5), 5), Job("unet", 2, (3, 5), 5), Job("dit", 2, (3, 5), 5))
