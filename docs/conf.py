@@ -64,6 +64,12 @@ def write_tried() -> None:
     (ROOT / "docs" / "_generated" / "tried.md").write_text(tried.table(rows) + "\n")
 
 
+def write_results() -> None:
+    """Write the tables and pictures of the shipped run."""
+    results = importlib.import_module("results")
+    results.write(results.SHIPPED, ROOT / "docs" / "_generated")
+
+
 def write_examples() -> None:
     """Write what each example measured as the table that a page includes."""
     sys.path.insert(0, str(ROOT / "examples"))
@@ -85,5 +91,6 @@ for name in (
     write_table(name)
 draw_plan()
 write_tried()
+write_results()
 write_conformance()
 write_examples()

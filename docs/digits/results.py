@@ -14,7 +14,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 SHIPPED = ROOT / "applications" / "hdiscovery" / "found" / "digits"
 WINDOW = 25  # steps that a drawn mean is over
 LN_2 = math.log(2)
@@ -22,8 +23,9 @@ LN_2 = math.log(2)
 
 def read(folder: Path) -> dict[str, Any]:
     """Return the JSON files of a published run by name, and its records."""
-    names = ("config", "evaluation", "ranking", "labels", "judgement", "commands")
-    files = {name: folder / f"{name}.json" for name in names}
+    files = {name: folder / f"{name}.json"
+             for name in ("config", "evaluation", "ranking", "labels")}  # fmt: skip
+    files |= {name: HERE / f"{name}.json" for name in ("judgement", "commands")}
     found = {name: json.loads(path.read_text()) for name, path in files.items() if path.exists()}
     lines = (folder / "records.jsonl").read_text().splitlines()
     return {**found, "records": [json.loads(line) for line in lines]}
@@ -102,6 +104,15 @@ def settings(run: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def commands(run: dict[str, Any]) -> str:
+    """Return what was run, and what each took."""
+    ran = run["commands"]
+    facts = ", ".join(f"{name} {value}" for name, value in ran["environment"].items())
+    lines = [f"| on {facts} | minutes |", "|---|---:|"]
+    lines += [f"| `hdiscovery {words}` | {s / 60:.0f} |" for words, s in ran["seconds"].items()]
+    return "\n".join(lines)
+
+
 def draw_losses(records: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw Fig. 10: L_G over the steps, and D's accuracy below."""
     from matplotlib.figure import Figure
@@ -136,7 +147,7 @@ def draw_accuracy(run: dict[str, Any], path: Path) -> None:
 def write(folder: Path, out: Path) -> None:
     """Write what the page includes."""
     run = read(folder)
-    for make in (paper_and_here, named, compared, settings):
+    for make in TABLES:
         (out / f"digits_{make.__name__}.md").write_text(make(run) + "\n")
     draw_losses(run["records"], out / "digits_losses.png")
     draw_accuracy(run, out / "digits_rca.png")
@@ -156,6 +167,8 @@ def _shifted(fid: dict[str, Any]) -> str:
     return f"{fid['shifted']:.2f}, {fid['shifted'] / fid['raw']:.2f} times that of raw ones"
 
 
+TABLES = (paper_and_here, named, compared, settings, commands)
+
 if __name__ == "__main__":
     content = read(Path(sys.argv[1]) if len(sys.argv) > 1 else SHIPPED)
-    print("\n\n".join(make(content) for make in (paper_and_here, named, compared, settings)))
+    print("\n\n".join(make(content) for make in TABLES))

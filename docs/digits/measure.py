@@ -1,0 +1,57 @@
+"""Measures a run: ``python docs/digits/measure.py RUN --data DIR``, an hour or so on two cores.
+
+Runs the commands below one after another, and notes beside itself what each took. Then
+name what you see (``hdiscovery gallery RUN``, ``hdiscovery label RUN K=NAME …``), publish the run,
+and draw what the page shows: ``python docs/digits/named.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+COMMANDS = (
+    "evaluate RUN --only losses rca fid --data DIR --features digits --images 10000",
+    "rank RUN",
+    "evaluate RUN --only probes --samples 8 --data DIR",
+    "evaluate RUN --only fresh marks --baselines random pca",
+)
+
+
+def timed(command: str, run: Path, data: Path) -> float:
+    """Return the seconds of a command of hdiscovery."""
+    words = command.replace("RUN", str(run)).replace("DIR", str(data))
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "hdiscovery", *shlex.split(words)], check=True)
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Measure; what was measured before stays where a number of COMMANDS is not asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--only", type=int, nargs="+", default=range(len(COMMANDS)))
+    options = parser.parse_args()
+    out = Path(__file__).with_name("commands.json")
+    content = json.loads(out.read_text()) if out.exists() else {"seconds": {}}
+    content["environment"] = {
+        "torch": torch.__version__, "python": platform.python_version(),
+        "machine": platform.machine(), "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    for number in options.only:
+        command = COMMANDS[number]
+        content["seconds"][command] = timed(command, options.run, options.data)
+        out.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Draws the directions of a published run that have a name: ``python docs/digits/named.py``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from hdiscovery.gallery.draw import draw_strips, even_shifts
+from hdiscovery.published import open_directions
+from hdiscovery.run import RunFolder
+from matplotlib.figure import Figure
+from results import SHIPPED, read
+
+SAMPLES, COLUMNS, SEED = 4, 9, 7
+
+
+def main() -> None:
+    """Draw, best first, in two columns."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else SHIPPED
+    run = read(folder)
+    discovery, _ = open_directions(RunFolder.open(folder))
+    shifts = even_shifts(run["config"]["S"], COLUMNS)
+    ks = [row["k"] for row in run["ranking"]["directions"] if str(row["k"]) in run["labels"]]
+    rows = -(-len(ks) // 2)
+    figure = Figure(figsize=(9, 2.1 * rows), layout="constrained")
+    for axes in figure.subplots(rows, 2, squeeze=False).flat:
+        axes.axis("off")
+    for k, axes in zip(ks, figure.axes, strict=False):
+        strips = draw_strips(discovery, k, samples=SAMPLES, shifts=shifts, seed=SEED)
+        N, C, _, H, W = strips.shape
+        image = strips[:, :, 0].permute(0, 2, 1, 3).reshape(N * H, C * W)
+        axes.imshow(image, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+        axes.set_title(f"{k}: {run['labels'][str(k)]}", fontsize=9, loc="left")
+    figure.savefig(Path(__file__).with_name("named.png"), dpi=110)
+
+
+if __name__ == "__main__":
+    main()

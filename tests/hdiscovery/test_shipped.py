@@ -1,0 +1,70 @@
+"""The run that comes with the package: complete, small, and what its page says."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hdiscovery.editing.editor import edit
+from hdiscovery.editing.source import open_source
+from hdiscovery.evaluate.rca import measure_rca
+from hdiscovery.published import open_directions, shipped_runs
+from hdiscovery.run import RunFolder
+
+DIGITS = shipped_runs()["digits"]
+
+
+@pytest.fixture
+def results(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "docs" / "digits")
+    yield importlib.import_module("results")
+    sys.modules.pop("results")
+
+
+def test_it_is_small_and_its_files_are_of_one_training():
+    run = RunFolder.open(DIGITS)
+    _, step = open_directions(run)
+
+    assert sum(path.stat().st_size for path in DIGITS.iterdir()) <= 4e6
+    assert run.read_json("ranking.json")["step"] == step
+    assert run.read_json("evaluation.json")["step"] == step
+    assert [r["step"] for r in run.records()][-1] == step - 1
+
+
+def test_its_reconstructor_knows_what_was_measured_of_it():
+    discovery, _ = open_directions(RunFolder.open(DIGITS))
+    told = json.loads((DIGITS / "rca.json").read_text())
+
+    again = measure_rca(discovery, pairs=64)
+
+    # Three standard errors of 64 pairs: far above that of a network that was not trained.
+    error = (told["rca"] * (1 - told["rca"]) / 64) ** 0.5
+    assert abs(again.rca - told["rca"]) < 3 * error
+    assert told["rca"] - 3 * error > 10 / discovery.config.K
+
+
+@pytest.mark.parametrize("kind", ["direct", "mean", "global"])
+def test_a_name_edits_a_digit(kind):
+    source = open_source(Path("digits"), kind)
+    k = next(k for k, name in enumerate(source.about.labels) if name)
+    x_T = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    images = [edit(source, x_T, [k], torch.tensor([[s]])) for s in (0.0, 4.0)]
+
+    assert (images[1] - images[0]).abs().max() > 0.1
+
+
+def test_the_page_says_what_the_files_say(results, tmp_path):
+    run = results.read(DIGITS)
+
+    results.write(DIGITS, tmp_path)
+
+    rca = json.loads((DIGITS / "rca.json").read_text())
+    assert f"{rca['rca']:.3f}" in (tmp_path / "digits_paper_and_here.md").read_text()
+    named = (tmp_path / "digits_named.md").read_text()
+    assert all(f"| {k} | {name} |" in named for k, name in run["labels"].items())
+    assert (tmp_path / "digits_losses.png").stat().st_size > 10_000
+    other = {**run, "records": [{**r, "L_G": 1.0} for r in run["records"]]}
+    assert "1.000 (+0.307)" in results.paper_and_here(other)
