@@ -37,8 +37,9 @@ def paper_and_here(run: dict[str, Any]) -> str:
     rca, fresh, fid = (learnt.get(name) for name in ("rca", "fresh", "fid"))
     judged = run.get("judgement")
     rows = [
+        ("sampling steps M", "20", str(run["config"]["M"])),
         ("RCA", "0.77", rca and f"{_share(rca)} of {rca['pairs']:,} pairs"),
-        ("RCA, pairs with |s| of S/10 or more", "", rca and f"{rca['rca_large_shifts']:.2f}"),
+        ("RCA, of shifts of S/10 or more", "", rca and f"{rca['rca_large_shifts']:.2f}"),
         ("RCA by a fresh reconstructor", "", fresh and _share(fresh["test"])),
         ("L_G, mean over the last half of the steps", "near ln 2 = 0.693", _second_half(run)),
         ("FID of raw samples", "", fid and f"{fid['raw']:.2f} ({fid['images']:,} samples)"),
