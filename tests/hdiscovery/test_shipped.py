@@ -51,7 +51,9 @@ def test_a_name_edits_a_digit(kind):
     k = next(k for k, name in enumerate(source.about.labels) if name)
     x_T = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
 
-    images = [edit(source, x_T, [k], torch.tensor([[s]])) for s in (0.0, 4.0)]
+    images = [
+        edit(source, x_T, [k], torch.tensor([[s]]), num_steps=source.about.M) for s in (0.0, 4.0)
+    ]
 
     assert (images[1] - images[0]).abs().max() > 0.1
 
