@@ -78,21 +78,6 @@ def named(run: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def compared(run: dict[str, Any]) -> str:
-    """Return the learnt directions beside baselines, as a Markdown table."""
-    columns = {
-        "fresh RCA": lambda r: _share(r["fresh"]["test"]) if "fresh" in r else "",
-        **{
-            name: lambda r, name=name: f"{r['marks']['mean'][name]:.2f}" if "marks" in r else ""
-            for name in ("monotonicity", "smoothness", "consistency", "fidelity", "effect", "twins")
-        },
-    }
-    lines = [f"| directions | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
-    for name, results in run["evaluation"]["subjects"].items():
-        lines.append(f"| {name} | {' | '.join(cell(results) for cell in columns.values())} |")
-    return "\n".join(lines)
-
-
 def settings(run: dict[str, Any]) -> str:
     """Return the fields of the run's config that are not the paper's preset's."""
     from hdiscovery.config import from_preset
@@ -168,7 +153,7 @@ def _shifted(fid: dict[str, Any]) -> str:
     return f"{fid['shifted']:.2f}, {fid['shifted'] / fid['raw']:.2f} times that of raw ones"
 
 
-TABLES = (paper_and_here, named, compared, settings, commands)
+TABLES = (paper_and_here, named, settings, commands)
 
 if __name__ == "__main__":
     content = read(Path(sys.argv[1]) if len(sys.argv) > 1 else SHIPPED)

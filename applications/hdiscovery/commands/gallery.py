@@ -75,14 +75,15 @@ def show(run: RunFolder, pairs: int) -> Path:
 
 def show_shipped(folder: Path) -> list[Path]:
     """Return a page for each run that comes with the package: its directions that have a name."""
+    from hdiscovery.config import run_config
     from hdiscovery.gallery.page import write_page
+    from hdiscovery.gallery.read import read_labels
     from hdiscovery.published import shipped_runs
 
     pages = []
     for name, path in shipped_runs().items():
         run = RunFolder.open(path)
-        named = [int(k) for k in run.read_json("labels.json")]
-        shown = [drawn(run, pairs=0, only=named)]
+        shown = [drawn(run, pairs=0, only=read_labels(run, K=run_config(run).K))]
         pages.append(write_page(folder / f"{name}.html", shown, title=f"Named directions: {name}"))
     return pages
 
