@@ -129,6 +129,7 @@ class Tape:
         self.shelf = self.store.shelf(self.x_T, lambda: self.plan.nodes)
         try:
             with (
+                torch.no_grad(),  # once for all steps; those that are recorded turn it off
                 autocast_as(self.autocast),
                 uncached_parametrizations(),
                 self.log.showing("forward", self.plan.num_steps),

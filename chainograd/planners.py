@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from math import comb
 from typing import Literal
 
@@ -64,6 +65,7 @@ def keep_last(num_steps: int, k: int) -> Plan:
     return keep_graphs(num_steps, range(num_steps - k, num_steps))
 
 
+@lru_cache(maxsize=32)
 def keep_graphs(num_steps: int, kept: range | frozenset[int]) -> Plan:
     """Return the plan that keeps every node and the graphs of the steps in ``kept``."""
     forward: list[Action] = []

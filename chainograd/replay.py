@@ -107,7 +107,7 @@ class RandomStreams:
     def state(self, since: Streams | None = None) -> Streams:
         """Return where the streams stand; ``since`` itself if nothing was drawn since then."""
         with no_dispatch():  # these are real tensors, under FakeTensorMode too
-            tensors = [_words(torch.get_rng_state())]
+            tensors = [_words(torch.default_generator.get_state())]
             if self.cuda or self.generators:
                 tensors += map(_words, map(torch.cuda.get_rng_state, self.cuda))
                 tensors += [_words(generator.get_state()) for generator in self.generators]

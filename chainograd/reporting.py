@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -102,17 +103,11 @@ class Log:
     waiting: list[tuple[int, Tensor]] = field(default_factory=list)  # small ones without a norm
     bar: Any = None
     queued: bool = field(init=False)  # whether what is started runs later, by itself
+    now: Callable[[], Moment] = field(init=False)  # this moment, without waiting for the device
 
     def __post_init__(self) -> None:
         self.queued = self.device.type == "cuda"
-
-    def now(self) -> Moment:
-        """Return this moment; on a CUDA device that of the current stream, without waiting."""
-        if not self.queued:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self.device))
-        return event
+        self.now = partial(_event, self.device) if self.queued else time.perf_counter
 
     def ran(self, phase: Phase, i: int, began: Moment) -> None:
         """Note that step i ran, or its backward pass, from ``began`` until now."""
@@ -122,25 +117,33 @@ class Log:
 
     def saw(self, i: int, state: State) -> None:
         """Note the state that enters step i."""
-        self.node_bytes[i] = sum([t.nbytes for t in state.tensors])
+        self.node_bytes[i] = sum([leaf.nbytes for leaf in state.leaves if isinstance(leaf, Tensor)])
 
     def sent(self, i: int, cotangents: Cotangents) -> None:
         """Note the cotangents of the state that enters step i, without waiting for them."""
         self.norms[i] = []
         for g in cotangents.values():
-            self.waiting.append((i, g))
             # A small norm takes as long as a small step's backward pass; together they do not.
-            if g.nbytes > SMALL or len(self.waiting) == TOGETHER:
-                self.settle()
+            if type(g) is Tensor and g.layout is torch.strided and g.nbytes <= SMALL:
+                self.waiting.append((i, g))
+                if len(self.waiting) == TOGETHER:
+                    self.settle()
+            else:
+                norm = torch.linalg.vector_norm(g)
+                self.norms[i].append(norm if self.queued else norm.item())
 
     def settle(self) -> None:
         """Take the norms of the cotangents that wait, and let these go."""
-        if not self.waiting:
-            return
-        waiting, self.waiting = self.waiting, []
-        norms = torch._foreach_norm([g for _, g in waiting])  # pyright: ignore
-        for (i, _), norm in zip(waiting, norms, strict=True):
-            self.norms[i].append(norm if self.queued else norm.item())
+        alike: dict[Any, list[tuple[int, Tensor]]] = defaultdict(list)
+        for i, g in self.waiting:
+            alike[g.shape, g.device].append((i, g))
+        self.waiting = []
+        for some in alike.values():
+            rows = torch.stack([g for _, g in some]).view(len(some), some[0][1].numel())
+            norms = torch.linalg.vector_norm(rows, dim=1)
+            each = norms.unbind() if self.queued else norms.tolist()
+            for (i, _), norm in zip(some, each, strict=True):
+                self.norms[i].append(norm)
 
     @contextmanager
     def showing(self, phase: str, total: int) -> Iterator[None]:
@@ -184,6 +187,12 @@ class Log:
             return ended - began
         ended.synchronize()
         return began.elapsed_time(ended) / 1e3
+
+
+def _event(device: torch.device) -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
 
 
 def has_numbers(g: Tensor) -> bool:

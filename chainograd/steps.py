@@ -112,16 +112,23 @@ def wants_gradient(leaf: Any) -> bool:
 
 def versions(tensors: Iterable[Any]) -> list[int]:
     """Return how often each tensor among the things was changed in place, as torch counts it."""
-    return [
-        0 if tensor.is_inference() else tensor._version
-        for tensor in tensors
-        if isinstance(tensor, Tensor)
-    ]
+    found = [tensor for tensor in tensors if isinstance(tensor, Tensor)]
+    try:
+        return [tensor._version for tensor in found]
+    except RuntimeError:  # of tensors made in inference mode torch does not count
+        return [0 if tensor.is_inference() else tensor._version for tensor in found]
 
 
 def stand_in(tensor: Tensor) -> Tensor:
     """Return a leaf with the tensor's values, outside its graph and without its hooks."""
     return tensor.detach().requires_grad_()
+
+
+def _with_stand_ins(
+    swapped: dict[int, Tensor], step: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    with StandIns(swapped):
+        return step(*args, **kwargs)
 
 
 def _same_leaves(a: State, b: State) -> bool:
@@ -174,7 +181,7 @@ class Steps:
     inner_captured: list[Tensor] = field(init=False)
     shared: list[Tensor] = field(init=False)  # the `inputs` as the steps see them
     known: dict[int, int] = field(init=False)  # their places, by their ids
-    stand_ins: Callable[[], AbstractContextManager[object]] = field(init=False)
+    called: Callable[..., Any] = field(init=False)  # the step, on what stands in for others
     watched: list[Tensor] = field(init=False)  # what must not change before the backward pass
     versions: list[int] = field(init=False)  # how often it was changed by now
     trains_shards: bool = field(init=False)
@@ -215,7 +222,7 @@ class Steps:
             for outer, inner in zip(self.captured, self.inner_captured, strict=True)
             if outer is not inner
         }
-        self.stand_ins = partial(StandIns, swapped) if swapped else nullcontext
+        self.called = partial(_with_stand_ins, swapped, self.step) if swapped else self.step
 
     @property
     def inputs(self) -> list[Tensor]:
@@ -236,13 +243,19 @@ class Steps:
         """Run one step, in the grad mode that is in force."""
         return self.call(index, state, self.inner_arguments)
 
+    def run_as_recorded(self, index: int, state: State) -> State:
+        """Run one step in the context that steps are recorded in."""
+        if self.recording is nullcontext:
+            return self.run(index, state)  # a context of nothing takes longer than this question
+        with self.recording():
+            return self.run(index, state)
+
     def call(self, index: int, state: State, arguments: State) -> State:
         """Call the user's step; the state it is given must survive it."""
         args, kwargs = arguments.tree()  # made anew: no step sees a container of another
         before = versions(state.leaves)
         try:
-            with self.stand_ins():
-                after = State.of(self.step(state.tree(), index, *args, **kwargs))
+            after = State.of(self.called(state.tree(), index, *args, **kwargs))
         except Exception as error:
             self._name(index, error)
             raise
@@ -263,17 +276,18 @@ class Steps:
         """Run a step without a graph."""
         # As in a rerun: a gradient that a step takes for itself must be the same to the bit.
         # Inside of torch's own functions graphs are off already, and to say so again takes time.
-        off = torch.no_grad() if torch.is_grad_enabled() else nullcontext()
-        with off, self.recording():
-            return self.run(index, state)
+        if not torch.is_grad_enabled():
+            return self.run_as_recorded(index, state)
+        with torch.no_grad():
+            return self.run_as_recorded(index, state)
 
     def tried(self, index: int, state: State) -> tuple[State, bool]:
         """Run a step whose state needs no gradient, and see whether its result does.
 
         Until something trainable is met there is no graph, so this costs nothing.
         """
-        with torch.enable_grad(), self.recording():
-            after = self.run(index, state)
+        with torch.enable_grad():
+            after = self.run_as_recorded(index, state)
         return after.detached(), any(map(wants_gradient, after.leaves))
 
     def record(
@@ -283,8 +297,8 @@ class Steps:
         if rerun is not None:
             rerun.rewind()
         entering = state.entering(wanted)
-        with torch.enable_grad(), self.recording():
-            leaving = self.run(index, entering)
+        with torch.enable_grad():
+            leaving = self.run_as_recorded(index, entering)
         if rerun is not None:
             rerun.check(leaving)
         return Recorded(entering, leaving, self.uses_between(index, entering, leaving))

@@ -63,6 +63,22 @@ def test_norms_of_many_small_cotangents_are_all_there_after_each_backward_pass()
         assert norms == pytest.approx([factor * 0.99 ** (150 - i) for i in range(1, 150)], rel=1e-9)
 
 
+def test_norms_of_cotangents_of_every_kind_are_those_of_each():
+    kinds = [
+        torch.ones(()), torch.randn(3), torch.randn(3, dtype=torch.float64),
+        torch.randn(3, dtype=torch.complex64), torch.randn(2, 3).t(), torch.randn(6), torch.randn(0, 2),
+    ]  # fmt: skip
+    leaves = [leaf.requires_grad_() for leaf in kinds]
+    chain = CheckpointedChain(lambda x, i: [2 * leaf for leaf in x], 3)
+    total = sum((leaf * leaf.conj()).real.sum().float() for leaf in chain(leaves))
+    total.backward()
+
+    # y = 8 x, and the cotangent of the state that enters step i is 2 y 2^(3 - i)
+    norm = sum(leaf.detach().to(torch.complex128).norm() ** 2 for leaf in kinds).real ** 0.5
+    for i, row in enumerate(chain.report().steps):
+        assert row.cotangent_norm == pytest.approx(16 * 2 ** (3 - i) * norm.item(), rel=1e-5)
+
+
 def test_a_large_cotangent_is_let_go_at_once():
     alive = []
 
