@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy
@@ -103,14 +104,16 @@ class RandomStreams:
         self.cuda = sorted({d.index or 0 for d in devices if d.type == "cuda"})
         self.generators = tuple(generators)
         self.closely = True  # note [Host streams]
+        self._states = [
+            torch.default_generator.get_state,
+            *(partial(torch.cuda.get_rng_state, index) for index in self.cuda),
+            *(generator.get_state for generator in self.generators),
+        ]
 
     def state(self, since: Streams | None = None) -> Streams:
         """Return where the streams stand; ``since`` itself if nothing was drawn since then."""
         with no_dispatch():  # these are real tensors, under FakeTensorMode too
-            tensors = [_words(torch.default_generator.get_state())]
-            if self.cuda or self.generators:
-                tensors += map(_words, map(torch.cuda.get_rng_state, self.cuda))
-                tensors += [_words(generator.get_state()) for generator in self.generators]
+            tensors = [_words(state()) for state in self._states]
             still = since is not None and since.torch_at(tensors)
         if since is None or self.closely:
             now = Streams(tuple(tensors), random.getstate(), numpy.random.get_state(legacy=False))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -110,12 +110,12 @@ def wants_gradient(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.requires_grad
 
 
-def versions(tensors: Iterable[Any]) -> list[int]:
+def versions(tensors: Sequence[Any]) -> list[int]:
     """Return how often each tensor among the things was changed in place, as torch counts it."""
-    found = [tensor for tensor in tensors if isinstance(tensor, Tensor)]
     try:
-        return [tensor._version for tensor in found]
+        return [tensor._version for tensor in tensors if isinstance(tensor, Tensor)]
     except RuntimeError:  # of tensors made in inference mode torch does not count
+        found = [tensor for tensor in tensors if isinstance(tensor, Tensor)]
         return [0 if tensor.is_inference() else tensor._version for tensor in found]
 
 
