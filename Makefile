@@ -27,15 +27,7 @@ mutants: $(VENV)/.installed
 	$(BIN)/python tests/mutate.py --jobs 2
 
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/vram_vs_M.py
-	$(BIN)/python benchmarks/frozen_unet.py
-	$(BIN)/python benchmarks/speed.py
-	$(BIN)/python benchmarks/diffusers_loop.py
-	$(BIN)/python benchmarks/scaling.py
-	$(BIN)/python benchmarks/throughput.py
-	$(BIN)/python benchmarks/largest_batch.py
-	$(BIN)/python benchmarks/long_chain.py
-	$(BIN)/python benchmarks/paper_scale.py
+	$(BIN)/python benchmarks/run_all.py
 
 # Counts and bytes, not seconds, against the committed results.
 bench-check: $(VENV)/.installed

@@ -1,4 +1,4 @@
-"""Figure 4 for every way: peak memory against M, from the figures of ``throughput.py``.
+"""Figure 4 for the ways that are followed to the largest M, from the figures of ``throughput.py``.
 
 ``python benchmarks/against_M.py results.json`` draws it again.
 """
@@ -31,14 +31,14 @@ def draw(content: dict[str, Any], path: Path) -> None:
 
 def _draw_panel(rows: list[dict[str, Any]], axes: Any) -> None:
     ends: list[tuple[float, str]] = []
-    for way in dict.fromkeys(row["way"] for row in rows):
+    last = max(row["M"] for row in rows)
+    for way in [row["way"] for row in rows if row["M"] == last]:
         mine = sorted((r["M"], r["peak_bytes"] / 2**20) for r in rows if r["way"] == way)
         Ms, peaks = zip(*mine, strict=True)
         peer = way in PEERS
         axes.plot(Ms, peaks, marker=PEERS.get(way, "o"), ms=4, lw=1.2,
                   color="k" if peer else "C0", ls="-" if peer else "--")  # fmt: skip
         ends.append((peaks[-1], way))
-    last = max(row["M"] for row in rows)
     for peak, label in labels(ends):
         axes.annotate(label, (last, peak), xytext=(6, 0), textcoords="offset points",
                       va="center", fontsize=7)  # fmt: skip

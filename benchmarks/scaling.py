@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from measured import default_device, results, save
 
-WORDS = ("MNIST32-400-20-32-5", "--M", "5", "--K", "8", "--batch-size", "32",
+BATCH = 16
+WORDS = ("MNIST32-400-20-32-5", "--M", "5", "--K", "8", "--batch-size", str(BATCH),
          "--reconstructor", "difference")  # fmt: skip
 WARM_UP = 2  # steps that are not counted: the first ones build what later ones use
 
@@ -69,7 +70,7 @@ def main() -> None:
         {"processes": n, "seconds": seconds(n, options.steps, options.device)}
         for n in options.processes
     ]
-    content = {"words": WORDS, "batch_size": 32, "threads_a_process": 1, "runs": runs}
+    content = {"words": WORDS, "batch_size": BATCH, "threads_a_process": 1, "runs": runs}
     print(table(save(out, options.device, content)))
     print(f"\nwrote {out}")
 

@@ -1,7 +1,7 @@
 """Time of the default plan against the plain loop and checkpointing; what the engine itself takes.
 
-Run it as it stands: ``python benchmarks/speed.py``. Everything runs in turn in one process, and
-the engine's own time in another; ratios are medians over pairs of runs.
+Run it as it stands: ``python benchmarks/speed.py``. What is compared runs in turn in one process;
+ratios are medians over pairs of runs.
 
 A step takes F forward and B backward, both measured here. The plain loop takes M (F + B), the
 default plan (2M - 1) F + M B: at most (2F + B) / (F + B) of it.
@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from chainograd import CheckpointedChain
 
 Step = Callable[[Tensor, int], Tensor]
+BATCH = 4
 METHODS = ("plain loop", "checkpoint", "nodes")
 
 
@@ -41,7 +42,7 @@ def unet_step(device: str, *, trainable: bool) -> tuple[Step, Tensor]:
         t = torch.full((len(x),), 999 - i, device=x.device)
         return x - 0.02 * net(x, t).sample
 
-    return step, torch.randn(8, 3, 32, 32, device=device, requires_grad=True)
+    return step, torch.randn(BATCH, 3, 32, 32, device=device, requires_grad=True)
 
 
 def run(method: str, step: Step, x: Tensor, M: int) -> None:
@@ -84,6 +85,12 @@ def overhead(device: str, M: int = 200, pairs: int = 25) -> dict[str, Any]:
     }}  # fmt: skip
 
 
+def with_unet(trainable: bool, pairs: int, device: str) -> dict[str, Any]:
+    """Return what ten steps of the UNet cost, and their seconds by every method."""
+    step, x = unet_step(device, trainable=trainable)
+    return compared(step, x, 10, device, pairs)
+
+
 def bound(row: dict[str, Any]) -> float:
     """Return (2F + B) / (F + B)."""
     return (2 * row["F"] + row["B"]) / (row["F"] + row["B"])
@@ -115,15 +122,15 @@ def table(content: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default=default_device())
-    parser.add_argument("--pairs", type=int, default=9, help="runs of each method")
+    parser.add_argument("--pairs", type=int, default=5, help="runs of each method")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     device: str = options.device
     out: Path = options.out or results("speed", device)
-    runs = {}
-    for name, trainable in (("UNet, trainable", True), ("UNet, frozen weights", False)):
-        step, x = unet_step(device, trainable=trainable)
-        runs[name] = compared(step, x, 10, device, options.pairs)
+    runs = {
+        name: apart(with_unet, trainable, options.pairs, device)
+        for name, trainable in (("UNet, trainable", True), ("UNet, frozen weights", False))
+    }
     content = save(out, device, {"runs": runs, "overhead": apart(overhead, device)})
     print(table(content))
     print(f"\nwrote {out}")

@@ -66,7 +66,8 @@ def test_norms_of_many_small_cotangents_are_all_there_after_each_backward_pass()
 def test_norms_of_cotangents_of_every_kind_are_those_of_each():
     kinds = [
         torch.ones(()), torch.randn(3), torch.randn(3, dtype=torch.float64),
-        torch.randn(3, dtype=torch.complex64), torch.randn(2, 3).t(), torch.randn(6), torch.randn(0, 2),
+        torch.randn(3, dtype=torch.complex64), torch.randn(2, 3).t(), torch.randn(6),
+        torch.randn(0, 2),
     ]  # fmt: skip
     leaves = [leaf.requires_grad_() for leaf in kinds]
     chain = CheckpointedChain(lambda x, i: [2 * leaf for leaf in x], 3)
