@@ -74,11 +74,16 @@ def seconds_of(run: Callable[[], object], device: str) -> float:
 
 def in_turn(runs: Mapping[str, Callable[[], object]], pairs: int, device: str) -> dict[str, Any]:
     """Return seconds of every run, all of them in turn, after one of each to warm up."""
+    return {name: times[1:] for name, times in rounds(runs, 1 + pairs, device).items()}
+
+
+def rounds(runs: Mapping[str, Callable[[], object]], count: int, device: str) -> dict[str, Any]:
+    """Return seconds of every run, all of them in turn, from the first round on."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(1 + pairs):
+    for _ in range(count):
         for name, run in runs.items():
             seconds[name].append(seconds_of(run, device))
-    return {name: times[1:] for name, times in seconds.items()}
+    return seconds
 
 
 def ratio(seconds: Mapping[str, list[float]], mine: str, other: str) -> float:

@@ -38,8 +38,8 @@ def table(content: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", choices=NAMES, default=NAMES)
-    names = parser.parse_args().names
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES)
+    names = parser.parse_args().only
     command, device = sys.argv, default_device()
     took = {name: seconds(name) for name in names}
     sys.argv = command
