@@ -139,7 +139,7 @@ class Log:
             alike[g.shape, g.device].append((i, g))
         self.waiting = []
         for some in alike.values():
-            rows = torch.stack([g for _, g in some]).view(len(some), some[0][1].numel())
+            rows = torch.stack([g for _, g in some]).reshape(len(some), some[0][1].numel())
             norms = torch.linalg.vector_norm(rows, dim=1)
             each = norms.unbind() if self.queued else norms.tolist()
             for (i, _), norm in zip(some, each, strict=True):

@@ -87,6 +87,7 @@ for name in (
     "largest_batch",
     "paper_scale",
     "long_chain",
+    "run_all",
 ):
     write_table(name)
 draw_plan()

@@ -67,7 +67,7 @@ def test_norms_of_cotangents_of_every_kind_are_those_of_each():
     kinds = [
         torch.ones(()), torch.randn(3), torch.randn(3, dtype=torch.float64),
         torch.randn(3, dtype=torch.complex64), torch.randn(2, 3).t(), torch.randn(6),
-        torch.randn(0, 2),
+        torch.randn(0, 2), torch.randn(1, 2, 3, 2).to(memory_format=torch.channels_last),
     ]  # fmt: skip
     leaves = [leaf.requires_grad_() for leaf in kinds]
     chain = CheckpointedChain(lambda x, i: [2 * leaf for leaf in x], 3)
