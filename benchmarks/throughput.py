@@ -9,6 +9,7 @@ are the same every time.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
@@ -136,14 +137,20 @@ def _best(plans: dict[str, Plan]) -> dict[str, Plan]:
     return best
 
 
-def measure(jobs: tuple[Job, ...], pairs: int, device: str, size: str = "bench") -> dict[str, Any]:
-    """Return all readings."""
+def measure(
+    jobs: tuple[Job, ...],
+    pairs: int,
+    device: str,
+    size: str = "bench",
+    far: Collection[str] = FAR,
+) -> dict[str, Any]:
+    """Return all readings; those beyond the M that is timed are of the ways in ``far``."""
     content: dict[str, list[Any]] = {"memory": [], "timing": [], "frontier": []}
     for job in jobs:
         ways = ways_of(WORKLOADS[job.workload](1, job.batch, device, size))
         readings = [(job.workload, way.name, M, job.batch, device, size)
                     for way in ways for M in job.Ms
-                    if M <= job.M or way.name in FAR]  # fmt: skip
+                    if M <= job.M or way.name in far]  # fmt: skip
         content["memory"] += each_apart(memory, readings, device)
         content["timing"].append(apart(timing, job, device, pairs, size))
         note(f"times of {job.workload}")
@@ -183,11 +190,13 @@ def main() -> None:
     parser.add_argument("--device", default=default_device())
     parser.add_argument("--quick", action="store_true", help="few steps, one pair of runs")
     parser.add_argument("--pairs", type=int, help="timed runs of each way (3; 1 with --quick)")
+    parser.add_argument("--far", nargs="+", choices=WAYS, default=FAR, metavar="WAY",
+                        help="ways to follow to the largest M")  # fmt: skip
     parser.add_argument("--out", type=Path, help="JSON file; the figure goes beside it")
     options = parser.parse_args()
     out = options.out or results("throughput", options.device)
     pairs = options.pairs or (1 if options.quick else 3)
-    content = measure(QUICK if options.quick else FULL, pairs, options.device)
+    content = measure(QUICK if options.quick else FULL, pairs, options.device, far=options.far)
     content = save(out, options.device, content)
     pictures = out.with_suffix(".png"), out.with_name(f"{out.stem}_against_M.png")
     pareto.draw(content, pictures[0])
