@@ -41,7 +41,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "nodes": {},
     "nodes, frozen": {"frozen": "auto"},
 }
-SHOWN = ("plain loop", "nodes, frozen")  # at full size, where a reading takes most of a minute
+SHOWN = ("plain loop", "nodes, frozen")  # at full size, where readings take long
 
 
 class Unread(World):

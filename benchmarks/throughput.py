@@ -55,7 +55,7 @@ FAR = (
     "budget 1/4",
     "binomial",
     "nodes, frozen",
-)  # the ways that are followed to the largest M; a run there takes a minute
+)  # the ways that are followed to the largest M, which takes longest
 COUNTED = 20  # up to this M work is counted; beyond, it only makes a reading slower
 QUICK = (Job("mnist", 2, (3, 5), 5), Job("unet", 2, (3, 5), 5), Job("dit", 2, (3, 5), 5))
 

@@ -125,7 +125,7 @@ def stand_in(tensor: Tensor) -> Tensor:
 
 
 def _with_stand_ins(
-    swapped: dict[int, Tensor], step: Callable[..., Any], *args: Any, **kwargs: Any
+    swapped: dict[int, Tensor], step: Callable[..., Any], /, *args: Any, **kwargs: Any
 ) -> Any:
     with StandIns(swapped):
         return step(*args, **kwargs)

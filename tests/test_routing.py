@@ -215,3 +215,12 @@ def test_hooks_that_a_parameter_has_stay_on_it_while_steps_run_again():
 
     assert there == [1] * 5
     assert len(fired) == 1
+
+
+def test_keyword_arguments_of_a_step_may_have_any_name():
+    w = torch.tensor(2.0, requires_grad=True)
+    doubled = 2 * w  # no leaf: another tensor stands in for it
+    chain = CheckpointedChain(lambda x, i, *, step, swapped: doubled * x * step + swapped, 2)
+    chain(torch.ones(()), step=3, swapped=1).backward()
+
+    assert w.grad == 2 * (2 * 3 * 3 * 4 + 3)  # y = (3 d)^2 + 3 d + 1 with d = 2 w
