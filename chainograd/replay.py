@@ -112,18 +112,24 @@ class RandomStreams:
 
     def state(self, since: Streams | None = None) -> Streams:
         """Return where the streams stand; ``since`` itself if nothing was drawn since then."""
-        with no_dispatch():  # these are real tensors, under FakeTensorMode too
-            tensors = [_words(state()) for state in self._states]
-            still = since is not None and since.torch_at(tensors)
+        if torch._C._len_torch_dispatch_stack():
+            with no_dispatch():  # these are real tensors, under FakeTensorMode too
+                own = self._torchs()
+        else:  # where a context of nothing would take as long as the rest
+            own = self._torchs()
+        still = since is not None and own == since.torch
         if since is None or self.closely:
-            now = Streams(tuple(tensors), random.getstate(), numpy.random.get_state(legacy=False))
+            now = Streams(own, random.getstate(), numpy.random.get_state(legacy=False))
             return since if since is not None and still and since.same_on_host(now) else now
-        return since if still else Streams(tuple(tensors), since.python, since.numpy)
+        return since if still else Streams(own, since.python, since.numpy)
+
+    def _torchs(self) -> list[bytes]:
+        return [state().numpy().tobytes() for state in self._states]
 
     def set(self, state: Streams) -> None:
         """Put the streams where they stood."""
         with no_dispatch():
-            cpu, *rest = (words.view(torch.uint8) for words in state.tensors)
+            cpu, *rest = (torch.frombuffer(bytearray(own), dtype=torch.uint8) for own in state.torch)
         torch.set_rng_state(cpu)
         for index, device_state in zip(self.cuda, rest, strict=False):
             torch.cuda.set_rng_state(device_state, index)
@@ -134,25 +140,17 @@ class RandomStreams:
 
 
 class Streams(NamedTuple):
-    """Where random streams stand: torch's as words, which are compared faster than bytes."""
+    """Where random streams stand: torch's as text, which is compared faster than tensors."""
 
-    tensors: tuple[Tensor, ...]
+    torch: list[bytes]
     python: Any
     numpy: Any
-
-    def torch_at(self, tensors: Sequence[Tensor]) -> bool:
-        """Return whether torch's streams stand here."""
-        return all(map(torch.equal, self.tensors, tensors))
 
     def same_on_host(self, other: Streams) -> bool:
         """Return whether nothing was drawn from Python's or numpy's stream between the two."""
         if self.python is other.python and self.numpy is other.numpy:
             return True
         return self.python == other.python and _equal(self.numpy, other.numpy)
-
-
-def _words(state: Tensor) -> Tensor:
-    return state.view(torch.int64) if state.numel() % 8 == 0 else state
 
 
 def _equal(a: Any, b: Any) -> bool:
