@@ -33,11 +33,14 @@ from chainograd.refusals import (
     refuse_step,
     run_without_gradient,
 )
-from chainograd.replay import Autocast, RandomStreams, Verify, undisturbed
+from chainograd.replay import Verify
 from chainograd.reporting import Log, Report
 from chainograd.slices import SlicedSteps, batch_of
-from chainograd.steps import NO_ARGUMENTS, State, Steps
+from chainograd.states import NO_ARGUMENTS, State
+from chainograd.steps import Steps
 from chainograd.stores import Store
+from chainograd.streams import RandomStreams, undisturbed
+from chainograd.surroundings import Autocast
 
 Frozen = Literal["off", "auto"]
 

@@ -11,7 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from chainograd.metering import meter
 from chainograd.plan import StepCost
-from chainograd.steps import State, Steps, differentiable
+from chainograd.states import State, differentiable
+from chainograd.steps import Steps
 from chainograd.stores import Store
 from chainograd.sums import Sums
 

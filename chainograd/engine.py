@@ -15,31 +15,21 @@ from torch.nn import Module
 
 from chainograd.plan import Action, Advance, Backprop, Keep, Load, Plan, Record
 from chainograd.planners import restricted
-from chainograd.replay import (
+from chainograd.replay import Digest, Verify, digest, sample
+from chainograd.reporting import Log
+from chainograd.states import State, differentiable, wants_gradient
+from chainograd.steps import Recorded, Steps
+from chainograd.stores import Node, Shelf, Store
+from chainograd.streams import RandomStreams, Streams, undisturbed
+from chainograd.surroundings import (
     Autocast,
-    Digest,
-    RandomStreams,
-    Streams,
-    Verify,
     autocast_as,
-    digest,
     in_modes,
     put_back,
-    sample,
     uncached_parametrizations,
     unchanged,
-    undisturbed,
     without_hooks,
 )
-from chainograd.reporting import Log
-from chainograd.steps import (
-    Recorded,
-    State,
-    Steps,
-    differentiable,
-    wants_gradient,
-)
-from chainograd.stores import Node, Shelf, Store
 
 Transform = Callable[[int, Any], Any]
 T = TypeVar("T")

@@ -13,9 +13,9 @@ from chainograd.engine import Tape
 from chainograd.errors import ChainError, ReplayError
 from chainograd.findings import Finding
 from chainograd.rehearsal import FIRST, Cotangents, Run
-from chainograd.replay import Streams
 from chainograd.slices import SlicedSteps
-from chainograd.steps import differentiable
+from chainograd.states import differentiable
+from chainograd.streams import Streams
 from chainograd.sweep import go_back
 
 Prepare = Callable[[int, Any], Tape]

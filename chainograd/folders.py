@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from chainograd.background import Background
 from chainograd.errors import StoreError
 from chainograd.packing import Layout, dense, flat, with_tensors, without_tensors
-from chainograd.steps import State
+from chainograd.states import State
 
 
 class FolderShelf:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._prims_common import is_non_overlapping_and_dense_or_false
 
-from chainograd.steps import State
+from chainograd.states import State
 
 
 @dataclass(slots=True)

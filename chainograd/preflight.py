@@ -16,10 +16,11 @@ from chainograd.exactness import Prepare, inexact
 from chainograd.findings import Finding, Findings
 from chainograd.refusals import compare_slices
 from chainograd.rehearsal import FIRST, Run, go_back, run_again, run_first, watched_loss
-from chainograd.replay import autocast_as, unchanged, undisturbed
 from chainograd.sites import definition
 from chainograd.slices import SlicedSteps
-from chainograd.steps import State, wants_gradient
+from chainograd.states import State, wants_gradient
+from chainograd.streams import undisturbed
+from chainograd.surroundings import autocast_as, unchanged
 from chainograd.verdicts import (
     cut_off,
     cut_off_in_the_loss,

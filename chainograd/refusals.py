@@ -12,9 +12,10 @@ from torch._subclasses.fake_tensor import FakeTensor
 from chainograd.captured import Witness
 from chainograd.engine import Tape
 from chainograd.errors import CapturedTensorError, ChainError
-from chainograd.replay import autocast_as, undisturbed
 from chainograd.slices import SlicedSteps, difference, influence
-from chainograd.steps import State, differentiable
+from chainograd.states import State, differentiable
+from chainograd.streams import undisturbed
+from chainograd.surroundings import autocast_as
 
 
 def run_without_gradient(tape: Tape, states: dict[int, State] | None = None) -> State:

@@ -12,8 +12,8 @@ from torch import Generator, Tensor
 
 from chainograd.engine import Tape
 from chainograd.errors import CapturedTensorError, ChainError
-from chainograd.replay import Streams
-from chainograd.steps import State, differentiable, wants_gradient
+from chainograd.states import State, differentiable, wants_gradient
+from chainograd.streams import Streams
 from chainograd.watching import Changes, Cuts, Draws, Watch
 
 FIRST = 3  # how many steps from the first one are run

@@ -19,7 +19,7 @@ from torch._C._functorch import (  # pyright: ignore[reportMissingImports]
 from torch._subclasses.fake_tensor import FakeTensor
 
 from chainograd.plan import StepCost
-from chainograd.steps import Cotangents, State
+from chainograd.states import Cotangents, State
 
 SMALL = 1 << 10  # bytes of a cotangent that may wait for its norm
 TOGETHER = 64  # cotangents that wait

@@ -10,15 +10,8 @@ import torch
 from torch import Tensor
 
 from chainograd.errors import ChainError
-from chainograd.steps import (
-    Cotangents,
-    Recorded,
-    Rerun,
-    State,
-    Steps,
-    differentiable,
-    wants_gradient,
-)
+from chainograd.states import Cotangents, State, differentiable, wants_gradient
+from chainograd.steps import Recorded, Rerun, Steps
 from chainograd.sums import Sums
 
 # Note [Slices]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from chainograd.errors import ChangedTensorError
 from chainograd.folders import FolderShelf
-from chainograd.steps import State, versions
+from chainograd.states import State, versions
 from chainograd.transfers import HostShelf, Transfers
 
 

@@ -13,7 +13,8 @@ from chainograd.errors import ChainError, ReplayError
 from chainograd.plan import Action, Advance, Backprop, Drop, Keep, Load, Record
 from chainograd.replay import compare, compare_digest, compare_rounded, sample
 from chainograd.reporting import has_numbers
-from chainograd.steps import Cotangents, Recorded, Rerun, State
+from chainograd.states import Cotangents, State
+from chainograd.steps import Recorded, Rerun
 from chainograd.stores import DeviceNode, Node
 from chainograd.sums import Sums
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from chainograd.packing import Layout, dense, flat, with_tensors, without_tensors
-from chainograd.steps import State
+from chainograd.states import State
 
 # Note [One side stream]
 # 1. All copies, out and back, are queued on one side stream, so none overtakes another: a host

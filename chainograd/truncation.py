@@ -14,7 +14,7 @@ import torch.utils._pytree as pytree
 from torch import Generator, Tensor, nn
 from torch.utils._mode_utils import no_dispatch
 
-from chainograd.steps import differentiable
+from chainograd.states import differentiable
 
 
 def random_suffix(

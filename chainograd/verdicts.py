@@ -14,7 +14,7 @@ from chainograd.findings import Finding, Kind
 from chainograd.rehearsal import Cotangents, Run, finite
 from chainograd.replay import Verify, compare
 from chainograd.sites import Site
-from chainograd.steps import State, wants_gradient
+from chainograd.states import State, wants_gradient
 from chainograd.watching import Cut, Cuts
 
 NO_SITE = Site(None, False)

@@ -23,7 +23,7 @@ from chainograd import (
     meter,
 )
 from chainograd.packing import dense
-from chainograd.steps import State
+from chainograd.states import State
 from chainograd.transfers import HostShelf, Transfers
 from tests.problems import Net, Noisy, Wide, plain, states_of
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chainograd.replay import RandomStreams, undisturbed
+from chainograd.streams import RandomStreams, undisturbed
 
 CARRY = "Write a step that carries it in its state: `step((x, memory), i) -> (x, memory)`."
 
