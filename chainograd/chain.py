@@ -15,9 +15,9 @@ from torch import Generator, Tensor
 from chainograd.captured import find_captured, standing_in
 from chainograd.compiling import eager
 from chainograd.costs import Kind, measure
-from chainograd.engine import Tape, Transform
 from chainograd.errors import ChainError
 from chainograd.findings import Findings
+from chainograd.forward import go_forward
 from chainograd.frozen import FrozenLayers
 from chainograd.functions import attach
 from chainograd.grad_steps import GradSteps, drawn, reached, resolve_grad_steps
@@ -41,6 +41,7 @@ from chainograd.steps import Steps
 from chainograd.stores import Store
 from chainograd.streams import RandomStreams, undisturbed
 from chainograd.surroundings import Autocast
+from chainograd.tape import Tape, Transform
 
 Frozen = Literal["off", "auto"]
 
@@ -346,7 +347,7 @@ class CheckpointedChain:
 
     def _run(self, tape: Tape, visit: Callable[[int, State], None]) -> None:
         tape.streams.closely = self._draws_on_host
-        tape.forward(visit)
+        go_forward(tape, visit)
         self._draws_on_host |= tape.drew_on_host
 
     def _tape(

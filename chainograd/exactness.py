@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chainograd.engine import Tape
 from chainograd.errors import ChainError, ReplayError
 from chainograd.findings import Finding
+from chainograd.forward import go_forward
 from chainograd.rehearsal import FIRST, Cotangents, Run
 from chainograd.slices import SlicedSteps
 from chainograd.states import differentiable
 from chainograd.streams import Streams
 from chainograd.sweep import go_back
+from chainograd.tape import Tape
 
 Prepare = Callable[[int, Any], Tape]
 
@@ -54,7 +55,7 @@ def _by_the_chain(tape: Tape, given: list[Tensor | None], random: Streams) -> li
     """Return the gradients of a tape's inputs as the chain computes them."""
     M = tape.plan.num_steps
     tape.streams.set(random)
-    tape.forward(lambda i, state: None)
+    go_forward(tape, lambda i, state: None)
     cotangents = {place: g for place, g in enumerate(given) if g is not None}
     return go_back(tape, {M: cotangents}, keep=False)
 

@@ -13,11 +13,11 @@ from torch._C._autograd import (
 )
 from torch._C._functorch import is_legacy_batchedtensor  # pyright: ignore[reportMissingImports]
 
-from chainograd.engine import Tape
 from chainograd.errors import ChainError
 from chainograd.sharded import shards_are_asked_for
 from chainograd.states import Cotangents, State, stand_in, wants_gradient
 from chainograd.sweep import go_back
+from chainograd.tape import Tape
 
 Place = tuple[int, int]  # a leaf of a state: the state's index, the leaf's place in it
 

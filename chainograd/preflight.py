@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from chainograd.engine import Tape
 from chainograd.errors import ChainError
 from chainograd.exactness import Prepare, inexact
 from chainograd.findings import Finding, Findings
@@ -21,6 +20,7 @@ from chainograd.slices import SlicedSteps
 from chainograd.states import State, wants_gradient
 from chainograd.streams import undisturbed
 from chainograd.surroundings import autocast_as, unchanged
+from chainograd.tape import Tape
 from chainograd.verdicts import (
     cut_off,
     cut_off_in_the_loss,

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from chainograd.captured import Witness
-from chainograd.engine import Tape
 from chainograd.errors import CapturedTensorError, ChainError
 from chainograd.slices import SlicedSteps, difference, influence
 from chainograd.states import State, differentiable
 from chainograd.streams import undisturbed
 from chainograd.surroundings import autocast_as
+from chainograd.tape import Tape
 
 
 def run_without_gradient(tape: Tape, states: dict[int, State] | None = None) -> State:

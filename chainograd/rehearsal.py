@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from chainograd.engine import Tape
 from chainograd.errors import CapturedTensorError, ChainError
 from chainograd.states import State, differentiable, wants_gradient
 from chainograd.streams import Streams
+from chainograd.tape import Tape
 from chainograd.watching import Changes, Cuts, Draws, Watch
 
 FIRST = 3  # how many steps from the first one are run

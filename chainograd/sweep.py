@@ -8,7 +8,6 @@ from typing import Any
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from chainograd.engine import Tape
 from chainograd.errors import ChainError, ReplayError
 from chainograd.plan import Action, Advance, Backprop, Drop, Keep, Load, Record
 from chainograd.replay import compare, compare_digest, compare_rounded, sample
@@ -17,6 +16,7 @@ from chainograd.states import Cotangents, State
 from chainograd.steps import Recorded, Rerun
 from chainograd.stores import DeviceNode, Node
 from chainograd.sums import Sums
+from chainograd.tape import Tape
 
 
 def go_back(tape: Tape, given: dict[int, Cotangents], *, keep: bool) -> list[Tensor | None]:

@@ -16,9 +16,9 @@ ROOMS = (
     "errors", "compiling", "drawing", "plan", "planners", "metering", "sharded", "sums", "captured",
     "streams", "surroundings", "replay", "states", "frozen_layers", "recipes", "frozen", "steps",
     "slices", "packing", "transfers", "background", "folders", "stores", "costs", "reporting",
-    "engine", "sweep", "functions", "grad_steps", "refusals", "findings", "sites", "watching",
-    "rehearsal", "exactness", "verdicts", "preflight", "chain", "cotangents", "truncation",
-    "samplers", "adapters",
+    "tape", "forward", "sweep", "functions", "grad_steps", "refusals", "findings", "sites",
+    "watching", "rehearsal", "exactness", "verdicts", "preflight", "chain", "cotangents",
+    "truncation", "samplers", "adapters",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Carries out the forward half of a plan, and remembers what its backward half needs."""
+"""What the forward half of a run leaves for its backward half."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import Module
 
-from chainograd.plan import Action, Advance, Backprop, Keep, Load, Plan, Record
+from chainograd.plan import Action, Backprop, Plan
 from chainograd.planners import restricted
 from chainograd.replay import Digest, Verify, digest, sample
 from chainograd.reporting import Log
@@ -25,7 +25,6 @@ from chainograd.surroundings import (
     Autocast,
     autocast_as,
     in_modes,
-    put_back,
     uncached_parametrizations,
     unchanged,
     without_hooks,
@@ -99,105 +98,64 @@ class Tape:
         """Return a plan as far as the steps that the gradient may pass need it."""
         return plan if self.grad_steps is None else restricted(plan, self.grad_steps)
 
-    # The forward pass
+    def let_go(self) -> None:
+        """Free what is kept, and the store's room for it."""
+        for kept in (self.nodes, self.graphs, self.digests, self.samples):
+            kept.clear()
+        self.shelf.close()
 
-    def forward(self, visit: Callable[[int, State], None]) -> None:
-        """Carry out the forward actions; ``visit`` is shown every state that a step gives."""
-        streams, buffers = self.streams, self.steps.buffers
-        start = streams.state()
-        values = [] if streams.closely else [buffer.clone() for buffer in buffers]
-        self._carry_out(visit, start)
-        self.drew_on_host = not start.same_on_host(streams.state())
-        if self.drew_on_host and not streams.closely:  # note [Host streams], 3
-            self.let_go()
-            self.first, streams.closely = 0, True
-            streams.set(start)
-            put_back(buffers, values)
-            self._carry_out(visit, start)
+    @contextmanager
+    def surroundings(self) -> Iterator[None]:
+        """Put in force what steps saw in the forward pass, and leave no trace."""
+        with ExitStack() as stack:
+            if self.draws:
+                stack.enter_context(undisturbed(self.streams))
+            stack.enter_context(in_modes(self.modes))
+            stack.enter_context(unchanged(self.steps.buffers))
+            stack.enter_context(without_hooks(self.steps.inner_captured))
+            stack.enter_context(autocast_as(self.autocast))
+            stack.enter_context(uncached_parametrizations())
+            yield
 
-    def _carry_out(self, visit: Callable[[int, State], None], start: Streams) -> None:
-        self.shelf = self.store.shelf(self.x_T, lambda: self.plan.nodes)
-        try:
-            with (
-                torch.no_grad(),  # once for all steps; those that are recorded turn it off
-                autocast_as(self.autocast),
-                uncached_parametrizations(),
-                self.log.showing("forward", self.plan.num_steps),
-            ):
-                self._forward(visit, start)
-            self.shelf.settle()
-        except BaseException:
-            self.let_go()
-            raise
-        if self.first:
-            self._forget_unneeded()
-
-    def _forward(self, visit: Callable[[int, State], None], start: Streams) -> None:
-        state, self.random = self.x_T, [start]
-        # Where the comparison is not to the bit, kept states are brought back for it.
-        in_sight = self.shelf.in_sight or not self.exact
-        seen = {a.index for a in self.plan.forward if isinstance(a, Keep) and in_sight}
-        again = {a.index for a in self.plan.backward if isinstance(a, (Advance, Record))}
-        for action in self.plan.forward:
-            i = action.index
-            if isinstance(action, Keep):
-                self.nodes[i] = self.shelf.put(i, state)
-                continue
-            began = self.log.now()
-            self.log.saw(i, state)
-            state = self._run_first(action, state)
-            self.log.ran("forward", i, began)
-            self.random.append(self._streams_after(i))
-            if i in again and i + 1 not in seen:
-                self.note(i + 1, state)
-            visit(i + 1, state)
-
-    def _streams_after(self, i: int) -> Streams:
-        """Return where the streams stand after step i, the step before's object if not moved."""
-        before, closely = self.random[i], self.streams.closely
-        if closely or i > 0:
-            return self.streams.state(before)
-        self.streams.closely = True
-        after = self.streams.state(before)
-        self.streams.closely = not before.same_on_host(after)  # note [Host streams], 2
-        return after
-
-    def _run_first(self, action: Action, state: State) -> State:
-        """Run a step as planned; if memory runs out, let all kept graphs go and run it without."""
-        buffers = [buffer.clone() for buffer in self.steps.buffers] if self.graphs else []
-        try:
-            return self._run_as_planned(action, state)
-        except Exception as error:
-            if not self.droppable(error, action.index, self.nodes):
-                raise
-        self.drop_graphs(action.index)
-        self.streams.set(self.random[-1])
-        put_back(self.steps.buffers, buffers)
-        return self._run_as_planned(Advance(action.index), state)
-
-    def _run_as_planned(self, action: Action, state: State) -> State:
-        i = action.index
-        if isinstance(action, Record):
-            recorded = self.graphs[i] = self.steps.record(i, state, self.wanted(i, state))
-            state = recorded.leaving.detached()
-            if self._leads_nowhere(i) and not any(map(wants_gradient, recorded.leaving.leaves)):
-                self.first = i + 1
-            return state
-        if not self.passes(i):
-            self.first += i == self.first
-            return self.steps.advance(i, state)
-        if self._leads_nowhere(i):
-            state, needed = self.steps.tried(i, state)
-            self.first += not needed
-            return state
-        return self.steps.advance(i, state)
-
-    def _leads_nowhere(self, i: int) -> bool:
-        """Return whether nothing before step i needs a gradient, as far as is known."""
-        return i == self.first and not self._from_start
+    def backward_actions(self) -> list[Action]:
+        """Return the backward actions until the first step that a gradient needs is done."""
+        actions = list(self.plan.backward)
+        if self.first in (0, self.plan.num_steps):
+            return actions
+        return actions[: actions.index(Backprop(self.first)) + 1]
 
     @property
-    def _from_start(self) -> bool:
+    def draws(self) -> bool:
+        """Whether any step drew from the streams."""
+        return any(a is not b for a, b in zip(self.random, self.random[1:], strict=False))
+
+    def plain_loop(self, inputs: list[Tensor] | None = None) -> tuple[list[State], list[Tensor]]:
+        """Run all steps with one graph through all of them.
+
+        Args:
+            inputs: What to run them on, in place of leaves with the values of ``inputs``.
+
+        Returns:
+            The states, x_T first, and the tensors that gradients can be taken for.
+        """
+        if self.draws:
+            self.streams.set(self.random[0])
+        if inputs is None:
+            x_T, steps = self.x_T.entering(self.x_T_wanted), self.steps
+        else:
+            coming = iter(inputs)
+            pairs = zip(self.x_T.leaves, self.x_T_wanted, strict=True)
+            leaves = tuple(next(coming) if wanted else leaf for leaf, wanted in pairs)
+            x_T, steps = self.x_T._replace(leaves=leaves), self.steps.on(list(coming))
+        states = [x_T]
+        for i in range(self.plan.num_steps):
+            with torch.set_grad_enabled(self.passes(i)):
+                states.append(steps.run(i, states[-1]))
+        return states, inputs or [*filter(wants_gradient, x_T.leaves), *steps.shared]
+
+    @property
+    def from_start(self) -> bool:
+        """Whether x_T itself needs a gradient."""
         return any(self.x_T_wanted) and self.passes(0)
 
     def passes(self, i: int) -> bool:
@@ -219,69 +177,6 @@ class Tape:
             stacklevel=2,
         )
 
-    def _forget_unneeded(self) -> None:
-        loaded = {a.index for a in self.backward_actions() if isinstance(a, Load)}
-        for i in [i for i in self.nodes if i < self.first and i not in loaded]:
-            del self.nodes[i]
-
-    # The backward pass
-
-    def let_go(self) -> None:
-        """Free what is kept, and the store's room for it."""
-        for kept in (self.nodes, self.graphs, self.digests, self.samples):
-            kept.clear()
-        self.shelf.close()
-
-    @contextmanager
-    def surroundings(self) -> Iterator[None]:
-        """Put in force what steps saw in the forward pass, and leave no trace."""
-        with ExitStack() as stack:
-            if self._draws:
-                stack.enter_context(undisturbed(self.streams))
-            stack.enter_context(in_modes(self.modes))
-            stack.enter_context(unchanged(self.steps.buffers))
-            stack.enter_context(without_hooks(self.steps.inner_captured))
-            stack.enter_context(autocast_as(self.autocast))
-            stack.enter_context(uncached_parametrizations())
-            yield
-
-    def backward_actions(self) -> list[Action]:
-        """Return the backward actions until the first step that a gradient needs is done."""
-        actions = list(self.plan.backward)
-        if self.first in (0, self.plan.num_steps):
-            return actions
-        return actions[: actions.index(Backprop(self.first)) + 1]
-
-    @property
-    def _draws(self) -> bool:
-        return any(a is not b for a, b in zip(self.random, self.random[1:], strict=False))
-
-    def plain_loop(self, inputs: list[Tensor] | None = None) -> tuple[list[State], list[Tensor]]:
-        """Run all steps with one graph through all of them.
-
-        Args:
-            inputs: What to run them on, in place of leaves with the values of ``inputs``.
-
-        Returns:
-            The states, x_T first, and the tensors that gradients can be taken for.
-        """
-        if self._draws:
-            self.streams.set(self.random[0])
-        if inputs is None:
-            x_T, steps = self.x_T.entering(self.x_T_wanted), self.steps
-        else:
-            coming = iter(inputs)
-            pairs = zip(self.x_T.leaves, self.x_T_wanted, strict=True)
-            leaves = tuple(next(coming) if wanted else leaf for leaf, wanted in pairs)
-            x_T, steps = self.x_T._replace(leaves=leaves), self.steps.on(list(coming))
-        states = [x_T]
-        for i in range(self.plan.num_steps):
-            with torch.set_grad_enabled(self.passes(i)):
-                states.append(steps.run(i, states[-1]))
-        return states, inputs or [*filter(wants_gradient, x_T.leaves), *steps.shared]
-
-    # Both
-
     def differentiable(self, i: int, place: int, leaf: Any) -> bool:
         """Return whether a leaf of state i depends, as far as is known, on what has a gradient."""
         if i <= self.first or not self.passes(i - 1):
@@ -295,7 +190,7 @@ class Tape:
         """Return which leaves of the state that enters step i need a gradient."""
         if i == 0:
             return self.x_T_wanted
-        needed = self.passes(i - 1) and (i > self.first or self._from_start)
+        needed = self.passes(i - 1) and (i > self.first or self.from_start)
         return [needed and differentiable(leaf) for leaf in state.leaves]
 
     def rewind(self, i: int) -> None:

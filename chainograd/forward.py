@@ -1,0 +1,121 @@
+"""Carries out the forward half of a plan: runs steps, keeps nodes and graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from chainograd.plan import Action, Advance, Keep, Load, Record
+from chainograd.states import State, wants_gradient
+from chainograd.streams import Streams
+from chainograd.surroundings import autocast_as, put_back, uncached_parametrizations
+from chainograd.tape import Tape
+
+
+def go_forward(tape: Tape, visit: Callable[[int, State], None]) -> None:
+    """Carry out the forward actions; ``visit`` is shown every state that a step gives."""
+    streams, buffers = tape.streams, tape.steps.buffers
+    start = streams.state()
+    values = [] if streams.closely else [buffer.clone() for buffer in buffers]
+    _carry_out(tape, visit, start)
+    tape.drew_on_host = not start.same_on_host(streams.state())
+    if tape.drew_on_host and not streams.closely:  # note [Host streams], 3
+        tape.let_go()
+        tape.first, streams.closely = 0, True
+        streams.set(start)
+        put_back(buffers, values)
+        _carry_out(tape, visit, start)
+
+
+def _carry_out(tape: Tape, visit: Callable[[int, State], None], start: Streams) -> None:
+    tape.shelf = tape.store.shelf(tape.x_T, lambda: tape.plan.nodes)
+    try:
+        with (
+            torch.no_grad(),  # once for all steps; those that are recorded turn it off
+            autocast_as(tape.autocast),
+            uncached_parametrizations(),
+            tape.log.showing("forward", tape.plan.num_steps),
+        ):
+            _run(tape, visit, start)
+        tape.shelf.settle()
+    except BaseException:
+        tape.let_go()
+        raise
+    if tape.first:
+        _forget_unneeded(tape)
+
+
+def _run(tape: Tape, visit: Callable[[int, State], None], start: Streams) -> None:
+    state, tape.random = tape.x_T, [start]
+    # Where the comparison is not to the bit, kept states are brought back for it.
+    in_sight = tape.shelf.in_sight or not tape.exact
+    seen = {a.index for a in tape.plan.forward if isinstance(a, Keep) and in_sight}
+    again = {a.index for a in tape.plan.backward if isinstance(a, (Advance, Record))}
+    for action in tape.plan.forward:
+        i = action.index
+        if isinstance(action, Keep):
+            tape.nodes[i] = tape.shelf.put(i, state)
+            continue
+        began = tape.log.now()
+        tape.log.saw(i, state)
+        state = _run_first(tape, action, state)
+        tape.log.ran("forward", i, began)
+        tape.random.append(_streams_after(tape, i))
+        if i in again and i + 1 not in seen:
+            tape.note(i + 1, state)
+        visit(i + 1, state)
+
+
+def _streams_after(tape: Tape, i: int) -> Streams:
+    """Return where the streams stand after step i, the step before's object if not moved."""
+    before, closely = tape.random[i], tape.streams.closely
+    if closely or i > 0:
+        return tape.streams.state(before)
+    tape.streams.closely = True
+    after = tape.streams.state(before)
+    tape.streams.closely = not before.same_on_host(after)  # note [Host streams], 2
+    return after
+
+
+def _run_first(tape: Tape, action: Action, state: State) -> State:
+    """Run a step as planned; if memory runs out, let all kept graphs go and run it without."""
+    buffers = [buffer.clone() for buffer in tape.steps.buffers] if tape.graphs else []
+    try:
+        return _run_as_planned(tape, action, state)
+    except Exception as error:
+        if not tape.droppable(error, action.index, tape.nodes):
+            raise
+    tape.drop_graphs(action.index)
+    tape.streams.set(tape.random[-1])
+    put_back(tape.steps.buffers, buffers)
+    return _run_as_planned(tape, Advance(action.index), state)
+
+
+def _run_as_planned(tape: Tape, action: Action, state: State) -> State:
+    i = action.index
+    if isinstance(action, Record):
+        recorded = tape.graphs[i] = tape.steps.record(i, state, tape.wanted(i, state))
+        state = recorded.leaving.detached()
+        if _leads_nowhere(tape, i) and not any(map(wants_gradient, recorded.leaving.leaves)):
+            tape.first = i + 1
+        return state
+    if not tape.passes(i):
+        tape.first += i == tape.first
+        return tape.steps.advance(i, state)
+    if _leads_nowhere(tape, i):
+        state, needed = tape.steps.tried(i, state)
+        tape.first += not needed
+        return state
+    return tape.steps.advance(i, state)
+
+
+def _leads_nowhere(tape: Tape, i: int) -> bool:
+    """Return whether nothing before step i needs a gradient, as far as is known."""
+    return i == tape.first and not tape.from_start
+
+
+def _forget_unneeded(tape: Tape) -> None:
+    loaded = {a.index for a in tape.backward_actions() if isinstance(a, Load)}
+    for i in [i for i in tape.nodes if i < tape.first and i not in loaded]:
+        del tape.nodes[i]
