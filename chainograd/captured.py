@@ -41,28 +41,32 @@ class Captured(NamedTuple):
         buffers: Those of modules in training.
         sharded: Modules that FSDP2 shards.
         modes: All modules, and whether each is in training.
+        devices: Where tensors are, those that require no gradient too.
     """
 
     tensors: list[Tensor]
     buffers: list[Tensor]
     sharded: list[Any]
     modes: list[tuple[torch.nn.Module, bool]]
+    devices: set[torch.device]
 
 
-def find_captured(step: object) -> Captured:
-    """Return what ``step`` can reach that the chain must know of, each thing once.
+def find_captured(step: object, others: Iterable[object] = ()) -> Captured:
+    """Return what ``step``, and others that it is handed, can reach and the chain must know of.
 
-    Follows what a step is commonly made of: modules with their parameters, buffers, hooks and
-    plain attributes, closures, bound methods, partials, default arguments, the globals that a
-    function names, containers, and attributes of objects. Functions of installed numerical
-    libraries are not entered. Costs tens of milliseconds for a network of hundreds of modules.
+    Each thing once. Follows what a step is commonly made of: modules with their parameters,
+    buffers, hooks and plain attributes, closures, bound methods, partials, default arguments, the
+    globals that a function names, containers, and attributes of objects. Functions of installed
+    numerical libraries are not entered. Costs tens of milliseconds for a network of hundreds of
+    modules.
 
     Raises:
         ChainError: If a module is found that would make the gradients wrong.
     """
     found, buffers, modules = [], [], []
+    devices: set[torch.device] = set()
     seen: set[int] = set()
-    stack: list[Any] = [step]
+    stack: list[Any] = [step, *others]
     while stack:
         thing = stack.pop()
         if isinstance(thing, _ATOMS) or id(thing) in seen:
@@ -74,6 +78,7 @@ def find_captured(step: object) -> Captured:
                     "The step uses a lazy module whose parameters have no shape yet. Run it once, "
                     "under `torch.no_grad()`, before the chain."
                 )
+            devices.add(thing.device)
             if thing.requires_grad:
                 found.append(thing)
         else:
@@ -86,7 +91,7 @@ def find_captured(step: object) -> Captured:
             stack.extend(_parts(thing))
     sharded = sharded_modules(modules)
     modes = [(module, module.training) for module in modules]
-    return Captured(with_shards(found, sharded), buffers, sharded, modes)
+    return Captured(with_shards(found, sharded), buffers, sharded, modes, devices)
 
 
 def _refuse_static_graph(thing: object) -> None:
@@ -217,15 +222,23 @@ def standing_in(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 
 class StandIns(TorchFunctionMode):
-    """Hands operations a stand-in wherever they are given one of certain tensors."""
+    """Hands operations a stand-in wherever they are given one of certain tensors.
 
-    def __init__(self, stand_ins: dict[int, Tensor]) -> None:
+    Attributes:
+        stand_ins: By the ids of the tensors.
+        handed: Ids of those that an operation was given.
+    """
+
+    def __init__(self, stand_ins: dict[int, Tensor], handed: set[int]) -> None:
         super().__init__()
-        self.stand_ins = stand_ins
+        self.stand_ins, self.handed = stand_ins, handed
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         def swap(value: Any) -> Any:
-            return self.stand_ins.get(id(value), value) if isinstance(value, Tensor) else value
+            if not isinstance(value, Tensor) or id(value) not in self.stand_ins:
+                return value
+            self.handed.add(id(value))
+            return self.stand_ins[id(value)]
 
         args, kwargs = pytree.tree_map(swap, (args, kwargs or {}))
         return func(*args, **kwargs)

@@ -36,7 +36,7 @@ from chainograd.refusals import (
 from chainograd.replay import Verify
 from chainograd.reporting import Log, Report
 from chainograd.slices import SlicedSteps, batch_of
-from chainograd.states import NO_ARGUMENTS, State
+from chainograd.states import NO_ARGUMENTS, State, refuse_hidden
 from chainograd.steps import Steps
 from chainograd.stores import Store
 from chainograd.streams import RandomStreams, undisturbed
@@ -348,6 +348,7 @@ class CheckpointedChain:
     def _run(self, tape: Tape, visit: Callable[[int, State], None]) -> None:
         tape.streams.closely = self._draws_on_host
         go_forward(tape, visit)
+        tape.leave_out_unused()
         self._draws_on_host |= tape.drew_on_host
 
     def _tape(
@@ -356,10 +357,12 @@ class CheckpointedChain:
         # Each once: the sums of a tensor that was there twice would be added to each other.
         seen = {id(tensor): tensor for tensor in self.params if tensor.requires_grad}
         named = list(seen.values())
-        captured = find_captured(self.step)
-        found = [tensor for tensor in captured.tensors if id(tensor) not in seen]
         x_T = State.of(x)
+        refuse_hidden(x_T, "The state that enters step 0")
         arguments = State.of((args, kwargs)) if args or kwargs else NO_ARGUMENTS
+        modules = [leaf for leaf in arguments.leaves if not isinstance(leaf, Tensor)]
+        captured = find_captured(self.step, modules)
+        found = [tensor for tensor in captured.tensors if id(tensor) not in seen]
         seen_by_steps = (
             self.step,
             self.num_steps,
@@ -374,7 +377,8 @@ class CheckpointedChain:
             steps = Steps(*seen_by_steps)
         else:
             steps = SlicedSteps(*seen_by_steps, batch=batch_of(x_T), size=self.micro_batch)
-        devices = {t.device for t in (*x_T.tensors, *arguments.tensors, *named, *found)}
+        devices = {t.device for t in (*x_T.tensors, *arguments.tensors, *named)}
+        devices |= captured.devices
         return Tape(
             steps=steps,
             plan=self.plan,

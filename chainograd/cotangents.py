@@ -99,7 +99,8 @@ def clamped(max_value: float) -> CotangentTransform:
         max_value: The largest absolute value of an entry, above 0.
 
     Raises:
-        ValueError: If ``max_value`` is out of range.
+        ValueError: If ``max_value`` is out of range; in the backward pass, if a cotangent is
+            complex.
 
     Example:
         >>> clamped(1.0)(0, torch.tensor([-3.0, 0.5]))
@@ -108,9 +109,18 @@ def clamped(max_value: float) -> CotangentTransform:
     _refuse_unless_positive("max_value", max_value)
 
     def transform(i: int, g: Any) -> Any:
-        return pytree.tree_map_only(Tensor, lambda leaf: leaf.clamp(-max_value, max_value), g)
+        return pytree.tree_map_only(Tensor, lambda leaf: _clamp(leaf, max_value), g)
 
     return transform
+
+
+def _clamp(leaf: Tensor, max_value: float) -> Tensor:
+    if leaf.is_complex():
+        raise ValueError(
+            "`clamped` does not say what the largest complex number is. Take `clipped`, which "
+            "bounds the norm, or a transform of your own."
+        )
+    return leaf.clamp(-max_value, max_value)
 
 
 def _refuse_unless_positive(name: str, value: float) -> None:

@@ -34,6 +34,14 @@ def inexact(
         kind = "not repeatable" if isinstance(error, ReplayError) else "refused"
         yield Finding(kind, None, None, str(error))
         return
+    if len(ours) != len(back.inputs):
+        yield Finding(
+            "not repeatable", None, None,
+            "The step has kept a tensor that it computed: merged weights, an embedding, keys and "
+            "values. What it is computed from gets no gradient through steps that run again. "
+            "Compute it before the chain and pass it as an argument, or compute it in every step.",
+        )  # fmt: skip
+        return
     tolerance = _tolerance(chain)
     worst, place = 0.0, 0
     for k, (g, h) in enumerate(zip(ours, back.inputs, strict=True)):

@@ -39,7 +39,8 @@ class FrozenLayers(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if torch.is_grad_enabled():
+        # Inside of torch.func's transforms torch refuses functions such as ours.
+        if torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
             run = CONVOLUTIONS.get(func)
             if run is not None:
                 return convolve(func, run, args, kwargs)

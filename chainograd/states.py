@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
+from torch.nn import Module
+
+from chainograd.errors import ChainError
 
 Cotangents = dict[int, Tensor]  # of a state, by the leaf's place
 
@@ -89,6 +92,29 @@ def versions(tensors: Sequence[Any]) -> list[int]:
 def stand_in(tensor: Tensor) -> Tensor:
     """Return a leaf with the tensor's values, outside its graph and without its hooks."""
     return tensor.detach().requires_grad_()
+
+
+_PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, Module)
+
+
+def refuse_hidden(state: State, whose: str) -> None:
+    """Refuse objects in a state that hold tensors where the chain cannot see them.
+
+    Raises:
+        ChainError: If there is one: the gradient through its tensors would be lost.
+    """
+    for leaf in state.leaves:
+        if isinstance(leaf, (Tensor, *_PLAIN)):
+            continue
+        inside = pytree.tree_leaves(getattr(leaf, "__dict__", {}))
+        inside += [getattr(leaf, name, None) for name in getattr(type(leaf), "__slots__", ())]
+        if any(map(differentiable, inside)):
+            raise ChainError(
+                f"{whose} holds a {type(leaf).__name__} with tensors in it, which the gradient "
+                "would not pass. Carry them in tuples, lists, dicts or named tuples, or register "
+                "the class: torch.export.register_dataclass, or "
+                "torch.utils._pytree.register_pytree_node."
+            )
 
 
 def same_leaves(a: State, b: State) -> bool:

@@ -18,7 +18,15 @@ from torch.utils.checkpoint import CheckpointError
 from chainograd.captured import StandIns, leaves_used
 from chainograd.errors import CapturedTensorError, ChainError, ChangedTensorError
 from chainograd.sharded import gathered, gradients_by_accumulation, is_shard, trainable
-from chainograd.states import Cotangents, State, same_leaves, stand_in, versions, wants_gradient
+from chainograd.states import (
+    Cotangents,
+    State,
+    refuse_hidden,
+    same_leaves,
+    stand_in,
+    versions,
+    wants_gradient,
+)
 from chainograd.sums import Sums, Use, Uses
 
 
@@ -45,9 +53,14 @@ class Rerun(NamedTuple):
 
 
 def _with_stand_ins(
-    swapped: dict[int, Tensor], step: Callable[..., Any], /, *args: Any, **kwargs: Any
+    swapped: dict[int, Tensor],
+    handed: set[int],
+    step: Callable[..., Any],
+    /,
+    *args: Any,
+    **kwargs: Any,
 ) -> Any:
-    with StandIns(swapped):
+    with StandIns(swapped, handed):
         return step(*args, **kwargs)
 
 
@@ -96,6 +109,7 @@ class Steps:
     called: Callable[..., Any] = field(init=False)  # the step, on what stands in for others
     watched: list[Tensor] = field(init=False)  # what must not change before the backward pass
     versions: list[int] = field(init=False)  # how often it was changed by now
+    handed: set[int] = field(default_factory=set)  # ids of what stand-ins were handed for
     trains_shards: bool = field(init=False)
     nested: bool = field(init=False)  # whether arguments hold lists or dicts
 
@@ -134,12 +148,32 @@ class Steps:
             for outer, inner in zip(self.captured, self.inner_captured, strict=True)
             if outer is not inner
         }
-        self.called = partial(_with_stand_ins, swapped, self.step) if swapped else self.step
+        self.called = self.step
+        if swapped:
+            self.called = partial(_with_stand_ins, swapped, self.handed, self.step)
 
     @property
     def inputs(self) -> list[Tensor]:
         """Tensors that gradients are returned for: of the arguments, and the captured ones."""
         return [leaf for leaf in self.arguments.leaves if wants_gradient(leaf)] + self.routes
+
+    def leave_out_unused(self) -> bool:
+        """Forget captured tensors with a graph that no step was handed; return if there were any.
+
+        What stands in for them stays in their places, so that nothing holds their graphs.
+        """
+        unused = [
+            place
+            for place, (outer, route) in enumerate(zip(self.captured, self.routes, strict=True))
+            if not route.is_leaf and id(outer) not in self.handed
+        ]
+        for place in unused:
+            inner = self.inner_captured[place]
+            self.watched[len(self.watched) - len(self.captured) + place] = inner
+            self.captured[place] = self.routes[place] = inner
+        if unused:
+            self._note_shared()
+        return bool(unused)
 
     def on(self, inputs: list[Tensor]) -> Steps:
         """Return the same steps, run on other tensors in place of ``inputs``."""
@@ -171,6 +205,8 @@ class Steps:
         except Exception as error:
             self._name(index, error)
             raise
+        if not (len(after.leaves) == 1 and isinstance(after.leaves[0], Tensor)):
+            refuse_hidden(after, f"The state that step {index} gives")
         if before != versions(state.leaves):
             raise ChainError(
                 f"Step {index} changed its input state in place, but the gradient needs that "
@@ -189,9 +225,12 @@ class Steps:
         # As in a rerun: a gradient that a step takes for itself must be the same to the bit.
         # Inside of torch's own functions graphs are off already, and to say so again takes time.
         if not torch.is_grad_enabled():
-            return self.run_as_recorded(index, state)
-        with torch.no_grad():
-            return self.run_as_recorded(index, state)
+            after = self.run_as_recorded(index, state)
+        else:
+            with torch.no_grad():
+                after = self.run_as_recorded(index, state)
+        # A step that turns graphs on for a part of itself may return some of it.
+        return after.detached() if any(map(wants_gradient, after.leaves)) else after
 
     def tried(self, index: int, state: State) -> tuple[State, bool]:
         """Run a step whose state needs no gradient, and see whether its result does.
@@ -326,7 +365,13 @@ class Steps:
             )
 
     def _name(self, index: int, error: Exception) -> None:
-        note = f"This happened in step {index} of 0 … {self.num_steps - 1} of a chain."
-        if note not in getattr(error, "__notes__", ()):
-            # What `add_note` does, which Python 3.10 has not.
-            error.__dict__.setdefault("__notes__", []).append(note)
+        notes = [f"This happened in step {index} of 0 … {self.num_steps - 1} of a chain."]
+        if "does not require grad" in str(error) and not torch.is_grad_enabled():
+            notes.append(
+                "Steps of a chain first run without graphs. Where a step takes a gradient for "
+                "itself, as guidance does, put that part under `with torch.enable_grad():`."
+            )
+        for note in notes:
+            if note not in getattr(error, "__notes__", ()):
+                # What `add_note` does, which Python 3.10 has not.
+                error.__dict__.setdefault("__notes__", []).append(note)

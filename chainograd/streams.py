@@ -35,7 +35,8 @@ class RandomStreams:
     def __init__(
         self, devices: Iterable[torch.device], generators: Sequence[Generator] = ()
     ) -> None:
-        self.cuda = sorted({d.index or 0 for d in devices if d.type == "cuda"})
+        in_use = {d.index or 0 for d in devices if d.type == "cuda"}
+        self.cuda = sorted(in_use) if torch.cuda.is_available() else []  # else they are fake
         self.generators = tuple(generators)
         self.closely = True  # note [Host streams]
         self._states = [

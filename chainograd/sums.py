@@ -86,7 +86,7 @@ class Sums:
                 continue
             if len(where) > 1:
                 asked.roots.append((leaf, so_far))
-            elif so_far.nbytes >= LARGE and where[0].operation is not None:
+            elif _large(so_far) and where[0].operation is not None:
                 where[0].operation.register_hook(self._adding(at, where[0].place, so_far))
         return asked
 
@@ -123,6 +123,10 @@ class Sums:
 def _plus(so_far: Tensor, g: Tensor) -> Tensor:
     # Not in place: the first gradient can be someone else's too, as that of both terms of a sum.
     return g + so_far if so_far.is_sparse and not g.is_sparse else so_far + g
+
+
+def _large(g: Tensor) -> bool:
+    return g.layout is torch.strided and g.nbytes >= LARGE  # others do not tell their bytes
 
 
 def _stream(tensor: Tensor) -> object:

@@ -98,6 +98,16 @@ class Tape:
         """Return a plan as far as the steps that the gradient may pass need it."""
         return plan if self.grad_steps is None else restricted(plan, self.grad_steps)
 
+    def leave_out_unused(self) -> None:
+        """Let go what steps could reach and were never handed, if it has a graph of its own.
+
+        A step's object may hold what is left of an iteration before: a loss, features that a hook
+        kept. Autograd would go into its graph, which is freed by now, with a gradient of None.
+        """
+        if self.steps.leave_out_unused():
+            outer = self.inputs[: len(self.inputs) - len(self.steps.inputs)]
+            self.inputs = outer + self.steps.inputs
+
     def let_go(self) -> None:
         """Free what is kept, and the store's room for it."""
         for kept in (self.nodes, self.graphs, self.digests, self.samples):

@@ -742,8 +742,8 @@ def test_tensors_without_values_or_without_gradients_are_refused_with_the_way_ou
 
 
 def test_a_network_that_fsdp_shards_is_refused_before_anything_runs(net, monkeypatch):
-    def found(step):
-        return find_captured(step)._replace(sharded=[net])
+    def found(step, others):
+        return find_captured(step, others)._replace(sharded=[net])
 
     monkeypatch.setattr(chainograd.chain, "find_captured", found)
     step = Counted(net)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from hdiscovery.discovery import Discovery
+from hdiscovery.tensors import save_tensors
 
 Progress = Callable[[range], Iterable[int]]
 
@@ -81,9 +82,7 @@ def _noise(discovery: Discovery, number: int) -> Tensor:
 
 def save_bank(path: Path, x_T: Tensor, x_0: Tensor) -> None:
     """Write a bank, complete or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    save_file({"x_T": x_T.contiguous(), "x_0": x_0.contiguous()}, partial)
-    partial.replace(path)
+    save_tensors(path, {"x_T": x_T, "x_0": x_0})
 
 
 def load_bank(path: Path, *, seed: int) -> Bank:

@@ -10,7 +10,7 @@ from types import ModuleType
 from hdiscovery.commands import COMMANDS
 from hdiscovery.describe import described
 
-MENDABLE = (ValueError, FileNotFoundError, FileExistsError, FloatingPointError, ImportError)
+MENDABLE = (ValueError, OSError, FloatingPointError, ImportError)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -142,6 +142,8 @@ class DiscoveryConfig:
                 raise ValueError(
                     f"`{name}` must be one of {', '.join(choices)}, got {getattr(self, name)!r}."
                 )
+        if self.seed >= 2**30:
+            raise ValueError(f"`seed` must be less than 2^30, got {self.seed}.")
         if self.M > 999:
             raise ValueError(f"`M` can be 999 at most, one step a training time, got {self.M}.")
         for name in ("S", "learning_rate", "learning_rate_R", "learning_rate_D", "l1_gamma",

@@ -18,6 +18,7 @@ from hdiscovery.models.dm import DiffusionModel, load_dm
 from hdiscovery.models.reconstructor import build_reconstructor
 from hdiscovery.models.shift_block import ShiftBlock
 
+SMALLEST = {"lenet": 32}  # edge of an image, by the reconstructor that needs it
 UPDATES = {"asymmetric": AsymmetricDDIM, "symmetric": SymmetricDDIM}
 
 
@@ -59,6 +60,7 @@ class Discovery:
             device: Where everything lives.
         """
         dm = load_dm(config.dm, device=device) if dm is None else dm
+        refuse_model(config, dm)
         channels, size, _ = dm.image_shape
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
@@ -117,6 +119,25 @@ class Discovery:
         s = 2 * torch.rand(n) - 1
         s = s * (config.S - config.min_shift) + s.sign() * config.min_shift
         return x_T.to(self.device), k.to(self.device), s.to(self.device)
+
+
+def refuse_model(config: DiscoveryConfig, dm: DiffusionModel) -> None:
+    """Check that a diffusion model can be used as a config says.
+
+    Raises:
+        ValueError: If its times or its images do not fit.
+    """
+    T, (_, size, _) = dm.schedule.num_train_steps, dm.image_shape
+    if max(time_grid(config.M, T, convention=config.grid)) < config.t_stop:
+        raise ValueError(
+            f"`t_stop` {config.t_stop} leaves no step to be shifted: {dm.name} has the times 0 … "
+            f"{T - 1}. Choose a smaller one; the paper's 400 and 500 are of 1,000."
+        )
+    if size < SMALLEST.get(config.reconstructor, 0):
+        raise ValueError(
+            f"`reconstructor` {config.reconstructor!r} needs images of 32 pixels or more, and "
+            f"those of {dm.name} have {size}. Take 'difference'."
+        )
 
 
 def _options(config: DiscoveryConfig) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from torch import Tensor
 from chainograd.samplers import NoiseSchedule
 from hdiscovery.autocast import Autocast, autocast
 from hdiscovery.data import load_mnist
+from hdiscovery.device import device_of
 from hdiscovery.models.adm_unet import ADMUNet, UNetConfig
 from hdiscovery.models.dm import load_dm, load_state, save_dm
 from hdiscovery.run import RunFolder
@@ -90,9 +92,17 @@ def pretrain(config: PretrainConfig) -> Iterator[dict[str, Any]]:
         FileExistsError: If ``config.out`` holds a run and ``config.resume`` is not set.
         FloatingPointError: If the loss is not finite; the last checkpoint is kept.
     """
-    settings = _jsonable(asdict(config))
+    settings = json.loads(json.dumps(_jsonable(asdict(config))))
     run = RunFolder.open(config.out) if config.resume else RunFolder.create(config.out, settings)
-    device = torch.device(config.device)
+    if config.resume:
+        for name in ("unet", "init", "seed"):
+            if settings[name] != run.read_json("config.json")[name]:
+                raise ValueError(
+                    f"`{name}` of a run cannot change on its way. Start a new one in another "
+                    "folder."
+                )
+        run.write_json("config.json", settings)
+    device = device_of(config.device)
     images, _ = load_mnist(config.data, image_size=config.unet.image_size)
     torch.manual_seed(config.seed)
     unet = ADMUNet(config.unet).to(device)
@@ -109,7 +119,7 @@ def pretrain(config: PretrainConfig) -> Iterator[dict[str, Any]]:
             group["lr"] = learning_rate(config, step)
         x_0 = _batch(images, config, step).to(device)
         optimizer.zero_grad()
-        with autocast(config.autocast, config.device):
+        with autocast(config.autocast, device):
             loss = noise_prediction_loss(unet, schedule, x_0)
         if not math.isfinite(loss.item()):
             raise FloatingPointError(
@@ -129,6 +139,24 @@ def pretrain(config: PretrainConfig) -> Iterator[dict[str, Any]]:
             draw_samples(average, schedule, run.path / f"samples-{done:06d}.png")
         yield record
     save_dm(run.path / "dm.safetensors", average, data="MNIST", training=settings)
+
+
+def begun(out: Path) -> PretrainConfig:
+    """Return the config that a run in a folder was begun with.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is none of this version's.
+    """
+    content = RunFolder.open(out).read_json("config.json")
+    try:
+        unet: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in content["unet"].items()
+        }
+        paths = {k: content[k] and Path(content[k]) for k in ("out", "data")}
+        return PretrainConfig(**{**content, **paths, "unet": UNetConfig(**unet), "out": out})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{out / 'config.json'} is not of a pretraining: {error!r}.") from error
 
 
 def noise_prediction_loss(unet: ADMUNet, schedule: NoiseSchedule, x_0: Tensor) -> Tensor:
@@ -193,6 +221,7 @@ def _save(
 def _restore(run: RunFolder, unet: ADMUNet, average: ADMUNet, optimizer: torch.optim.Adam) -> int:
     state = run.load_checkpoint()
     if state is None:
+        run.keep_records(before=0)
         return 0
     unet.load_state_dict(state["unet"])
     average.load_state_dict(state["average"])

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hdiscovery.config import run_config
 from hdiscovery.discovery import Discovery
 from hdiscovery.run import RunFolder
+from hdiscovery.tensors import save_tensors
 from hdiscovery.train import open_run, trained_steps
 
 FILE, RECONSTRUCTOR = "shift_block.safetensors", "reconstructor.safetensors"
@@ -43,6 +43,22 @@ def located(path: Path) -> Path:
     return path if path.exists() else shipped_runs().get(str(path), path)
 
 
+def own_run(path: Path) -> RunFolder:
+    """Open a run to write into.
+
+    Raises:
+        FileNotFoundError: If there is none at ``path``; if a shipped run is called so, with where
+            to copy it from.
+    """
+    shipped = shipped_runs().get(str(path))
+    if shipped is not None and not path.exists():
+        raise FileNotFoundError(
+            f"{path} comes with the package, and this command writes into the run: copy {shipped} "
+            "to a folder of yours, and name that."
+        )
+    return RunFolder.open(path)
+
+
 def is_published(run: RunFolder) -> bool:
     """Return whether a folder holds a published run."""
     return (run.path / FILE).is_file()
@@ -61,7 +77,8 @@ def publish(run: RunFolder, out: Path, *, dtype: torch.dtype = torch.float16) ->
 
     Raises:
         FileExistsError: If there is a run at ``out``.
-        ValueError: If the run has no checkpoint, or its RCA was not measured.
+        ValueError: If the run has no checkpoint, its RCA was not measured, or something was
+            measured of another checkpoint.
     """
     if not (run.path / "rca.json").is_file():
         raise ValueError(
@@ -69,6 +86,13 @@ def publish(run: RunFolder, out: Path, *, dtype: torch.dtype = torch.float16) ->
             "`hdiscovery evaluate RUN --only rca`."
         )
     discovery, step = open_run(run), trained_steps(run)
+    for name in MEASURED:
+        of = run.read_json(name).get("step", step) if (run.path / name).is_file() else step
+        if of != step:
+            raise ValueError(
+                f"{run.path / name} was measured after step {of}, and the run is at step {step}. "
+                "Measure again (`hdiscovery evaluate` and `rank`), or remove that file."
+            )
     published = RunFolder.create(out, run.read_json("config.json"))
     for name in MEASURED:
         if (run.path / name).is_file():
@@ -76,11 +100,9 @@ def publish(run: RunFolder, out: Path, *, dtype: torch.dtype = torch.float16) ->
     published.write_text("records.jsonl", "".join(map(_short, run.records())))
     # The shift block last: its file is what makes a folder a published run.
     for name, net in ((RECONSTRUCTOR, discovery.R), (FILE, discovery.shift_block)):
-        tensors = {key: value.to(dtype if value.is_floating_point() else value.dtype).contiguous()
+        tensors = {key: value.to(dtype if value.is_floating_point() else value.dtype)
                    for key, value in net.state_dict().items()}  # fmt: skip
-        partial = out / f"{name}.partial"
-        save_file(tensors, partial, metadata={"format": FORMATS[name], "step": str(step)})
-        partial.replace(out / name)
+        save_tensors(out / name, tensors, metadata={"format": FORMATS[name], "step": str(step)})
     return published
 
 

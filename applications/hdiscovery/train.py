@@ -68,6 +68,9 @@ def train(
                     terms = trainer.step(*drawn)
                 else:
                     terms = trainer.settle(*drawn, rate=config.settle_rate(step))
+            saves = (step + 1) % config.save_every == 0 or step + 1 == config.all_steps
+            if saves:
+                trainer.refuse_not_finite()
         except FloatingPointError as error:
             raise FloatingPointError(
                 f"{error} at step {step}. The last good checkpoint is kept; resume with a lower "
@@ -76,7 +79,7 @@ def train(
         record = {"step": step, **terms, "seconds": time.perf_counter() - started}
         if world.leads:
             run.append_record(record)
-        if (step + 1) % config.save_every == 0 or step + 1 == config.all_steps:
+        if saves:
             state = trainer.state(step + 1)  # in every process: rank 0 collects
             if world.leads:
                 run.save_checkpoint(state)

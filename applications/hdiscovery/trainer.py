@@ -168,6 +168,19 @@ class Trainer:
                 raise FloatingPointError(f"{name} is {value}")
         return record
 
+    def refuse_not_finite(self) -> None:
+        """Check that no weight and no moment of an optimizer has become infinite.
+
+        Raises:
+            FloatingPointError: If one has.
+        """
+        nets = (self.discovery.shift_block, self.discovery.R, self.discovery.D)
+        moments = [m for each in self.optimizers.values() for own in each.state.values()
+                   for m in own.values()]  # fmt: skip
+        for tensor in (*(p for net in nets for p in net.parameters()), *moments):
+            if isinstance(tensor, Tensor) and not tensor.isfinite().all():
+                raise FloatingPointError("A weight or a moment of Adam is not finite")
+
     def state(self, step: int) -> dict[str, Any]:
         """Return everything a resumed run needs; in rank 0, of all processes.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -134,6 +135,11 @@ def joined(device: str = "auto") -> Iterator[World]:
 def restarted() -> bool:
     """Return whether ``torchrun`` started this process again after one has died."""
     return _restarts() > 0
+
+
+def launcher() -> str:
+    """Return what started this process: the same for all attempts of one ``torchrun``."""
+    return f"{socket.gethostname()} {os.getppid()}"
 
 
 def _restarts() -> int:

@@ -8,11 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hdiscovery.config import DiscoveryConfig, run_config
 from hdiscovery.evaluate.bench import Sizes, Sources
 from hdiscovery.evaluate.report import COLUMNS, evaluate
 from hdiscovery.run import RunFolder
 from hdiscovery.train import open_run, train
+from hdiscovery.world import World
 
 Records = Iterable[dict[str, Any]]
 
@@ -38,33 +41,52 @@ def open_variant(folder: Path, name: str, config: DiscoveryConfig) -> RunFolder:
 
 
 def train_variant(
-    run: RunFolder, config: DiscoveryConfig, *, shown: Callable[[Records], Records] = iter
+    run: RunFolder,
+    config: DiscoveryConfig,
+    *,
+    device: torch.device | str = "cpu",
+    shown: Callable[[Records], Records] = iter,
 ) -> None:
     """Train a variant to its end, from where it stands."""
-    for _ in shown(train(run, config)):
+    for _ in shown(train(run, config, World(device=torch.device(device)))):
         pass
 
 
 def measure_variant(
-    run: RunFolder, *, parts: Iterable[str], sizes: Sizes, sources: Sources
+    run: RunFolder,
+    *,
+    parts: Iterable[str],
+    sizes: Sizes,
+    sources: Sources,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
     """Return a variant's evaluation, written as ``evaluation.json``; or the one that is there.
 
-    One that is there counts if it is of the same checkpoint, the same sizes and all of the parts.
+    One that is there counts if it is of the same checkpoint, the same sizes and sources and all of
+    the parts.
     """
     checkpoint, path = run.load_checkpoint(), run.path / "evaluation.json"
     step = checkpoint["step"] if checkpoint else 0
     if path.is_file():
         report = run.read_json("evaluation.json")
         there = {*report["subjects"].get("learnt", {}), *({"losses"} & report.keys())}
-        same = report["step"] == step and report["sizes"] == json.loads(json.dumps(asdict(sizes)))
+        same = (
+            report["step"] == step
+            and report["sizes"] == json.loads(json.dumps(asdict(sizes)))
+            and report.get("sources") == _told(sources)
+        )
         if same and set(parts) <= there:
             return report
     report = {}
     for report in evaluate(
-        open_run(run), list(run.records()), step=step, parts=parts, sizes=sizes, sources=sources
+        open_run(run, device=device),
+        list(run.records()),
+        step=step,
+        parts=parts,
+        sizes=sizes,
+        sources=sources,
     ):
-        run.write_json("evaluation.json", report)
+        run.write_json("evaluation.json", {**report, "sources": _told(sources)})
     return report
 
 
@@ -89,6 +111,10 @@ def table(reports: Mapping[str, Mapping[str, Any]]) -> str:
         for name, row in rows.items()
     ]
     return "\n".join(lines)
+
+
+def _told(sources: Sources) -> dict[str, str]:
+    return {name: str(value) for name, value in asdict(sources).items()}
 
 
 def _measured(results: Mapping[str, Any]) -> dict[str, str]:

@@ -34,11 +34,13 @@ def add_options(parser: ArgumentParser) -> None:
     add("--fresh-steps", type=int, default=1000, help="its updates")
     add("--images", type=int, default=1000, help="samples for FID")
     add("--samples", type=int, default=8, help="samples that each direction is tried on")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
 
 
 def run(options: Namespace) -> None:
     """Train, measure, write ``ablation.json``, ``ablation.md`` and ``ablation.png``, and print."""
     from hdiscovery.ablation import picture, study, variants
+    from hdiscovery.device import device_of
     from hdiscovery.evaluate.bench import Sizes, Sources
     from hdiscovery.run import RunFolder
     from hdiscovery.train import open_run
@@ -49,6 +51,7 @@ def run(options: Namespace) -> None:
         if unknown:
             raise ValueError(f"`only` names {unknown}; the variants are: {', '.join(table)}.")
         table = {name: table[name] for name in options.only}
+    device = device_of(options.device)
     base = from_preset(options.preset, **changed_fields(options.rest))
     configs = variants.configs(base, table)
     runs = {name: study.open_variant(options.out, name, c) for name, c in configs.items()}
@@ -62,12 +65,16 @@ def run(options: Namespace) -> None:
     for name, config in configs.items():
         print(f"{name}: {table[name] or 'as it is'}")
         shown = partial(bar, total=config.all_steps, shown=("L_G", "shift_error", "accuracy"))
-        study.train_variant(runs[name], config, shown=shown)
-        reports[name] = study.measure_variant(runs[name], parts=parts, sizes=sizes, sources=sources)
+        study.train_variant(runs[name], config, device=device, shown=shown)
+        reports[name] = study.measure_variant(runs[name], parts=parts, sizes=sizes, sources=sources,
+                                              device=device)  # fmt: skip
         folder = RunFolder(options.out)
         folder.write_json("ablation.json", {"variants": table, "reports": reports})
         folder.write_text("ablation.md", study.table(reports) + "\n")
-    found = {n: (open_run(run), picture.best_direction(reports[n])) for n, run in runs.items()}
+    found = {
+        n: (open_run(run, device=device), picture.best_direction(reports[n]))
+        for n, run in runs.items()
+    }
     drawn = picture.draw_variants(found, options.out / "ablation.png")
     print(study.table(reports))
     print(f"wrote {drawn}")

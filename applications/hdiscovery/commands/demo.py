@@ -11,6 +11,7 @@ from hdiscovery.commands.gallery import show, show_shipped
 from hdiscovery.commands.train import resumed, train_in
 from hdiscovery.config import from_preset
 from hdiscovery.run import RunFolder
+from hdiscovery.world import World
 
 HELP = "train, evaluate and show, in minutes"
 EXAMPLES = ("hdiscovery demo", "hdiscovery demo --resume")
@@ -26,7 +27,7 @@ def add_options(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Train, evaluate, show, and print the figures."""
     if options.resume:
-        run, config = resumed(options.out, {})
+        run, config = resumed(options.out, {}, World())
     else:
         config = from_preset(PRESET, autocast=fast_mode("cpu"))
         run = RunFolder.create(options.out, asdict(config))

@@ -51,10 +51,12 @@ def run(options: Namespace) -> None:
     from hdiscovery.editing.means import draw_noise, measure_means
     from hdiscovery.editing.portable import PortableDirections, save_directions
     from hdiscovery.editing.source import FILE, open_run_source
+    from hdiscovery.published import located, own_run
 
-    out = options.out or options.folder / FILE
+    folder = own_run(options.folder).path if options.out is None else located(options.folder)
+    out = options.out or folder / FILE
     refuse_existing([out], options.overwrite)
-    source = open_run_source(options.folder, device=device_of(options.device))
+    source = open_run_source(folder, device=device_of(options.device))
     about, dm, dtype = source.about, source.dm, getattr(torch, options.dtype)
 
     steps = 0 if options.no_mean else len(about.times)

@@ -84,9 +84,9 @@ def run(options: Namespace) -> None:
     from hdiscovery.device import device_of
     from hdiscovery.evaluate.bench import Sizes, Sources
     from hdiscovery.evaluate.report import evaluate, merged, table
-    from hdiscovery.published import open_directions
+    from hdiscovery.published import open_directions, own_run
 
-    run = RunFolder.open(options.folder)
+    run = own_run(options.folder)
     discovery, step = open_directions(run, device=device_of(options.device))
     sizes = Sizes(**{f.name: getattr(options, f.name) for f in fields(Sizes)})
     sources = Sources(data=options.data, features=options.features, classifier=options.classifier)
@@ -106,10 +106,10 @@ def run(options: Namespace) -> None:
 def measure(run: RunFolder, pairs: int) -> dict[str, Any]:
     """Return RCA, written into the run's folder as ``rca.json``."""
     from hdiscovery.evaluate.rca import measure_rca
-    from hdiscovery.train import open_run
+    from hdiscovery.train import open_run, trained_steps
 
     accuracy = asdict(measure_rca(open_run(run), pairs=pairs, progress=partial(tqdm, desc="RCA")))
-    run.write_json("rca.json", accuracy)
+    run.write_json("rca.json", {**accuracy, "step": trained_steps(run)})
     return accuracy
 
 
@@ -135,7 +135,7 @@ def _write_rest(run: RunFolder, report: dict[str, Any]) -> None:
         print(f"wrote {drawn}")
     for name, results in report["subjects"].items():
         if name == "learnt" and "rca" in results:
-            run.write_json("rca.json", results["rca"])
+            run.write_json("rca.json", {**results["rca"], "step": report["step"]})
         if "probes" in results:
             path = run.path / f"probes-{name}.png"
             draw_matrix(Rescoring(**results["probes"]), report["S"], path)

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -54,9 +54,9 @@ def run(options: Namespace) -> None:
     here = options.folders[0]
     own = here / "index.html" if here.exists() else Path(f"{here}.html")  # shipped: not in there
     out = options.out or (own if len(runs) == 1 else Path("gallery.html"))
-    if out != own and out.is_file() and not is_gallery(out):
+    if out.is_file() and not is_gallery(out):
         raise FileExistsError(
-            f"`--out` {out} exists and is no gallery. Move it away, or choose another file."
+            f"{out} exists and is no gallery. Move it away, or choose another file by `--out`."
         )
     even_shifts(1.0, options.columns)  # refused now, not after the measuring
     shown = [
@@ -99,11 +99,18 @@ def drawn(
     from hdiscovery.published import is_published, open_directions
 
     discovery, step = open_directions(run, device=device_of(device))
-    if is_published(run):
-        accuracy = run.read_json("rca.json")
-    else:
+    accuracy = run.read_json("rca.json") if is_published(run) else _measured(run, pairs, step)
+    if accuracy is None:
         accuracy = asdict(measure_rca(discovery, pairs=pairs, progress=partial(tqdm, desc="RCA")))
-        run.write_json("rca.json", accuracy)
+        run.write_json("rca.json", {**accuracy, "step": step})
     bar = partial(tqdm, desc=f"drawing {run.path.name}")
     return shown_run(run, discovery, step, accuracy, only=only, samples=samples,
                      columns=columns, progress=bar)  # fmt: skip
+
+
+def _measured(run: RunFolder, pairs: int, step: int) -> dict[str, Any] | None:
+    """Return the RCA that is there, if it is of this checkpoint and on no fewer pairs."""
+    if not (run.path / "rca.json").is_file():
+        return None
+    accuracy = run.read_json("rca.json")
+    return accuracy if accuracy.get("step") == step and accuracy["pairs"] >= pairs else None

@@ -58,25 +58,28 @@ def run(options: Namespace) -> None:
     from hdiscovery.editing.inversion import generate, save_inversion
     from hdiscovery.editing.sheets import Sheet, draw_sheet
     from hdiscovery.models.dm import load_dm
+    from hdiscovery.published import located
     from hdiscovery.run import RunFolder
 
     device, convention, name = device_of(options.device), "asyrp", options.model
-    if (Path(name) / "config.json").is_file():
-        config = run_config(RunFolder(Path(name)))
+    if (located(Path(name)) / "config.json").is_file():
+        config = run_config(RunFolder(located(Path(name))))
         name, convention = config.dm, config.grid
     files = listed(options.image)
     outputs = [options.out / f"{file.stem}.safetensors" for file in files]
-    refuse_existing(outputs, options.overwrite)
+    sheets = [path.with_suffix(".png") for path in outputs]
+    refuse_own(files, [*outputs, *sheets])
+    refuse_existing([*outputs, *sheets], options.overwrite)
     dm = load_dm(name, device=device)
 
     inverted = invert_files(files, dm, num_steps=options.steps, convention=convention)
     options.out.mkdir(parents=True, exist_ok=True)
-    for file, path, one in zip(files, outputs, inverted, strict=True):
+    for file, path, picture, one in zip(files, outputs, sheets, inverted, strict=True):
         back = generate(dm, one.x_T[None], num_steps=options.steps, convention=convention)[0]
         quality = say_quality(file, one.x_0, back)
         save_inversion(path, one, dm)
         sheet = draw_sheet(
-            path.with_suffix(".png"),
+            picture,
             Sheet(
                 title=f"{file.name}, {options.steps} steps, {quality}",
                 cells=_cells(one.x_0, back, one.x_T / 3),
@@ -84,6 +87,21 @@ def run(options: Namespace) -> None:
             ),
         )
         print(f"wrote {path} and {sheet}")
+
+
+def refuse_own(files: Sequence[Path], paths: Sequence[Path]) -> None:
+    """Refuse to write over the images themselves.
+
+    Raises:
+        FileExistsError: If one of the paths is one of the files.
+    """
+    given = {file.resolve() for file in files}
+    for path in paths:
+        if path.resolve() in given:
+            raise FileExistsError(
+                f"`--out` {path.parent} would put a result in place of the image {path} itself. "
+                "Choose another folder."
+            )
 
 
 def refuse_existing(paths: Sequence[Path], overwrite: bool) -> None:

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hdiscovery.run import RunFolder
-
 HELP = "name the directions of a run or of a file of directions"
 EXAMPLES = (
     "hdiscovery label runs/a 3=thicker 7=slanted",
@@ -29,22 +27,29 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Change labels, and show all of them."""
-    show = label_run if options.source.is_dir() else label_file
-    for line in show(options.source, options.labels):
+    from hdiscovery.published import located
+
+    path = options.source if options.labels else located(options.source)
+    show = label_file if path.is_file() else label_run
+    for line in show(path, options.labels):
         print(line)
 
 
 def label_run(path: Path, words: Sequence[str]) -> list[str]:
     """Change a run's ``labels.json``, which the gallery reads too; return a line a direction."""
     from hdiscovery.config import run_config
-    from hdiscovery.gallery.read import read_labels
+    from hdiscovery.gallery.read import LABELS, read_labels
+    from hdiscovery.published import own_run
 
-    run = RunFolder.open(path)
+    run = own_run(path)
     K = run_config(run).K
     known = read_labels(run, K=K)
     labels = changed([known.get(k, "") for k in range(K)], words)
     if words:
-        run.write_json("labels.json", {str(k): text for k, text in enumerate(labels) if text})
+        # An empty one is written too, over a name that the run's file of directions may have.
+        taken_away = {int(word.partition("=")[0]) for word in words} | known.keys()
+        kept = {str(k): text for k, text in enumerate(labels) if text or k in taken_away}
+        run.write_json(LABELS, kept)
     return [f"{k} ({text})" if text else str(k) for k, text in enumerate(labels)]
 
 

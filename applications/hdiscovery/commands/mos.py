@@ -31,7 +31,11 @@ def add_options(parser: ArgumentParser) -> None:
     )  # fmt: skip
     make.add_argument("folder", type=Path, metavar="RUN")
     make.add_argument("--raters", type=int, required=True, help="how many people, at least 2")
-    make.add_argument("--out", type=Path, help="the study's folder, by default RUN/mos")
+    make.add_argument(
+        "--out",
+        type=Path,
+        help="the study's folder, by default RUN/mos; mos here for a shipped run",
+    )
     make.add_argument("--examples", type=int, default=8, help="samples of each direction")
     make.add_argument("--strengths", type=int, default=9, help="shifts of each sample, odd")
     make.add_argument("--seed", type=int, default=0, help="of samples, codes and assignment")
@@ -59,13 +63,14 @@ def make_pages(options: Namespace) -> None:
     """Write a study, and print where its organiser begins."""
     from hdiscovery.device import device_of
     from hdiscovery.mos.make import make_study
-    from hdiscovery.train import open_run, trained_steps
+    from hdiscovery.published import located, open_directions
 
-    run = RunFolder.open(options.folder)
-    out = options.out or run.path / "mos"
+    run = RunFolder.open(located(options.folder))
+    out = options.out or (options.folder if options.folder.exists() else Path()) / "mos"
+    discovery, step = open_directions(run, device=device_of(options.device))
     make_study(
-        open_run(run, device=device_of(options.device)), out, run=run.path.resolve().name,
-        step=trained_steps(run), raters=options.raters, examples=options.examples,
+        discovery, out, run=run.path.resolve().name,
+        step=step, raters=options.raters, examples=options.examples,
         strengths=options.strengths, seed=options.seed, progress=partial(tqdm, desc="drawing"),
     )  # fmt: skip
     print(f"open {(out / 'index.html').resolve()}")

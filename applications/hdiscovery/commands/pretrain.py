@@ -19,9 +19,13 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Train, and say where the model is."""
-    from hdiscovery.pretrain import PretrainConfig, pretrain
+    from hdiscovery.device import device_of
+    from hdiscovery.pretrain import PretrainConfig, begun, pretrain
 
     config = tyro.cli(PretrainConfig, args=options.rest, prog="hdiscovery pretrain")
+    device_of(config.device)  # before there is a folder
+    if config.resume:  # as it was begun, but for what is said anew
+        config = tyro.cli(PretrainConfig, args=options.rest, default=begun(config.out))
     for _ in bar(pretrain(config), config.steps, ("loss",)):
         pass
     print(f"wrote {config.out / 'dm.safetensors'}")

@@ -49,7 +49,9 @@ def add_options(parser: ArgumentParser) -> None:
         help="to draw; by default the most and the least alike",
     )  # fmt: skip
     parser.add_argument("--columns", type=int, default=7, help="images a row of the figure, odd")
-    parser.add_argument("--out", type=Path, help="folder; by default RUN")
+    parser.add_argument(
+        "--out", type=Path, help="folder; by default RUN, or here for a shipped one"
+    )
     add_common_options(parser)
 
 
@@ -62,15 +64,15 @@ def run(options: Namespace) -> None:
     from hdiscovery.editing.portable import load_directions
     from hdiscovery.editing.report import report, sentences
     from hdiscovery.editing.source import FILE, open_source
+    from hdiscovery.published import located
 
-    out = options.out or options.folder
+    folder = located(options.folder)
+    out = options.out or (folder if folder == options.folder else Path())
     refuse_existing([out / "properties.json", out / "properties.png"], options.overwrite)
     files = listed(options.image or [])
     device = device_of(options.device)
-    sources: dict[Kind, Source] = {
-        kind: open_source(options.folder, kind, device=device) for kind in KINDS
-    }
-    means = load_directions(options.folder / FILE)
+    sources: dict[Kind, Source] = {kind: open_source(folder, kind, device=device) for kind in KINDS}
+    means = load_directions(folder / FILE)
     if options.seed == means.about.seed:
         raise ValueError(
             f"`--seed {options.seed}` draws the samples that the means are made of, which are "

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from hdiscovery.run import RunFolder
-
 if TYPE_CHECKING:
     from hdiscovery.evaluate.ranking import Ranking
 
@@ -63,10 +61,12 @@ def run(options: Namespace) -> None:
     from hdiscovery.evaluate.ranking import rank
     from hdiscovery.evaluate.subject import of_run
     from hdiscovery.evaluate.sweep import sweeps
-    from hdiscovery.train import open_run, trained_steps
+    from hdiscovery.published import open_directions, own_run
 
-    run = RunFolder.open(options.folder)
-    discovery = open_run(run, device=device_of(options.device))
+    if options.batch_size < 1:
+        raise ValueError(f"`--batch-size` must be at least 1, got {options.batch_size}.")
+    run = own_run(options.folder)
+    discovery, step = open_directions(run, device=device_of(options.device))
     subject, R = of_run(discovery), discovery.R
     net = feature_net(options.features, subject.dm, data=options.data, cache=options.classifier,
                       progress=partial(tqdm, desc="classifier of digits"))  # fmt: skip
@@ -84,7 +84,7 @@ def run(options: Namespace) -> None:
         subject, R, net, found, references=options.references, threshold=options.twins,
         seed=options.seed, batch_size=options.batch_size,
     )  # fmt: skip
-    run.write_json("ranking.json", ranking.content(trained_steps(run)))
+    run.write_json("ranking.json", ranking.content(step))
     print(listed(ranking))
 
 

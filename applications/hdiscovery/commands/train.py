@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from hdiscovery.config import DiscoveryConfig, from_preset, presets, run_config
 from hdiscovery.run import RunFolder
-from hdiscovery.world import World, joined, restarted
+from hdiscovery.world import World, joined, launcher, restarted
 
 HELP = "discover directions"
 EXAMPLES = (
@@ -23,6 +23,7 @@ EXAMPLES = (
     "torchrun --nproc-per-node 4 -m hdiscovery train CelebAHQ128-500-40-256-2 --dm dm.safetensors",
 )
 TAKES_FIELDS = True
+BEGUN_BY = "begun_by.txt"  # in a run's folder
 FIELDS = DiscoveryConfig
 
 
@@ -41,34 +42,63 @@ def run(options: Namespace) -> None:
 
     def opened() -> tuple[RunFolder, DiscoveryConfig]:
         # What torchrun starts again after a process died goes on; before its first checkpoint too.
-        if options.resume or (restarted() and (out / "config.json").exists()):
-            return resumed(out, changes)
+        if options.resume or (restarted() and begun_by(out) == launcher()):
+            return resumed(out, changes, world)
         config = from_preset(options.preset, **changes)
         refuse_unfit(config, world)  # before there is a folder
-        return RunFolder.create(out, asdict(config)), config
+        run = RunFolder.create(out, asdict(config))
+        run.write_text(BEGUN_BY, launcher())
+        return run, config
 
     with joined(options.device) as world:
         run, config = world.first(opened)
         train_in(run, config, world)
 
 
+def begun_by(out: Path) -> str | None:
+    """Return which launcher began the run in a folder, None if there is none."""
+    path = out / BEGUN_BY
+    return path.read_text() if path.is_file() else None
+
+
 def refuse_unfit(config: DiscoveryConfig, world: World) -> None:
     """Check what of a config only shows outside it.
 
     Raises:
-        FileNotFoundError: If there is no run to start from.
-        ValueError: If its networks do not fit, or the batch cannot be shared out.
+        FileNotFoundError: If there is no such diffusion model, or no run to start from.
+        ValueError: If networks do not fit, or the batch cannot be shared out.
     """
-    world.share(config.batch_size)
+    from hdiscovery.discovery import refuse_model
+    from hdiscovery.models.dm import load_dm
+
+    refuse_processes(config, world)
+    refuse_model(config, load_dm(config.dm))
     if config.start_from:
         from hdiscovery.train import start_of
 
         start_of(config)
 
 
+def refuse_processes(config: DiscoveryConfig, world: World) -> None:
+    """Check that a run fits the processes that are there.
+
+    Raises:
+        ValueError: If the batch cannot be shared out, or the model cannot.
+    """
+    world.share(config.batch_size)
+    if config.shard_dm and world.size == 1:
+        raise ValueError(
+            "`shard_dm` shares the diffusion model out over several processes, but there is one. "
+            "Start them with torchrun, or pass `--no-shard-dm`."
+        )
+
+
 def changed_fields(rest: Sequence[str]) -> dict[str, Any]:
     """Parse ``--field value`` pairs by the config's own types; absent fields stay the preset's."""
     names = [word[2:].partition("=")[0].replace("-", "_") for word in rest if word[:2] == "--"]
+    switches = {f"no_{field.name}": field.name for field in fields(DiscoveryConfig)
+                if field.type == "bool"}  # fmt: skip
+    names = [switches.get(name, name) for name in names]
     unknown = set(names) - {field.name for field in fields(DiscoveryConfig)}
     if unknown:
         known = ", ".join(field.name for field in fields(DiscoveryConfig))
@@ -77,10 +107,23 @@ def changed_fields(rest: Sequence[str]) -> dict[str, Any]:
     return {name: getattr(given, name) for name in names}
 
 
-def resumed(out: Path, changes: dict[str, Any]) -> tuple[RunFolder, DiscoveryConfig]:
-    """Return the run and its own config, changed where a run may change on its way."""
+def resumed(out: Path, changes: dict[str, Any], world: World) -> tuple[RunFolder, DiscoveryConfig]:
+    """Return the run and its own config, changed where a run may change on its way.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is a published one, or does not fit the processes that are there.
+    """
+    from hdiscovery.published import is_published
+
     run = RunFolder.open(out)
+    if is_published(run):
+        raise ValueError(
+            f"{out} is a published run: it has no checkpoint to go on from. Begin a new run with "
+            f"its networks, by `--start-from {out}` and another `--out`."
+        )
     config = run_config(run).changed(**changes)
+    refuse_processes(config, world)
     run.write_json("config.json", asdict(config))
     return run, config
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from chainograd.samplers import DDIM, time_grid
 from chainograd.samplers.schedule import GridConvention
 from hdiscovery.editing.fingerprint import dm_hash
 from hdiscovery.models.dm import DiffusionModel
+from hdiscovery.tensors import save_tensors
 
 FORMAT = "hdiscovery-inversion-1"
 LOW_PSNR = 25.0  # dB; below it the differences to the image are seen at a glance
@@ -100,10 +100,8 @@ def psnr(images: Tensor, others: Tensor) -> list[float]:
 def save_inversion(path: Path, inverted: Inverted, dm: DiffusionModel) -> None:
     """Write an inversion as safetensors; the file is replaced only when the new one is complete."""
     metadata = {"format": FORMAT, "num_steps": str(inverted.num_steps), "dm_hash": dm_hash(dm)}
-    partial = path.with_name(f"{path.name}.partial")
-    tensors = {"x_0": inverted.x_0, "x_T": inverted.x_T}
-    save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, partial, metadata=metadata)
-    partial.replace(path)
+    tensors = {"x_0": inverted.x_0.cpu(), "x_T": inverted.x_T.cpu()}
+    save_tensors(path, tensors, metadata=metadata)
 
 
 def load_inversion(path: Path, dm: DiffusionModel) -> Inverted:

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hdiscovery.editing.about import About, Calibration
+from hdiscovery.tensors import save_tensors
 
 FORMAT = "hdiscovery-directions-1"
 
@@ -38,14 +38,12 @@ class PortableDirections:
 
 def save_directions(path: Path, directions: PortableDirections) -> Path:
     """Write directions; a file that is there is replaced only when the new one is complete."""
-    tensors = {"global": directions.global_.contiguous()}
+    tensors = {"global": directions.global_}
     if directions.mean is not None:
-        tensors["mean"] = directions.mean.contiguous()
+        tensors["mean"] = directions.mean
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
     about = json.dumps(asdict(directions.about))
-    save_file(tensors, partial, metadata={"format": FORMAT, "about": about})
-    return partial.replace(path)
+    return save_tensors(path, tensors, metadata={"format": FORMAT, "about": about})
 
 
 def load_directions(path: Path, *, with_mean: bool = True) -> PortableDirections:

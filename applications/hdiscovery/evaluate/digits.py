@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hdiscovery.data import load_mnist
 from hdiscovery.evaluate.judge import digit_classifier, train_classifier
 from hdiscovery.evaluate.seeds import seeded
+from hdiscovery.tensors import save_tensors
 
 FORMAT = "hdiscovery-digits-1"
 
@@ -71,9 +71,7 @@ def digit_classifier_of(
 def _save(path: Path, classifier: nn.Module, size: int, accuracy: float) -> None:
     about = {"format": FORMAT, "image_size": str(size), "accuracy": repr(accuracy)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(classifier.state_dict(), partial, metadata=about)
-    partial.replace(path)
+    save_tensors(path, classifier.state_dict(), metadata=about)
 
 
 def _load(path: Path, size: int) -> tuple[nn.Module, float]:

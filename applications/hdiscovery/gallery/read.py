@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hdiscovery.discovery import Discovery
 
 FACTS = ("K", "S", "M", "t_stop", "batch_size")
+LABELS = "labels.json"
 MEASURES = ("monotonicity", "smoothness", "consistency", "fidelity", "effect")
 
 
@@ -81,10 +82,10 @@ def read_labels(run: RunFolder, *, K: int) -> dict[int, str]:
     Raises:
         ValueError: If the file is not what the page saves.
     """
-    path = run.path / "labels.json"
+    path = run.path / LABELS
     if not path.exists():
         return {}
-    labels = _json(run, "labels.json")
+    labels = _json(run, LABELS)
     if not isinstance(labels, dict) or not all(isinstance(text, str) for text in labels.values()):
         raise ValueError(f'{path} must map directions to words, as {{"3": "thickness"}} does.')
     known = {str(k): k for k in range(K)}

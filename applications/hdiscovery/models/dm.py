@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from chainograd.samplers.schedule import NoiseSchedule
 from hdiscovery.models.adm_unet import ADMUNet, UNetConfig
 from hdiscovery.models.hspace import HSpaceUNet
+from hdiscovery.tensors import save_tensors
 
 FORMAT = "hdiscovery-dm-1"
 PUBLISHED = (".pt", ".pth", ".ckpt", ".bin")  # what torch.save writes
@@ -101,10 +102,8 @@ def save_dm(
         "schedule": json.dumps({"name": schedule, "num_train_steps": T}),
         "about": json.dumps(about),
     }
-    state = {key: value.to(dtype).contiguous() for key, value in unet.state_dict().items()}
-    partial = path.with_name(path.name + ".partial")
-    save_file(state, partial, metadata=metadata)
-    partial.replace(path)
+    state = {key: value.to(dtype) for key, value in unet.state_dict().items()}
+    save_tensors(path, state, metadata=metadata)
 
 
 def load_dm(source: str | Path, *, device: torch.device | str = "cpu") -> DiffusionModel:

@@ -107,6 +107,8 @@ def _read(study: Study, path: Path) -> list[Answer]:
 
 
 def _entry(entry: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(entry["direction"], str):
+        raise ValueError(f"`direction` is {entry['direction']!r}, not a code")
     for name in CONDITIONS:
         if not isinstance(entry[name], bool):
             raise ValueError(
