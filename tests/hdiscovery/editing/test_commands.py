@@ -167,7 +167,7 @@ def test_labels_of_a_run_are_kept_where_the_gallery_reads_them(tiny_run, tmp_pat
     assert run("label", folder, "1=taller", "0=x") == 0
     assert run("label", folder, "0=") == 0
 
-    assert json.loads((folder / "labels.json").read_text()) == {"1": "taller"}
+    assert json.loads((folder / "labels.json").read_text()) == {"0": "", "1": "taller"}
     assert capsys.readouterr().out.splitlines()[-3:] == ["0", "1 (taller)", "2"]
 
 
