@@ -88,7 +88,7 @@ def find_captured(step: object, others: Iterable[object] = ()) -> Captured:
                 if thing.training:
                     buffers += [buffer for buffer in thing._buffers.values() if buffer is not None]
             # Containers made on the fly must stay alive, or their ids would be used again.
-            stack.extend(_parts(thing))
+            stack.extend(parts(thing))
     sharded = sharded_modules(modules)
     modes = [(module, module.training) for module in modules]
     return Captured(with_shards(found, sharded), buffers, sharded, modes, devices)
@@ -106,7 +106,7 @@ def _refuse_static_graph(thing: object) -> None:
         )
 
 
-def _parts(thing: Any) -> Iterator[Any]:
+def parts(thing: Any) -> Iterator[Any]:
     """Yield what a thing is made of, as far as a step could use it."""
     if isinstance(thing, dict):
         yield from thing.values()

@@ -36,7 +36,7 @@ from chainograd.refusals import (
 from chainograd.replay import Verify
 from chainograd.reporting import Log, Report
 from chainograd.slices import SlicedSteps, batch_of
-from chainograd.states import NO_ARGUMENTS, State, refuse_hidden
+from chainograd.states import NO_ARGUMENTS, State, refuse_hidden, wants_gradient
 from chainograd.steps import Steps
 from chainograd.stores import Store
 from chainograd.streams import RandomStreams, undisturbed
@@ -358,7 +358,7 @@ class CheckpointedChain:
         seen = {id(tensor): tensor for tensor in self.params if tensor.requires_grad}
         named = list(seen.values())
         x_T = State.of(x)
-        refuse_hidden(x_T, "The state that enters step 0")
+        refuse_hidden(x_T.leaves, wants_gradient, "The state that enters step 0")
         arguments = State.of((args, kwargs)) if args or kwargs else NO_ARGUMENTS
         modules = [leaf for leaf in arguments.leaves if not isinstance(leaf, Tensor)]
         captured = find_captured(self.step, modules)

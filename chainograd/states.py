@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.nn import Module
 
+from chainograd.captured import parts
 from chainograd.errors import ChainError
 
 Cotangents = dict[int, Tensor]  # of a state, by the leaf's place
@@ -94,21 +96,23 @@ def stand_in(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_()
 
 
-_PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, Module)
+_SEEN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device,
+         Tensor, Module, FunctionType)  # fmt: skip
 
 
-def refuse_hidden(state: State, whose: str) -> None:
+def refuse_hidden(leaves: Iterable[Any], carries: Callable[[Any], bool], whose: str) -> None:
     """Refuse objects in a state that hold tensors where the chain cannot see them.
+
+    Args:
+        leaves: Of the state.
+        carries: Whether a tensor inside of a leaf may carry a gradient.
+        whose: The state, for the error.
 
     Raises:
         ChainError: If there is one: the gradient through its tensors would be lost.
     """
-    for leaf in state.leaves:
-        if isinstance(leaf, (Tensor, *_PLAIN)):
-            continue
-        inside = pytree.tree_leaves(getattr(leaf, "__dict__", {}))
-        inside += [getattr(leaf, name, None) for name in getattr(type(leaf), "__slots__", ())]
-        if any(map(differentiable, inside)):
+    for leaf in leaves:
+        if not isinstance(leaf, _SEEN) and any(map(carries, pytree.tree_leaves([*parts(leaf)]))):
             raise ChainError(
                 f"{whose} holds a {type(leaf).__name__} with tensors in it, which the gradient "
                 "would not pass. Carry them in tuples, lists, dicts or named tuples, or register "

@@ -21,6 +21,7 @@ from chainograd.sharded import gathered, gradients_by_accumulation, is_shard, tr
 from chainograd.states import (
     Cotangents,
     State,
+    differentiable,
     refuse_hidden,
     same_leaves,
     stand_in,
@@ -206,7 +207,9 @@ class Steps:
             self._name(index, error)
             raise
         if not (len(after.leaves) == 1 and isinstance(after.leaves[0], Tensor)):
-            refuse_hidden(after, f"The state that step {index} gives")
+            # An object that is only handed on holds nothing that a step computed.
+            new = [leaf for leaf in after.leaves if all(leaf is not old for old in state.leaves)]
+            refuse_hidden(new, differentiable, f"The state that step {index} gives")
         if before != versions(state.leaves):
             raise ChainError(
                 f"Step {index} changed its input state in place, but the gradient needs that "

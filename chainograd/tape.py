@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +31,6 @@ from chainograd.surroundings import (
 )
 
 Transform = Callable[[int, Any], Any]
-T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)

@@ -42,7 +42,27 @@ def test_an_object_in_the_state_that_hides_tensors_is_refused(kind, plan):
     with pytest.raises(ChainError, match=r"state that step 0 gives holds a .* with tensors in it"):
         chain({"x": torch.ones(3), "past": None})
     with pytest.raises(ChainError, match="state that enters step 0 holds"):
-        chain({"x": torch.ones(3), "past": kind(torch.ones(3))})
+        chain({"x": torch.ones(3), "past": kind(torch.ones(3, requires_grad=True))})
+
+
+def test_an_object_that_is_only_handed_on_may_hold_constants():
+    w, times = torch.ones(3, requires_grad=True), Hidden(torch.ones(3))
+
+    def step(state, i):
+        return {"x": w * state["x"] * state["times"].e, "times": state["times"]}
+
+    CheckpointedChain(step, 3)({"x": torch.ones(3), "times": times})["x"].sum().backward()
+
+    assert torch.equal(w.grad, torch.full((3,), 3.0))
+
+
+def test_features_that_a_hook_keeps_are_no_finding():
+    _, step = features_kept()
+
+    found = CheckpointedChain(step, 4).check(torch.ones(2, 3, dtype=torch.float64))
+
+    assert not any("kept a tensor" in finding.text for finding in found)
+    assert not any(finding.kind == "not exact" for finding in found)
 
 
 def test_objects_without_tensors_may_be_in_a_state():
