@@ -62,13 +62,6 @@ def test_noise_comes_to_the_device_and_in_the_shape_of_the_state():
     assert noise(torch.zeros(2, 0), 0).shape == (2, 0)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_gets_the_numbers_of_the_cpu():
-    x = torch.zeros(1000)
-
-    assert torch.equal(SeededNoise(7)(x.cuda(), 3).cpu(), SeededNoise(7)(x, 3))
-
-
 def test_noise_is_standard_normal():
     z = SeededNoise(1)(torch.zeros(200_000, dtype=torch.float64), 2)
 

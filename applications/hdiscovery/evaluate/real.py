@@ -18,9 +18,9 @@ def real_images(
     """Return real images drawn at random from a folder, and what they are.
 
     Args:
-        data: A folder that holds ``MNIST/raw``, of which the training images are taken, or image
-            files, at any depth. Files are scaled so that the short edge fits, and cropped in the
-            middle.
+        data: A folder that holds ``MNIST/raw``, of which the 10,000 test images are taken (neither
+            the model nor the classifier of digits has seen them), or image files, at any depth.
+            Files are scaled so that the short edge fits, and cropped in the middle.
         image_shape: ``(C, H, W)`` of the result, C = 1 or 3.
         count: How many at most; fewer where there are fewer.
         seed: Which.
@@ -38,9 +38,9 @@ def real_images(
             raise ValueError(
                 f"`data` {data} is MNIST, and the model makes images of shape {image_shape}."
             )
-        images, _ = load_mnist(data, image_size=height, download=False)
+        images, _ = load_mnist(data, train=False, image_size=height, download=False)
         chosen = torch.randperm(len(images), generator=generator)[:count]
-        return images[chosen], f"MNIST, training images, resized to {height}"
+        return images[chosen], f"MNIST, test images, resized to {height}"
     files = sorted(p for p in data.rglob("*") if p.suffix.lower() in ENDINGS)
     if not files:
         raise FileNotFoundError(
