@@ -21,6 +21,7 @@ from chainograd.forward import go_forward
 from chainograd.frozen import FrozenLayers
 from chainograd.functions import attach
 from chainograd.grad_steps import GradSteps, drawn, reached, resolve_grad_steps
+from chainograd.kept import Look
 from chainograd.plan import Plan, StepCost
 from chainograd.planners import PlanName, parse_bytes, resolve, within, without_graphs
 from chainograd.preflight import check
@@ -28,6 +29,7 @@ from chainograd.refusals import (
     as_params,
     compare_slices,
     refuse_choice,
+    refuse_kept,
     refuse_micro_batch,
     refuse_progress,
     refuse_step,
@@ -142,6 +144,7 @@ class CheckpointedChain:
         self.micro_batch = micro_batch
         self.plan = self._sliced(self.plan)
         self._compared: set[Any] = set()  # shapes for which slices were compared with the whole
+        self._looked: set[Any] = set()  # shapes for which it is known that steps keep nothing
         self.generators = list(generators)
         self.store = store if isinstance(store, Store) else Store(store)
         self.verify: Verify = verify
@@ -326,11 +329,17 @@ class CheckpointedChain:
         leaves = (*tape.x_T.tensors, *tape.steps.arguments.tensors)
         key = tuple((t.shape, t.dtype, t.device, t.requires_grad) for t in leaves)
         mode = (key, len(tape.steps.buffers))  # modules in training may look at the batch
-        if isinstance(tape.steps, SlicedSteps) and mode not in self._compared:
+        sliced = self.micro_batch is not None and mode not in self._compared
+        measured = self._budget is not None and tape.inputs and key not in self._measured
+        if mode not in self._looked and not tape.steps.sharded:  # FSDP would wait for gradients
+            tape.look = Look(mode)
+            if sliced or measured:
+                refuse_kept(tape)
+        if sliced and isinstance(tape.steps, SlicedSteps):
             compare_slices(tape, tape.steps)
             self._compared.add(mode)
         if self._budget is not None and tape.inputs:
-            if key not in self._measured:
+            if measured:
                 with undisturbed(tape.streams), tape.surroundings():
                     self._measured[key] = measure(tape.steps, tape.x_T, tape.x_T_wanted, self.store)
             self._costs = self._measured[key]
@@ -348,6 +357,8 @@ class CheckpointedChain:
     def _run(self, tape: Tape, visit: Callable[[int, State], None]) -> None:
         tape.streams.closely = self._draws_on_host
         go_forward(tape, visit)
+        if tape.look is not None:
+            self._looked.add(tape.look.mode)
         tape.leave_out_unused()
         self._draws_on_host |= tape.drew_on_host
 

@@ -9,22 +9,21 @@ import torch
 from chainograd.plan import Action, Advance, Keep, Load, Record
 from chainograd.states import State, wants_gradient
 from chainograd.streams import Streams
-from chainograd.surroundings import autocast_as, put_back, uncached_parametrizations
+from chainograd.surroundings import Statistics, autocast_as, uncached_parametrizations
 from chainograd.tape import Tape
 
 
 def go_forward(tape: Tape, visit: Callable[[int, State], None]) -> None:
     """Carry out the forward actions; ``visit`` is shown every state that a step gives."""
-    streams, buffers = tape.streams, tape.steps.buffers
-    start = streams.state()
-    values = [] if streams.closely else [buffer.clone() for buffer in buffers]
+    streams = tape.streams
+    start, statistics = streams.state(), Statistics([] if streams.closely else tape.modes)
     _carry_out(tape, visit, start)
     tape.drew_on_host = not start.same_on_host(streams.state())
     if tape.drew_on_host and not streams.closely:  # note [Host streams], 3
         tape.let_go()
         tape.first, streams.closely = 0, True
         streams.set(start)
-        put_back(buffers, values)
+        statistics.put_back()
         _carry_out(tape, visit, start)
 
 
@@ -80,7 +79,7 @@ def _streams_after(tape: Tape, i: int) -> Streams:
 
 def _run_first(tape: Tape, action: Action, state: State) -> State:
     """Run a step as planned; if memory runs out, let all kept graphs go and run it without."""
-    buffers = [buffer.clone() for buffer in tape.steps.buffers] if tape.graphs else []
+    statistics = Statistics(tape.modes if tape.graphs else [])
     try:
         return _run_as_planned(tape, action, state)
     except Exception as error:
@@ -88,14 +87,15 @@ def _run_first(tape: Tape, action: Action, state: State) -> State:
             raise
     tape.drop_graphs(action.index)
     tape.streams.set(tape.random[-1])
-    put_back(tape.steps.buffers, buffers)
+    statistics.put_back()
     return _run_as_planned(tape, Advance(action.index), state)
 
 
 def _run_as_planned(tape: Tape, action: Action, state: State) -> State:
     i = action.index
     if isinstance(action, Record):
-        recorded = tape.graphs[i] = tape.steps.record(i, state, tape.wanted(i, state))
+        wanted = tape.wanted(i, state)
+        recorded = tape.graphs[i] = tape.steps.record(i, state, wanted, look=tape.look)
         state = recorded.leaving.detached()
         if _leads_nowhere(tape, i) and not any(map(wants_gradient, recorded.leaving.leaves)):
             tape.first = i + 1
@@ -103,9 +103,10 @@ def _run_as_planned(tape: Tape, action: Action, state: State) -> State:
     if not tape.passes(i):
         tape.first += i == tape.first
         return tape.steps.advance(i, state)
-    if _leads_nowhere(tape, i):
-        state, needed = tape.steps.tried(i, state)
-        tape.first += not needed
+    nowhere = _leads_nowhere(tape, i)
+    if nowhere or (tape.look is not None and not tape.look.done):
+        state, needed = tape.steps.tried(i, state, tape.wanted(i, state), tape.look)
+        tape.first += nowhere and not needed
         return state
     return tape.steps.advance(i, state)
 

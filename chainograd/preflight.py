@@ -67,7 +67,7 @@ def check(prepare: Prepare, num_steps: int, x: Any, loss: Loss | None) -> Findin
         ExitStack() as undo,
         torch.enable_grad(),
         undisturbed(tape.streams),
-        unchanged(tape.steps.buffers),
+        unchanged(tape.modes),
         autocast_as(tape.autocast),
     ):
         return _checked(prepare, tape, nothing, loss, undo)

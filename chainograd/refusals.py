@@ -113,6 +113,19 @@ def refuse_micro_batch(micro_batch: object) -> None:
         )
 
 
+def refuse_kept(tape: Tape) -> None:
+    """See that step 1 uses nothing that step 0 computed and kept: note [Kept tensors].
+
+    Raises:
+        ChainError: If it does.
+    """
+    state = tape.x_T
+    with torch.no_grad(), undisturbed(tape.streams), tape.surroundings():
+        for i in range(min(2, tape.plan.num_steps)):
+            if tape.passes(i):
+                state, _ = tape.steps.tried(i, state, tape.wanted(i, state), tape.look)
+
+
 def compare_slices(tape: Tape, steps: SlicedSteps) -> None:
     """See that every step gives slices of a batch what it gives the batch.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from chainograd.errors import ChainError
+from chainograd.kept import Look
 from chainograd.states import Cotangents, State, differentiable, wants_gradient
 from chainograd.steps import Recorded, Rerun, Steps
 from chainograd.sums import Sums
@@ -53,18 +54,27 @@ class SlicedSteps(Steps):
         """Run one step on every slice, in the grad mode that is in force."""
         return self._joined(index, state, [self._called(index, state, j) for j in self._starts])
 
-    def tried(self, index: int, state: State) -> tuple[State, bool]:
-        """Run a step whose state needs no gradient, and see whether its result does."""
-        parts, needed = [], False
+    def tried(
+        self, index: int, state: State, wanted: list[bool], look: Look | None = None
+    ) -> tuple[State, bool]:
+        """Run a step with graphs that are let go at once; return whether its result needs them."""
+        entering, parts, needed = state.entering(wanted), [], False
         for j in self._starts:
             with torch.enable_grad(), self.recording():
-                part = self._called(index, state, j)
+                part = self._called(index, entering, j)
+            if look is not None:
+                look.at(index, part)
             needed |= any(map(wants_gradient, part.leaves))
             parts.append(part.detached())  # or the graphs of all slices would be there at once
         return self._joined(index, state, parts), needed
 
     def record(
-        self, index: int, state: State, wanted: list[bool], rerun: Rerun | None = None
+        self,
+        index: int,
+        state: State,
+        wanted: list[bool],
+        rerun: Rerun | None = None,
+        look: Look | None = None,
     ) -> Recorded:
         """Remember a step that is to be recorded slice by slice."""
         rerun = rerun or Rerun(lambda: None, lambda after: None)

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import CheckpointError
 
 from chainograd.captured import StandIns, leaves_used
 from chainograd.errors import CapturedTensorError, ChainError, ChangedTensorError
+from chainograd.kept import Look
 from chainograd.sharded import gathered, gradients_by_accumulation, is_shard, trainable
 from chainograd.states import (
     Cotangents,
@@ -235,17 +236,24 @@ class Steps:
         # A step that turns graphs on for a part of itself may return some of it.
         return after.detached() if any(map(wants_gradient, after.leaves)) else after
 
-    def tried(self, index: int, state: State) -> tuple[State, bool]:
-        """Run a step whose state needs no gradient, and see whether its result does.
+    def tried(
+        self, index: int, state: State, wanted: list[bool], look: Look | None = None
+    ) -> tuple[State, bool]:
+        """Run a step with a graph that is let go at once; return whether its result needs one.
 
-        Until something trainable is met there is no graph, so this costs nothing.
+        Where the state needs no gradient there is no graph until something trainable is met, so
+        this costs nothing.
         """
-        with torch.enable_grad():
-            after = self.run_as_recorded(index, state)
-        return after.detached(), any(map(wants_gradient, after.leaves))
+        leaving = self.record(index, state, wanted, look=look).leaving
+        return leaving.detached(), any(map(wants_gradient, leaving.leaves))
 
     def record(
-        self, index: int, state: State, wanted: list[bool], rerun: Rerun | None = None
+        self,
+        index: int,
+        state: State,
+        wanted: list[bool],
+        rerun: Rerun | None = None,
+        look: Look | None = None,
     ) -> Recorded:
         """Run a step with its graph, between leaves of its own; with ``rerun``, once more."""
         if rerun is not None:
@@ -255,6 +263,8 @@ class Steps:
             leaving = self.run_as_recorded(index, entering)
         if rerun is not None:
             rerun.check(leaving)
+        if look is not None:
+            look.at(index, leaving)
         return Recorded(entering, leaving, self.uses_between(index, entering, leaving))
 
     def uses_between(self, index: int, entering: State, leaving: State) -> Uses:

@@ -99,14 +99,38 @@ def in_modes(modes: Sequence[tuple[Module, bool]]) -> Iterator[None]:
             module.training = not mode
 
 
+class Statistics:
+    """The buffers of modules in training as they are now, such as statistics of batches.
+
+    Args:
+        modes: Modules, and whether each is in training.
+    """
+
+    def __init__(self, modes: Sequence[tuple[Module, bool]]) -> None:
+        # The owner's table too: a module may count by `self.count = self.count + 1`.
+        self.known = [
+            (module._buffers, name, buffer, buffer.clone())
+            for module, training in modes
+            if training
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+
+    def put_back(self) -> None:
+        """Let the modules have these buffers again, with the values that they had."""
+        for buffers, name, buffer, _ in self.known:
+            buffers[name] = buffer
+        put_back([buffer for _, _, buffer, _ in self.known], [value for *_, value in self.known])
+
+
 @contextmanager
-def unchanged(buffers: Sequence[Tensor]) -> Iterator[None]:
+def unchanged(modes: Sequence[tuple[Module, bool]]) -> Iterator[None]:
     """Put buffers back as they were: statistics of batches count a step's first run only."""
-    before = [buffer.clone() for buffer in buffers]
+    before = Statistics(modes)
     try:
         yield
     finally:
-        put_back(buffers, before)
+        before.put_back()
 
 
 def put_back(buffers: Sequence[Tensor], values: Sequence[Tensor]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import Module
 
+from chainograd.kept import Look
 from chainograd.plan import Action, Backprop, Plan
 from chainograd.planners import restricted
 from chainograd.replay import Digest, Verify, digest, sample
@@ -54,6 +55,7 @@ class Tape:
         spent: Whether a backward pass has freed the nodes.
         twice: Whether a backward pass is itself to be differentiated, from x_T on.
         drew_on_host: Whether the steps drew from Python's or numpy's stream.
+        look: Looks at the first graphs, where none were seen yet: note [Kept tensors].
         first: The first step that a gradient needs; those before it are never run again.
         inputs: Tensors outside that gradients are returned for: of x_T, then of the steps.
     """
@@ -74,6 +76,7 @@ class Tape:
     digests: dict[int, Digest] = field(default_factory=dict)
     samples: dict[int, tuple[Tensor | None, ...]] = field(default_factory=dict)
     random: list[Streams] = field(default_factory=list)
+    look: Look | None = None
     first: int = 0
     spent: bool = False
     twice: bool = False
@@ -120,7 +123,7 @@ class Tape:
             if self.draws:
                 stack.enter_context(undisturbed(self.streams))
             stack.enter_context(in_modes(self.modes))
-            stack.enter_context(unchanged(self.steps.buffers))
+            stack.enter_context(unchanged(self.modes))
             stack.enter_context(without_hooks(self.steps.inner_captured))
             stack.enter_context(autocast_as(self.autocast))
             stack.enter_context(uncached_parametrizations())

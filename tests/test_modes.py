@@ -1,5 +1,7 @@
 """Modules run again in the mode that they ran in first, whatever they are in by then."""
 
+import random
+
 import pytest
 import torch
 
@@ -44,3 +46,46 @@ def test_a_mode_that_changes_before_the_backward_pass_does_not_matter(training, 
     got = outcome(nets[1], CheckpointedChain(nets[1], M, plan=plan))
 
     assert all(map(torch.equal, got, expected))
+
+
+class Counting(torch.nn.Module):
+    """Counts and averages by exchanging its buffers for others."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.full((3,), 0.9))
+        self.register_buffer("count", torch.tensor(0))
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, x, i):
+        self.count = self.count + 1
+        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        return torch.sin(self.w * x)
+
+
+@pytest.mark.parametrize("plan", ["nodes", "graph", binomial(M, slots=1)], ids=str)
+@pytest.mark.parametrize("options", [{}, {"micro_batch": 2}], ids=["whole", "slices"])
+def test_buffers_that_a_module_exchanges_are_those_of_one_run(plan, options):
+    x = torch.randn(2, 3)
+    net, oracle = Counting(), Counting()
+    for _ in range(2):
+        CheckpointedChain(net, M, plan=plan, **options)(x).sum().backward()
+        plain(oracle, M, x).sum().backward()
+
+    assert net.count == oracle.count == 2 * M
+    assert torch.equal(net.mean, oracle.mean)
+    assert torch.equal(net.w.grad, oracle.w.grad)
+
+
+def test_buffers_that_a_module_exchanges_are_those_of_one_run_where_the_run_begins_anew():
+    x = torch.randn(2, 3)
+    net = Counting()
+
+    def step(x, i):
+        if i == 3:  # not at step 0, so it is only seen in the end
+            random.random()
+        return net(x, i)
+
+    CheckpointedChain(step, M)(x).sum().backward()
+
+    assert net.count == M

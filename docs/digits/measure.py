@@ -1,4 +1,4 @@
-"""Measures a run: ``python docs/digits/measure.py RUN --data DIR``, an hour or so on two cores.
+"""Measures a run: ``python docs/digits/measure.py RUN --data DIR``, two hours or so on two cores.
 
 Runs the commands below one after another, and notes beside itself what each took. Then
 name what you see (``hdiscovery gallery RUN``, ``hdiscovery label RUN K=NAME …``), publish the run,
@@ -11,6 +11,7 @@ import argparse
 import json
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -18,17 +19,23 @@ from pathlib import Path
 
 import torch
 
+HERE = Path(__file__).parent
 COMMANDS = (
     "evaluate RUN --only losses rca fid --data DIR --features digits --images 10000",
     "rank RUN",
     "evaluate RUN --only probes --samples 8 --data DIR",
     "evaluate RUN --only fresh marks --baselines random pca",
+    "directions RUN --calibration-samples 4",
+    "properties RUN --out HERE --overwrite",
+    "ablate MNIST32-demo --only paper l1-only --steps 200 --out ABLATION --data DIR "
+    "--features digits",
 )
 
 
 def timed(command: str, run: Path, data: Path) -> float:
     """Return the seconds of a command of hdiscovery."""
-    words = command.replace("RUN", str(run)).replace("DIR", str(data))
+    places = {"RUN": run, "DIR": data, "HERE": HERE, "ABLATION": run.with_name("ablation")}
+    words = " ".join(str(places.get(word, word)) for word in command.split())
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", "hdiscovery", *shlex.split(words)], check=True)
     return time.perf_counter() - began
@@ -41,7 +48,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--only", type=int, nargs="+", default=range(len(COMMANDS)))
     options = parser.parse_args()
-    out = Path(__file__).with_name("commands.json")
+    out = HERE / "commands.json"
     content = json.loads(out.read_text()) if out.exists() else {"seconds": {}}
     content["environment"] = {
         "torch": torch.__version__, "python": platform.python_version(),
@@ -51,6 +58,9 @@ def main() -> None:
         command = COMMANDS[number]
         content["seconds"][command] = timed(command, options.run, options.data)
         out.write_text(json.dumps(content, indent=2) + "\n")
+    for name in ("ablation.json", "ablation.png"):
+        if (drawn := options.run.with_name("ablation") / name).exists():
+            shutil.copy(drawn, HERE)
 
 
 if __name__ == "__main__":

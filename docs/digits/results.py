@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import compared
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SHIPPED = ROOT / "applications" / "hdiscovery" / "found" / "digits"
@@ -25,7 +27,8 @@ def read(folder: Path) -> dict[str, Any]:
     """Return the JSON files of a published run by name, and its records."""
     files = {name: folder / f"{name}.json"
              for name in ("config", "evaluation", "ranking", "labels")}  # fmt: skip
-    files |= {name: HERE / f"{name}.json" for name in ("judgement", "commands")}
+    beside = ("judgement", "commands", "ablation", "properties")
+    files |= {name: HERE / f"{name}.json" for name in beside}
     found = {name: json.loads(path.read_text()) for name, path in files.items() if path.exists()}
     lines = (folder / "records.jsonl").read_text().splitlines()
     return {**found, "records": [json.loads(line) for line in lines]}
@@ -153,7 +156,7 @@ def _shifted(fid: dict[str, Any]) -> str:
     return f"{fid['shifted']:.2f}, {fid['shifted'] / fid['raw']:.2f} times that of raw ones"
 
 
-TABLES = (paper_and_here, named, settings, commands)
+TABLES = (paper_and_here, named, settings, commands, *compared.TABLES)
 
 if __name__ == "__main__":
     content = read(Path(sys.argv[1]) if len(sys.argv) > 1 else SHIPPED)
