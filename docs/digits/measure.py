@@ -27,8 +27,7 @@ COMMANDS = (
     "evaluate RUN --only fresh marks --baselines random pca",
     "directions RUN --calibration-samples 4",
     "properties RUN --out HERE --overwrite",
-    "ablate MNIST32-demo --only paper l1-only --steps 200 --out ABLATION --data DIR "
-    "--features digits",
+    "ablate MNIST32-demo --only paper l1-only --out ABLATION --data DIR --features digits",
 )
 
 
@@ -49,14 +48,15 @@ def main() -> None:
     parser.add_argument("--only", type=int, nargs="+", default=range(len(COMMANDS)))
     options = parser.parse_args()
     out = HERE / "commands.json"
-    content = json.loads(out.read_text()) if out.exists() else {"seconds": {}}
-    content["environment"] = {
+    environment = {
         "torch": torch.__version__, "python": platform.python_version(),
         "machine": platform.machine(), "threads": torch.get_num_threads(),
     }  # fmt: skip
     for number in options.only:
         command = COMMANDS[number]
-        content["seconds"][command] = timed(command, options.run, options.data)
+        seconds = timed(command, options.run, options.data)
+        before = json.loads(out.read_text())["seconds"] if out.exists() else {}
+        content = {"seconds": {**before, command: seconds}, "environment": environment}
         out.write_text(json.dumps(content, indent=2) + "\n")
     for name in ("ablation.json", "ablation.png"):
         if (drawn := options.run.with_name("ablation") / name).exists():

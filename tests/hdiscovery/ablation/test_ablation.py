@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from hdiscovery.ablation import study
 from hdiscovery.ablation.picture import best_direction
 from hdiscovery.ablation.study import open_variant, table
 from hdiscovery.ablation.variants import PAPER, configs, read_variants
@@ -63,6 +64,26 @@ def test_what_is_done_is_not_done_again(folder, monkeypatch):
 
     assert ablate(folder) == 0
     assert path.read_text() == before
+
+
+def test_by_another_feature_net_all_is_measured_anew_and_nothing_trained(folder, monkeypatch):
+    asked, measured = [], study.evaluate
+
+    def evaluate(*args, sources, **kwargs):
+        asked.append(sources.features)
+        return measured(*args, sources=sources, **kwargs)
+
+    monkeypatch.setattr("hdiscovery.ablation.study.evaluate", evaluate)
+    records = (folder / "out" / "paper" / "records.jsonl").read_text()
+
+    assert ablate(folder, "--features", "digits", "--device", "cpu") == 0
+    assert asked == ["digits", "digits"]
+    assert (folder / "out" / "paper" / "records.jsonl").read_text() == records
+
+
+def test_a_device_that_is_not_there_is_refused(folder, capsys):
+    assert ablate(folder, "--device", "cpuu") == 2
+    assert "`--device cpuu` cannot be used" in capsys.readouterr().err
 
 
 def test_a_variant_that_was_begun_otherwise_is_refused(folder, capsys):
