@@ -21,7 +21,7 @@ from chainograd.forward import go_forward
 from chainograd.frozen import FrozenLayers
 from chainograd.functions import attach
 from chainograd.grad_steps import GradSteps, drawn, reached, resolve_grad_steps
-from chainograd.kept import Look
+from chainograd.kept import Look, may_look
 from chainograd.plan import Plan, StepCost
 from chainograd.planners import PlanName, parse_bytes, resolve, within, without_graphs
 from chainograd.preflight import check
@@ -331,7 +331,7 @@ class CheckpointedChain:
         mode = (key, len(tape.steps.buffers))  # modules in training may look at the batch
         sliced = self.micro_batch is not None and mode not in self._compared
         measured = self._budget is not None and tape.inputs and key not in self._measured
-        if mode not in self._looked and not tape.steps.sharded:  # FSDP would wait for gradients
+        if mode not in self._looked and may_look(tape.steps.sharded):
             tape.look = Look(mode)
             if sliced or measured:
                 refuse_kept(tape)

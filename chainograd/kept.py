@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from chainograd.captured import AccumulateGrad
@@ -22,6 +23,17 @@ from chainograd.states import State
 #    step, which would leave a kept tensor behind that has no graph.
 
 _MARK = "chainograd"
+
+
+def may_look(sharded: Sequence[Any]) -> bool:
+    """Return whether a graph that is let go at once goes unnoticed.
+
+    FSDP2 would wait for its gradients, and hooks on what graphs save, those of
+    `torch.utils.checkpoint` around a chain, would count it in.
+    """
+    autograd: Any = torch._C._autograd  # pyright: ignore[reportAttributeAccessIssue]
+    hooks = getattr(autograd, "_top_saved_tensors_default_hooks", lambda _: None)
+    return not sharded and hooks(True) is None
 
 
 class Look:

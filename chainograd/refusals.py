@@ -121,9 +121,14 @@ def refuse_kept(tape: Tape) -> None:
     """
     state = tape.x_T
     with torch.no_grad(), undisturbed(tape.streams), tape.surroundings():
-        for i in range(min(2, tape.plan.num_steps)):
-            if tape.passes(i):
-                state, _ = tape.steps.tried(i, state, tape.wanted(i, state), tape.look)
+        try:
+            for i in range(min(2, tape.plan.num_steps)):
+                if tape.passes(i):
+                    state, _ = tape.steps.tried(i, state, tape.wanted(i, state), tape.look)
+        except ChainError:
+            raise
+        except Exception:
+            return  # it will come again, where there is more to say of it
 
 
 def compare_slices(tape: Tape, steps: SlicedSteps) -> None:

@@ -138,3 +138,12 @@ def test_looking_takes_no_evaluation_and_is_done_once():
     assert len(counted.runs) == 2 * (2 * M - 1)
     assert graphs[:M] == [True, True, False, True]
     assert graphs[2 * M - 1 :][:M] == [False, False, False, True]
+
+
+def test_under_hooks_on_what_graphs_save_nothing_is_looked_at_until_later():
+    chain = CheckpointedChain(AnewEachTime(), M)
+    x = torch.randn(2, 3, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
+        chain(x)
+    with pytest.raises(ChainError, match="and kept"):
+        chain(x)

@@ -1,4 +1,4 @@
-"""Tables of what the shipped run is compared with: baselines, an ablation, kinds of directions."""
+"""Tables of what the shipped run is compared with: baselines, kinds of directions."""
 
 from __future__ import annotations
 
@@ -7,17 +7,10 @@ from typing import Any
 
 def baselines(run: dict[str, Any]) -> str:
     """Return the run's directions and others that nobody learnt, by the same measures."""
-    from hdiscovery.ablation import study
+    from hdiscovery.evaluate.report import table
 
-    subjects = run["evaluation"]["subjects"]
-    return study.table({name: {"subjects": {"learnt": of}} for name, of in subjects.items()})
-
-
-def ablation(run: dict[str, Any]) -> str:
-    """Return the paper's Fig. 3 as a table: the whole recipe, and l1 in place of D."""
-    from hdiscovery.ablation import study
-
-    return study.table(run["ablation"]["reports"]) if "ablation" in run else "not measured"
+    report = {name: of for name, of in run["evaluation"].items() if name != "losses"}
+    return f"```text\n{table(report)}\n```"
 
 
 def kinds(run: dict[str, Any]) -> str:
@@ -29,4 +22,4 @@ def kinds(run: dict[str, Any]) -> str:
     return "\n".join(f"- {sentence}" for sentence in sentences(run["properties"]))
 
 
-TABLES = (baselines, ablation, kinds)
+TABLES = (baselines, kinds)
