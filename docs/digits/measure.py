@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -47,7 +48,7 @@ def main() -> None:
     out = HERE / "commands.json"
     environment = {
         "torch": torch.__version__, "python": platform.python_version(),
-        "machine": platform.machine(), "threads": torch.get_num_threads(),
+        "machine": platform.machine(), "cores": os.cpu_count(),
     }  # fmt: skip
     for number in options.only:
         command = COMMANDS[number]

@@ -45,7 +45,7 @@ def paper_and_here(run: dict[str, Any]) -> str:
         ("RCA, of shifts of S/10 or more", "", rca and f"{rca['rca_large_shifts']:.2f}"),
         ("RCA by a fresh reconstructor", "", fresh and _share(fresh["test"])),
         ("L_G, mean over the last half of the steps", "near ln 2 = 0.693", _second_half(run)),
-        ("FID of raw samples", "", fid and f"{fid['raw']:.2f} ({fid['images']:,} samples)"),
+        ("FID of raw samples", "", fid and _raw(fid)),
         ("FID of shifted samples", "", fid and _shifted(fid)),
         ("share of directions that meet the three conditions of the MOS", "0.52, of 16 people",
          judged and f"{fmean(judged['marks'].values()):.2f}, of one reader"),
@@ -150,6 +150,10 @@ def _second_half(run: dict[str, Any]) -> str:
     values = [r["L_G"] for r in run["records"]]
     mean = fmean(values[len(values) // 2 :])
     return f"{mean:.3f} ({mean - LN_2:+.3f})"
+
+
+def _raw(fid: dict[str, Any]) -> str:
+    return f"{fid['raw']:.2f}, {fid['images']:,} against {fid['real_images']:,} ({fid['real']})"
 
 
 def _shifted(fid: dict[str, Any]) -> str:
