@@ -1,4 +1,4 @@
-"""Tables of what the shipped run is compared with: baselines, kinds of directions."""
+"""Tables of what the shipped run is compared with: baselines, kinds of directions, an ablation."""
 
 from __future__ import annotations
 
@@ -22,4 +22,11 @@ def kinds(run: dict[str, Any]) -> str:
     return "\n".join(f"- {sentence}" for sentence in sentences(run["properties"]))
 
 
-TABLES = (baselines, kinds)
+def ablation(run: dict[str, Any]) -> str:
+    """Return the paper's Fig. 3 as a table: the whole recipe, and l1 in place of D."""
+    from hdiscovery.ablation import study
+
+    return study.table(run["ablation"]["reports"]) if "ablation" in run else "not measured"
+
+
+TABLES = (baselines, kinds, ablation)

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -26,12 +27,13 @@ COMMANDS = (
     "evaluate RUN --only probes --samples 8 --data DIR",
     "evaluate RUN --only fresh marks --baselines random pca",
     "properties digits --out HERE --overwrite",  # of the run that is shipped, once RUN is
+    "ablate MNIST32-demo --only paper l1-only --out ABLATION --data DIR --features digits",
 )
 
 
 def timed(command: str, run: Path, data: Path) -> float:
     """Return the seconds of a command of hdiscovery."""
-    places = {"RUN": run, "DIR": data, "HERE": HERE}
+    places = {"RUN": run, "DIR": data, "HERE": HERE, "ABLATION": run.with_name("ablation")}
     words = " ".join(str(places.get(word, word)) for word in command.split())
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", "hdiscovery", *shlex.split(words)], check=True)
@@ -56,6 +58,9 @@ def main() -> None:
         before = json.loads(out.read_text())["seconds"] if out.exists() else {}
         content = {"seconds": {**before, command: seconds}, "environment": environment}
         out.write_text(json.dumps(content, indent=2) + "\n")
+    for name in ("ablation.json", "ablation.png"):
+        if (drawn := options.run.with_name("ablation") / name).exists():
+            shutil.copy(drawn, HERE)
 
 
 if __name__ == "__main__":

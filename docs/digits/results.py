@@ -27,7 +27,7 @@ def read(folder: Path) -> dict[str, Any]:
     """Return the JSON files of a published run by name, and its records."""
     files = {name: folder / f"{name}.json"
              for name in ("config", "evaluation", "ranking", "labels")}  # fmt: skip
-    beside = ("judgement", "commands", "properties")
+    beside = ("judgement", "commands", "properties", "ablation")
     files |= {name: HERE / f"{name}.json" for name in beside}
     found = {name: json.loads(path.read_text()) for name, path in files.items() if path.exists()}
     lines = (folder / "records.jsonl").read_text().splitlines()

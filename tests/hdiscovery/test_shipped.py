@@ -70,6 +70,7 @@ def test_the_page_says_what_the_files_say(results, tmp_path):
     assert (tmp_path / "digits_losses.png").stat().st_size > 10_000
     fresh = run["evaluation"]["subjects"]["random"]["fresh"]["test"]["rca"]
     assert f"{fresh:.3f}" in (tmp_path / "digits_baselines.md").read_text()
+    assert "| l1-only |" in (tmp_path / "digits_ablation.md").read_text()
     assert "cosine of a sample's direction" in (tmp_path / "digits_kinds.md").read_text()
     other = {**run, "records": [{**r, "L_G": 1.0} for r in run["records"]]}
     assert "1.000 (+0.307)" in results.paper_and_here(other)
