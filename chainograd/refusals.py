@@ -125,6 +125,8 @@ def refuse_kept(tape: Tape) -> None:
             for i in range(min(2, tape.plan.num_steps)):
                 if tape.passes(i):
                     state, _ = tape.steps.tried(i, state, tape.wanted(i, state), tape.look)
+                else:
+                    state = tape.steps.advance(i, state)
         except ChainError:
             raise
         except Exception:
