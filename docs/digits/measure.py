@@ -2,8 +2,8 @@
 
 Runs the commands below one after another, and notes beside itself what each took. Then
 name what you see (``hdiscovery gallery RUN``, ``hdiscovery label RUN K=NAME …``), publish the run,
-and draw what the page shows: ``python docs/digits/named.py``. ``properties`` (``--only 4``) is of the
-run that is shipped: do it again once RUN is.
+and draw what the page shows: ``python docs/digits/named.py``.
+``properties`` (``--only 4``) is of the run that is shipped: do it again once RUN is.
 """
 
 from __future__ import annotations
