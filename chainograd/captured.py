@@ -167,16 +167,17 @@ def _names(code: types.CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
-def leaves_used(outputs: Iterable[Any]) -> Iterator[Use]:
-    """Yield every use of a leaf in the graph of the tensors among ``outputs``.
+def leaves_used(outputs: Iterable[Any]) -> list[Use]:
+    """Return every use of a leaf in the graph of the tensors among ``outputs``.
 
     One that is itself a leaf requiring a gradient is among them.
     """
+    uses: list[Use] = []
     stack: list[Any] = []
     for output in outputs:
         if isinstance(output, Tensor) and output.requires_grad:
             if output.grad_fn is None:
-                yield Use(output, None, 0)
+                uses.append((output, None, 0))
             else:
                 stack.append(output.grad_fn)
     seen = set(stack)
@@ -184,10 +185,11 @@ def leaves_used(outputs: Iterable[Any]) -> Iterator[Use]:
         node = stack.pop()
         for place, (parent, _) in enumerate(node.next_functions):
             if type(parent) is AccumulateGrad:
-                yield Use(parent.variable, node, place)
+                uses.append((parent.variable, node, place))
             elif parent is not None and parent not in seen:
                 seen.add(parent)
                 stack.append(parent)
+    return uses
 
 
 class Witness(TorchFunctionMode):

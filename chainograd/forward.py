@@ -79,7 +79,9 @@ def _streams_after(tape: Tape, i: int) -> Streams:
 
 def _run_first(tape: Tape, action: Action, state: State) -> State:
     """Run a step as planned; if memory runs out, let all kept graphs go and run it without."""
-    statistics = Statistics(tape.modes if tape.graphs else [])
+    if not tape.graphs:
+        return _run_as_planned(tape, action, state)
+    statistics = Statistics(tape.modes)
     try:
         return _run_as_planned(tape, action, state)
     except Exception as error:

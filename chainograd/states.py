@@ -68,7 +68,7 @@ NO_ARGUMENTS = State((), _NOTHING)
 
 def differentiable(leaf: Any) -> bool:
     """Return whether a leaf of a state can carry a gradient."""
-    return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
+    return isinstance(leaf, Tensor) and (leaf.dtype.is_floating_point or leaf.dtype.is_complex)
 
 
 def _entering(leaf: Any, wanted: bool) -> Any:

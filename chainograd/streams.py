@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from ctypes import string_at
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -59,7 +60,7 @@ class RandomStreams:
         return since if still else Streams(own, since.python, since.numpy)
 
     def _torchs(self) -> list[bytes]:
-        return [state().numpy().tobytes() for state in self._states]
+        return [string_at(s.data_ptr(), s.nbytes) for s in [state() for state in self._states]]
 
     def set(self, state: Streams) -> None:
         """Put the streams where they stood."""

@@ -21,21 +21,9 @@ from torch import Tensor
 LARGE = 1 << 14  # bytes of a gradient that is worth a hook
 
 
-class Use(NamedTuple):
-    """Where a step uses a leaf.
-
-    Attributes:
-        leaf: The leaf.
-        operation: Node of the graph that its gradient comes from; None if the step gives the leaf
-            itself.
-        place: Which of the operation's gradients it is.
-    """
-
-    leaf: Tensor
-    operation: Any
-    place: int
-
-
+# Where a step uses a leaf: the leaf, the node of the graph that its gradient comes from (None if
+# the step gives the leaf itself), and which of that node's gradients it is.
+Use = tuple[Tensor, Any, int]
 Uses = dict[int, list[Use]]  # by the place of the tensor among those that the steps share
 
 
@@ -86,8 +74,10 @@ class Sums:
                 continue
             if len(where) > 1:
                 asked.roots.append((leaf, so_far))
-            elif _large(so_far) and where[0].operation is not None:
-                where[0].operation.register_hook(self._adding(at, where[0].place, so_far))
+            elif _large(so_far):
+                _, operation, place = where[0]
+                if operation is not None:
+                    operation.register_hook(self._adding(at, place, so_far))
         return asked
 
     def _adding(self, at: int, place: int, so_far: Tensor) -> Callable[..., Any]:
@@ -116,13 +106,14 @@ class Sums:
 
     def _add(self, at: int, g: Tensor) -> None:
         so_far = self.values[at]
-        self.values[at] = g if so_far is None else _plus(so_far, g)
+        if so_far is None:
+            self.values[at] = g
+        # Not in place: the first gradient can be someone else's too, as that of two summands.
+        elif so_far.is_sparse and not g.is_sparse:
+            self.values[at] = g + so_far
+        else:
+            self.values[at] = so_far + g
         self.added.add(at)
-
-
-def _plus(so_far: Tensor, g: Tensor) -> Tensor:
-    # Not in place: the first gradient can be someone else's too, as that of both terms of a sum.
-    return g + so_far if so_far.is_sparse and not g.is_sparse else so_far + g
 
 
 def _large(g: Tensor) -> bool:

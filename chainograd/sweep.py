@@ -82,20 +82,12 @@ class Sweep:
         self.prefetch(next(coming, None))
         for position, action in enumerate(actions):
             i = action.index
-            match action:
+            match action:  # the commonest first
                 case Load():
                     state = self.nodes[i].load()
                     self.prefetch(next(coming, None))
-                case Advance():
-                    assert state is not None, "a plan loads a state before it runs a step"
-                    state = self.advance(i, state)
-                case Keep():
-                    assert state is not None
-                    self.nodes[i] = self.tape.shelf.put(i, state)
-                case Drop():
-                    self.drop(i, again=runs.get(i - 1, -1) > position)
                 case Record():
-                    assert state is not None
+                    assert state is not None, "a plan loads a state before it runs a step"
                     if self.cotangents:  # else no loss sees what this step gives
                         self.graphs[i] = self.record(i, state)
                 case Backprop():
@@ -104,6 +96,14 @@ class Sweep:
                     else:
                         self.graphs.pop(i, None)
                         self.cotangents = self.given.get(i, {})
+                case Drop():
+                    self.drop(i, again=runs.get(i - 1, -1) > position)
+                case Advance():
+                    assert state is not None
+                    state = self.advance(i, state)
+                case Keep():
+                    assert state is not None
+                    self.nodes[i] = self.tape.shelf.put(i, state)
 
     def prefetch(self, i: int | None) -> None:
         """Begin to bring a node back, if it is kept by now."""
