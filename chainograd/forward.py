@@ -8,6 +8,7 @@ import torch
 
 from chainograd.plan import Action, Advance, Keep, Load, Record
 from chainograd.states import State, wants_gradient
+from chainograd.steps import looking
 from chainograd.streams import Streams
 from chainograd.surroundings import Statistics, autocast_as, uncached_parametrizations
 from chainograd.tape import Tape
@@ -97,7 +98,8 @@ def _run_as_planned(tape: Tape, action: Action, state: State) -> State:
     i = action.index
     if isinstance(action, Record):
         wanted = tape.wanted(i, state)
-        recorded = tape.graphs[i] = tape.steps.record(i, state, wanted, look=tape.look)
+        recorded = tape.steps.record(i, state, wanted, looking(tape.look, i))
+        tape.graphs[i] = recorded
         state = recorded.leaving.detached()
         if _leads_nowhere(tape, i) and not any(map(wants_gradient, recorded.leaving.leaves)):
             tape.first = i + 1

@@ -69,12 +69,7 @@ class SlicedSteps(Steps):
         return self._joined(index, state, parts), needed
 
     def record(
-        self,
-        index: int,
-        state: State,
-        wanted: list[bool],
-        rerun: Rerun | None = None,
-        look: Look | None = None,
+        self, index: int, state: State, wanted: list[bool], rerun: Rerun | None = None
     ) -> Recorded:
         """Remember a step that is to be recorded slice by slice."""
         rerun = rerun or Rerun(lambda: None, lambda after: None)

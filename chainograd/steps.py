@@ -54,6 +54,11 @@ class Rerun(NamedTuple):
     check: Callable[[State], None]
 
 
+def looking(look: Look | None, index: int) -> Rerun | None:
+    """Return what goes with a first run that is looked at: nothing before, the look after."""
+    return None if look is None else Rerun(lambda: None, partial(look.at, index))
+
+
 def _with_stand_ins(
     swapped: dict[int, Tensor],
     handed: set[int],
@@ -238,18 +243,13 @@ class Steps:
         Where the state needs no gradient there is no graph until something trainable is met, so
         this costs nothing.
         """
-        leaving = self.record(index, state, wanted, look=look).leaving
+        leaving = self.record(index, state, wanted, looking(look, index)).leaving
         return leaving.detached(), any(map(wants_gradient, leaving.leaves))
 
     def record(
-        self,
-        index: int,
-        state: State,
-        wanted: list[bool],
-        rerun: Rerun | None = None,
-        look: Look | None = None,
+        self, index: int, state: State, wanted: list[bool], rerun: Rerun | None = None
     ) -> Recorded:
-        """Run a step with its graph, between leaves of its own; with ``rerun``, once more."""
+        """Run a step with its graph, between leaves of its own, and what goes with the run."""
         if rerun is not None:
             rerun.rewind()
         entering = state.entering(wanted)
@@ -261,8 +261,6 @@ class Steps:
             torch._C._set_grad_enabled(graphs)
         if rerun is not None:
             rerun.check(leaving)
-        if look is not None:
-            look.at(index, leaving)
         return Recorded(entering, leaving, self.uses_between(index, entering, leaving))
 
     def uses_between(self, index: int, entering: State, leaving: State) -> Uses:
