@@ -17,6 +17,8 @@ from torch import Tensor
 #    gradient is added at once, as soon as the operation that it comes from has run, and never
 #    leaves that operation.
 # 4. If memory runs out in between, the step is done again. What was added by then is known.
+# 5. The first gradient may be someone else's too, as that of both terms of a sum is. With the
+#    second it becomes a tensor that nobody else has, and all after are added to that in place.
 
 LARGE = 1 << 14  # bytes of a gradient that is worth a hook
 
@@ -47,11 +49,13 @@ class Sums:
     Attributes:
         values: The gradients.
         added: Those that the step at hand was added to.
+        own: Those that nobody else has.
     """
 
     def __init__(self, count: int) -> None:
         self.values: list[Tensor | None] = [None] * count
         self.added: set[int] = set()
+        self.own: set[int] = set()
 
     def begin(self) -> None:
         """Turn to another step, or to another slice of one."""
@@ -108,12 +112,16 @@ class Sums:
         so_far = self.values[at]
         if so_far is None:
             self.values[at] = g
-        # Not in place: the first gradient can be someone else's too, as that of two summands.
-        elif so_far.is_sparse and not g.is_sparse:
-            self.values[at] = g + so_far
+        elif at in self.own and _is_strided(so_far) and _is_strided(g):
+            so_far.add_(g)
         else:
-            self.values[at] = so_far + g
+            self.values[at] = g + so_far if so_far.is_sparse and not g.is_sparse else so_far + g
+            self.own.add(at)
         self.added.add(at)
+
+
+def _is_strided(g: Tensor) -> bool:
+    return type(g) is Tensor and g.layout is torch.strided
 
 
 def _large(g: Tensor) -> bool:

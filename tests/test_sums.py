@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from chainograd import CheckpointedChain, meter
 from chainograd.errors import CapturedTensorError
@@ -102,6 +103,30 @@ def test_trained_weights_take_their_gradients_once():
 
     assert weights > 4 * MiB
     assert reading.peak_bytes < 1.2 * weights
+
+
+class Additions(TorchDispatchMode):
+    """Lists the additions of tensors as large as the weights."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor):
+            self.seen.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+    def __enter__(self):
+        self.seen = []
+        return super().__enter__()
+
+
+@pytest.mark.parametrize("side", [2, SIDE])
+def test_all_but_the_first_two_gradients_are_added_in_place(side):
+    weight = torch.randn(side, side, requires_grad=True)
+    y = CheckpointedChain(lambda x, i: torch.tanh(x @ weight), M)(torch.randn(3, side)).sum()
+
+    with Additions() as additions:
+        torch.autograd.grad(y, weight)
+
+    assert additions.seen == ["add"] + ["add_"] * (M - 2)
 
 
 class Late(Widest):
