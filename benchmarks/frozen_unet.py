@@ -69,7 +69,7 @@ def memory(method: str, M: int, device: str) -> dict[str, Any]:
     return {"method": method, "M": M, "peak_bytes": reading.peak_bytes}
 
 
-def timing(device: str, pairs: int = 5, M: int = 4) -> dict[str, Any]:
+def timing(device: str, pairs: int = 15, M: int = 4) -> dict[str, Any]:
     """Return seconds of runs of every method in turn, after one of each."""
     run = workload(M, device)
     runs = {method: partial(run, method) for method, _ in READINGS}
