@@ -84,10 +84,10 @@ def overhead(device: str, M: int = 200, pairs: int = 100) -> dict[str, Any]:
     """
     w = torch.ones((), device=device, requires_grad=True)
     x = torch.ones(4, device=device)
-    found = compared(lambda x, i: w * x, x, M, device, pairs)["seconds"]
+    runs = {method: partial(run, method, lambda x, i: w * x, x, M) for method in METHODS}
     return {"M": M, "microseconds": {
         method: {"least": min(times) / M * 1e6, "median": median(times) / M * 1e6}
-        for method, times in found.items() if method in METHODS
+        for method, times in in_turn(runs, pairs, device).items()
     }}  # fmt: skip
 
 

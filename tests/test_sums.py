@@ -106,7 +106,7 @@ def test_trained_weights_take_their_gradients_once():
 
 
 class Additions(TorchDispatchMode):
-    """Lists the additions of tensors as large as the weights."""
+    """Lists additions, those in place and the others."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func in (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor):
