@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import functools
+import logging
+import os
+import re
+import sys
+import sysconfig
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,7 +17,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.nn.parameter import is_lazy
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.overrides import TorchFunctionMode
 
 from chainograd.errors import ChainError
 from chainograd.sharded import sharded_modules, with_shards
@@ -23,14 +29,15 @@ from chainograd.sums import Use
 # 2. A search can miss something (a tensor behind a property, in a C extension, in a class). So
 #    the graph of every recorded step is searched for leaves that are not inputs (`leaves_used`),
 #    and where no step will ever be recorded, the first run is watched (`Witness`).
-# 3. Of a tensor that is not a leaf, or that has hooks, the steps get a stand-in: a detached alias
-#    that is a leaf (`StandIns`). Otherwise each step's backward would run on into the graph
-#    outside the chain, or call the hooks once per step instead of once.
 
 _ATOMS = (int, float, complex, str, bytes, bool, type(None), type, types.ModuleType,
-          types.BuiltinFunctionType, torch.dtype, torch.device, torch.Size)  # fmt: skip
+          types.BuiltinFunctionType, torch.dtype, torch.device, torch.Size,
+          logging.Logger, re.Pattern)  # fmt: skip
+_PLAIN = frozenset(kind for kind in _ATOMS if kind is not type)
 AccumulateGrad: type = torch._C._functions.AccumulateGrad  # pyright: ignore
+_CONTAINERS = frozenset((dict, OrderedDict, list, tuple, set))
 _LIBRARIES = {"torch", "numpy", "builtins", "math", "functools", "itertools", "random"}
+_PYTHON = sysconfig.get_paths()["stdlib"] + os.sep
 
 
 class Captured(NamedTuple):
@@ -56,9 +63,9 @@ def find_captured(step: object, others: Iterable[object] = ()) -> Captured:
 
     Each thing once. Follows what a step is commonly made of: modules with their parameters,
     buffers, hooks and plain attributes, closures, bound methods, partials, default arguments, the
-    globals that a function names, containers, and attributes of objects. Functions of installed
-    numerical libraries are not entered. Costs tens of milliseconds for a network of hundreds of
-    modules.
+    globals that a function names, containers, and attributes of objects. Functions of numerical
+    libraries are not entered, nor what Python's own modules hold. Costs some milliseconds for a
+    network of hundreds of modules.
 
     Raises:
         ChainError: If a module is found that would make the gradients wrong.
@@ -69,7 +76,8 @@ def find_captured(step: object, others: Iterable[object] = ()) -> Captured:
     stack: list[Any] = [step, *others]
     while stack:
         thing = stack.pop()
-        if isinstance(thing, _ATOMS) or id(thing) in seen:
+        # Most things are plain, and `isinstance` asks for one kind after the other.
+        if type(thing) in _PLAIN or id(thing) in seen or isinstance(thing, _ATOMS):
             continue
         seen.add(id(thing))
         if isinstance(thing, Tensor):
@@ -122,7 +130,10 @@ def parts(thing: Any) -> Iterator[Any]:
     elif isinstance(thing, types.FunctionType):
         yield from _parts_of_function(thing)
     else:
-        yield from getattr(thing, "__dict__", {}).values()
+        for value in getattr(thing, "__dict__", {}).values():
+            if type(value) in _CONTAINERS and not value:  # a module has a dozen
+                continue
+            yield value
         for cls in type(thing).__mro__:
             slots = cls.__dict__.get("__slots__", ())
             for name in (slots,) if isinstance(slots, str) else slots:
@@ -148,15 +159,32 @@ def _parts_of_function(function: types.FunctionType) -> Iterator[Any]:
             continue
     yield from function.__defaults__ or ()
     yield from (function.__kwdefaults__ or {}).values()
+    if _is_pythons(function.__code__.co_filename):  # what it names is `sys.modules` and the like
+        return
     names = set(_names(function.__code__))
     scope = function.__globals__
     for name in names & scope.keys():
         value = scope[name]
         if isinstance(value, types.ModuleType):
-            if value.__name__.partition(".")[0] not in _LIBRARIES:
+            if not _holds_nothing(value):
                 yield from (vars(value)[inner] for inner in names & vars(value).keys())
         else:
             yield value
+
+
+@functools.cache
+def _is_pythons(path: str) -> bool:
+    """Return whether a file is of Python's own library."""
+    return path.startswith((_PYTHON, "<frozen")) and "site-packages" not in path
+
+
+def _holds_nothing(module: types.ModuleType) -> bool:
+    """Return whether a module is one where no step keeps tensors."""
+    if module.__name__.partition(".")[0] in _LIBRARIES:
+        return True
+    return module.__name__ in sys.builtin_module_names or _is_pythons(
+        getattr(module, "__file__", None) or ""
+    )
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
@@ -210,37 +238,3 @@ class Witness(TorchFunctionMode):
             if isinstance(value, Tensor) and value.requires_grad:
                 self.own[id(value)] = value
         return result
-
-
-def standing_in(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Return what now stands in for each tensor: inside a step of a chain, perhaps another."""
-    modes = [m for m in _get_current_function_mode_stack() if isinstance(m, StandIns)]
-    found = []
-    for tensor in tensors:
-        for mode in reversed(modes):
-            tensor = mode.stand_ins.get(id(tensor), tensor)
-        found.append(tensor)
-    return found
-
-
-class StandIns(TorchFunctionMode):
-    """Hands operations a stand-in wherever they are given one of certain tensors.
-
-    Attributes:
-        stand_ins: By the ids of the tensors.
-        handed: Ids of those that an operation was given.
-    """
-
-    def __init__(self, stand_ins: dict[int, Tensor], handed: set[int]) -> None:
-        super().__init__()
-        self.stand_ins, self.handed = stand_ins, handed
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        def swap(value: Any) -> Any:
-            if not isinstance(value, Tensor) or id(value) not in self.stand_ins:
-                return value
-            self.handed.add(id(value))
-            return self.stand_ins[id(value)]
-
-        args, kwargs = pytree.tree_map(swap, (args, kwargs or {}))
-        return func(*args, **kwargs)

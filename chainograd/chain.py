@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Generator, Tensor
 
-from chainograd.captured import find_captured, standing_in
+from chainograd.captured import find_captured
 from chainograd.compiling import eager
 from chainograd.costs import Kind, measure
 from chainograd.errors import ChainError
@@ -38,6 +38,7 @@ from chainograd.refusals import (
 from chainograd.replay import Verify
 from chainograd.reporting import Log, Report
 from chainograd.slices import SlicedSteps, batch_of
+from chainograd.stand_ins import standing_in
 from chainograd.states import NO_ARGUMENTS, State, refuse_hidden, wants_gradient
 from chainograd.steps import Steps
 from chainograd.stores import Store
@@ -79,8 +80,8 @@ class CheckpointedChain:
             is run twice, 2M evaluations of every slice; random noise is drawn slice by slice.
             None is the whole batch at once.
         frozen: ``"auto"`` lets layers whose weights need no gradient keep only what the gradient of
-            their input needs: less memory, the same results, gradients equal to rounding.
-            ``"off"`` leaves every layer to torch: gradients equal to the bit.
+            their input needs: less memory, and results and gradients equal to the bit. ``"off"``
+            leaves every layer to torch.
         verify: How each recomputed state is compared with the one kept: ``"exact"``, ``"close"``
             (for kernels that do not repeat their results to the bit) or ``"off"``.
         grad_steps: Steps that the gradient may pass; the others run as under ``no_grad``. The last

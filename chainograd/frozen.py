@@ -1,7 +1,7 @@
 """Frozen layers that keep only what the gradient of their input needs.
 
 Torch's convolution keeps its input although a frozen one never asks for it, and an activation keeps
-its input although that can be made again, in one pass, from what the norm before it keeps anyway.
+its input although that can be made again from what the norm before it keeps anyway.
 
     layer, its weights frozen        torch keeps      kept here
     convolution, transposed          x                nothing
@@ -12,6 +12,7 @@ its input although that can be made again, in one pass, from what the norm befor
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,113 +20,80 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from chainograd.frozen_layers import CONVOLUTIONS, batch_norm, convolve, frozen
-from chainograd.recipes import DERIVATIVES, ActivationOfNorm, Link, Norm, Recipe, per_channel
+from chainograd.recipes import Recipe, recipe_of_norm
+from chainograd.saved import let_go, make_again
 
 # Note [Frozen layers]
-# 1. The forward pass calls the function that the user called: its result is the same to the bit,
-#    and so is the check of a replayed step against its node. Only the backward pass is ours.
-# 2. A layer is left to torch whenever a weight of it requires a gradient, its input requires none,
+# 1. The user's call is made as it stands, by torch; then its node in the graph is told to save
+#    less (note [Saved tensors]).
+# 2. A layer is left as it is whenever a weight of it requires a gradient, its input requires none,
 #    or anything about the call is not known here.
-# 3. Weights are kept as they are and cast in the backward pass, where autocast cast them.
+# 3. Weights are kept as they are and cast again in the backward pass where autocast cast them.
+
+_transforms_active = torch._C._are_functorch_transforms_active
+_CONVOLUTIONS = (
+    torch.conv1d, torch.conv2d, torch.conv3d,
+    torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d,
+)  # fmt: skip
+_NORMS = (F.group_norm, F.layer_norm, F.rms_norm)
+# What an activation saves: its input, or its result.
+_ACTIVATIONS = {
+    F.silu: "self", F.gelu: "self",
+    F.relu: "result", torch.relu: "result", Tensor.relu: "result",
+}  # fmt: skip
+_AFFINE = (Tensor.mul, torch.mul, Tensor.add, torch.add)
 
 
 class FrozenLayers(TorchFunctionMode):
-    """Runs frozen layers by functions that keep less, inside a recorded step."""
+    """Runs a recorded step so that its frozen layers keep less.
+
+    Attributes:
+        recipes: Of results of norms that are alive, by their ids, with their versions.
+        sources: What gives the input of the norm before an activation, by the ids of results.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.recipes: dict[int, tuple[weakref.ref[Tensor], int, Recipe]] = {}
+        self.sources: dict[int, tuple[weakref.ref[Tensor], Callable[[], Tensor]]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        # Inside of torch.func's transforms torch refuses functions such as ours.
-        if torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
-            run = CONVOLUTIONS.get(func)
-            if run is not None:
-                return convolve(func, run, args, kwargs)
-            if func is F.group_norm:
-                return self._group_norm(*args, **kwargs)
-            if func in (F.layer_norm, F.rms_norm):
-                return self._norm_of_last_axes(func, args, kwargs)
-            if func is F.batch_norm:
-                return batch_norm(*args, **kwargs)
-            if func in _ACTIVATIONS:
-                return self._activate(func, args, kwargs)
-            if func in _AFFINE:
-                return self._scale_or_shift(func, args, kwargs)
-        return func(*args, **kwargs)
-
-    def _group_norm(
-        self,
-        input: Tensor,
-        num_groups: int,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        eps: float = 1e-5,
-    ) -> Tensor:
-        if not (frozen(input, weight, bias) and input.dim() > 2):
-            return F.group_norm(input, num_groups, weight, bias, eps)
-        x = _as_group_norm_takes_it(input)
-        N, C = x.shape[:2]
-        # What F.group_norm calls; here its statistics are seen, which make its result again.
-        y, mean, rstd = torch.native_group_norm(
-            x, weight, bias, N, C, x[0, 0].numel(), num_groups, eps
-        )
-        mean, rstd = mean.detach(), rstd.detach()  # else the norm's backward would run twice
-        per_channel = (N, C, *[1] * (x.dim() - 2))
-        scale = rstd[:, :, None].expand(N, num_groups, C // num_groups).reshape(N, C)
-        shift = -(rstd * mean)[:, :, None].expand(N, num_groups, C // num_groups).reshape(N, C)
-        if weight is not None:
-            scale, shift = scale * weight, shift * weight
-        if bias is not None:
-            shift = shift + bias
-        norm = Norm(num_groups, weight, bias, eps)
-        recipe = Recipe(x, scale.view(per_channel), shift.view(per_channel), (norm,))
-        return self._with_recipe(y, recipe)
-
-    def _norm_of_last_axes(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         y = func(*args, **kwargs)
-        given = {**dict(zip(("input", "normalized_shape"), args, strict=False)), **kwargs}
-        x, weights = given["input"], [t for t in args[1:] if isinstance(t, Tensor)]
-        weights += [t for t in kwargs.values() if isinstance(t, Tensor) and t is not x]
-        if torch.is_autocast_enabled(x.device.type) or not frozen(x, *weights):
-            return y
-        rest = {key: value for key, value in kwargs.items() if key != "input"}
+        layer = _LAYERS.get(func)
+        if layer is not None:
+            node = y.grad_fn
+            # Of tensors inside a transform torch refuses to hook what is saved.
+            if node is not None and not _transforms_active():
+                layer(self, y, node, func, args, kwargs)
+        return y
 
-        def norm(x: Tensor) -> Tensor:
-            return func(x, *args[1:], **rest)
+    def _norm(self, y: Tensor, node: Any, func: Any, args: Any, kwargs: Any) -> None:
+        x, rest = args[0] if args else kwargs["input"], args[1:]
+        options = {key: value for key, value in kwargs.items() if key != "input"}
+        weights = tuple(t for t in (*rest, *options.values()) if isinstance(t, Tensor))
+        if _frozen(x, *weights):
+            recipe = recipe_of_norm(node, x, lambda x: func(x, *rest, **options), weights)
+            self.recipes[id(y)] = weakref.ref(y), y._version, recipe
 
-        return self._with_recipe(y, Recipe(x, None, None, (norm,)))
-
-    def _scale_or_shift(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        result = func(*args, **kwargs)
+    def _scale_or_shift(self, y: Tensor, node: Any, func: Any, args: Any, kwargs: Any) -> None:
         if len(args) != 2 or kwargs:
-            return result
-        for y, other in (args, args[::-1]):
-            recipe = self._recipe(y)
-            if recipe is None or not per_channel(other, recipe):
-                continue
-            scale, shift = recipe.scale, recipe.shift
-            if scale is not None and shift is not None:
-                if func in _MULTIPLY:
-                    scale, shift = scale * other, shift * other
-                else:
-                    shift = shift + other
-            link = Link(func in _MULTIPLY, other)
-            return self._with_recipe(result, Recipe(recipe.x, scale, shift, (*recipe.links, link)))
-        return result
+            return
+        for normed, other in (args, args[::-1]):
+            recipe = self._recipe(normed)
+            if recipe is not None and _small(other, normed):
+                self.recipes[id(y)] = weakref.ref(y), y._version, recipe.then(func, other)
+                return
 
-    def _activate(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _activate(self, y: Tensor, node: Any, func: Any, args: Any, kwargs: Any) -> None:
         recipe = self._recipe(args[0]) if args else None
         if recipe is None or len(args) != 1 or kwargs.get("inplace"):
-            return func(*args, **kwargs)
-        options = {key: value for key, value in kwargs.items() if key != "inplace"}
-        return ActivationOfNorm.apply(args[0], recipe.x, recipe, func, options)
-
-    def _with_recipe(self, y: Tensor, recipe: Recipe) -> Tensor:
-        self.recipes[id(y)] = (weakref.ref(y), y._version, recipe)
-        return y
+            return
+        if _ACTIVATIONS[func] == "self":
+            make_again(node, "self", recipe.made)
+        else:
+            make_again(node, "result", lambda: func(recipe.made(), **kwargs))
+        self.sources[id(y)] = weakref.ref(y), recipe.source
 
     def _recipe(self, y: Any) -> Recipe | None:
         reference, version, recipe = self.recipes.get(id(y), (None, 0, None))
@@ -133,18 +101,49 @@ class FrozenLayers(TorchFunctionMode):
             return None
         return recipe
 
+    def _convolve(self, y: Tensor, node: Any, func: Any, args: Any, kwargs: Any) -> None:
+        given = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
+        x, weight, bias = given["input"], given["weight"], given.get("bias")
+        # Another node is that of a convolution without a batch, or of complex numbers.
+        if not _frozen(x, weight, bias) or type(node).__name__ != "ConvolutionBackward0":
+            return
+        reference, source = self.sources.get(id(x), (None, None))
+        let_go(node, "input", source if reference is not None and reference() is x else None)
+        if y.dtype != weight.dtype:  # note [Frozen layers], 3
+            dtype = y.dtype
+            make_again(node, "weight", lambda: weight.to(dtype))
 
-def _as_group_norm_takes_it(x: Tensor) -> Tensor:
-    """Return x in the dtype and the order in memory that `F.group_norm` computes in."""
-    if x.is_cuda and torch.is_autocast_enabled("cuda"):
-        x = x.float()
-    if x.device.type == "cpu" and x.dim() in (4, 5):
-        last = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
-        if x.is_contiguous(memory_format=last) and not x.is_contiguous():
-            return x
-    return x.contiguous()
+    def _batch_norm(self, y: Tensor, node: Any, func: Any, args: Any, kwargs: Any) -> None:
+        names = ("input", "running_mean", "running_var", "weight", "bias", "training")
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        plain = given.get("training") or given["running_var"] is None
+        frozen = _frozen(given["input"], given.get("weight"), given.get("bias"))
+        if frozen and not plain and hasattr(node, "_raw_saved_input"):
+            let_go(node, "input", dense=True)
 
 
-_ACTIVATIONS = set(DERIVATIVES)
-_MULTIPLY = {Tensor.mul, torch.mul}
-_AFFINE = {*_MULTIPLY, Tensor.add, torch.add}
+def _frozen(x: Tensor, *weights: Tensor | None) -> bool:
+    """Return whether the gradient passes x, and none of the weights wants one."""
+    known = x.requires_grad and x.is_floating_point() and x.numel() > 0
+    return known and not any(w is not None and w.requires_grad for w in weights)
+
+
+def _small(other: Any, y: Tensor) -> bool:
+    """Return whether a factor or summand may be kept: a number, or small and without a graph."""
+    if isinstance(other, (int, float)):
+        return True
+    if not isinstance(other, Tensor) or other.requires_grad or other.device != y.device:
+        return False
+    fits = len(other.shape) <= y.dim() and all(
+        a in (1, b) for a, b in zip(other.shape[::-1], y.shape[::-1], strict=False)
+    )
+    return fits and other.is_floating_point() and 8 * other.numel() <= y.numel()
+
+
+_LAYERS: dict[Any, Callable[..., None]] = {
+    **dict.fromkeys(_CONVOLUTIONS, FrozenLayers._convolve),
+    F.batch_norm: FrozenLayers._batch_norm,
+    **dict.fromkeys(_NORMS, FrozenLayers._norm),
+    **dict.fromkeys(_ACTIVATIONS, FrozenLayers._activate),
+    **dict.fromkeys(_AFFINE, FrozenLayers._scale_or_shift),
+}

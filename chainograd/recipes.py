@@ -1,4 +1,4 @@
-"""How a normalised tensor is made again from the norm's input, and an activation that does so."""
+"""How a normalised tensor is made again from the norm's input, to the bit."""
 
 from __future__ import annotations
 
@@ -6,107 +6,74 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from chainograd.errors import ChangedTensorError
+from chainograd.states import versions
+from chainograd.surroundings import Autocast, autocast_as
 
-class Norm(NamedTuple):
-    """The group norm that a recipe begins with."""
-
-    num_groups: int
-    weight: Tensor | None
-    bias: Tensor | None
-    eps: float
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the norm of x, differentiable in it."""
-        return F.group_norm(x, *self)
-
-
-class Link(NamedTuple):
-    """A constant that a normalised tensor was multiplied by, or that was added."""
-
-    multiply: bool
-    other: Any
-
-    def __call__(self, y: Tensor) -> Tensor:
-        """Return y times, or plus, the constant."""
-        return y * self.other if self.multiply else y + self.other
+_any_autocast = torch._C._is_any_autocast_enabled
 
 
 class Recipe(NamedTuple):
-    """How a normalised tensor can be made again: ``scale * x + shift``, channel by channel.
+    """The calls that give a normalised tensor, in turn, each on the result of the one before.
 
-    ``links`` say the same as functions of x, statistics included: for second derivatives, and for
-    norms whose statistics torch does not show (scale and shift are None).
+    Attributes:
+        source: Gives the norm's input.
+        calls: The norm, then scales and shifts.
+        constants: Tensors that the calls take besides.
+        versions: How often each of them had been changed.
+        autocast: What was in force; empty if nothing was.
     """
 
-    x: Tensor
-    scale: Tensor | None
-    shift: Tensor | None
-    links: tuple[Callable[[Tensor], Tensor], ...]
+    source: Callable[[], Tensor]
+    calls: tuple[Callable[[Tensor], Tensor], ...]
+    constants: tuple[Tensor, ...]
+    versions: list[int]
+    autocast: tuple[Autocast, ...]
+
+    def then(self, func: Callable[[Tensor, Any], Tensor], other: Any) -> Recipe:
+        """Return the recipe with one more call: of a function of two, the second a constant."""
+        added = (other,) if isinstance(other, Tensor) else ()
+        return self._replace(
+            calls=(*self.calls, lambda y: func(y, other)),
+            constants=self.constants + added,
+            versions=self.versions + versions(added),
+        )
+
+    def made(self) -> Tensor:
+        """Return the tensor.
+
+        Raises:
+            ChangedTensorError: If a constant has changed since.
+        """
+        if versions(self.constants) != self.versions:
+            raise ChangedTensorError(
+                "A weight, scale or shift of a frozen norm was changed in place after the forward "
+                "pass, so what followed the norm cannot be made again. Call `backward()` before "
+                "in-place changes."
+            )
+        y = self.source()
+        if not self.autocast and not _any_autocast():  # which takes longer than this question
+            return self._called(y)
+        kind = y.device.type
+        off = Autocast(kind, False, torch.get_autocast_dtype(kind))
+        with autocast_as(self.autocast or (off,)):
+            return self._called(y)
+
+    def _called(self, y: Tensor) -> Tensor:
+        for call in self.calls:
+            y = call(y)
+        return y
 
 
-class ActivationOfNorm(torch.autograd.Function):
-    """An activation that keeps the norm's input, which the norm keeps too, and not its own."""
-
-    @staticmethod
-    def forward(  # noqa: D102
-        ctx: Any, y: Tensor, x: Tensor, recipe: Recipe, func: Any, options: dict[str, Any]
-    ) -> Tensor:
-        ctx.save_for_backward(x, recipe.scale, recipe.shift)
-        ctx.links, ctx.func, ctx.options = recipe.links, func, options
-        ctx.dtype = y.dtype
-        return func(y, **options)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # noqa: D102
-        x, scale, shift = ctx.saved_tensors
-        # To be differentiated again, through the statistics too; or there is no other way.
-        if torch.is_grad_enabled() or scale is None:
-            y = x
-            for link in ctx.links:
-                y = link(y)
-        else:
-            y = torch.addcmul(shift, x.to(shift.dtype), scale)
-        return DERIVATIVES[ctx.func](g, y.to(ctx.dtype), **ctx.options), None, None, None, None
-
-
-def per_channel(other: Any, recipe: Recipe) -> bool:
-    """Return whether a factor or summand is a constant for each channel of each sample."""
-    if isinstance(other, (int, float)):
-        return True
-    if not isinstance(other, Tensor) or other.requires_grad or other.device != recipe.x.device:
-        return False
-    if other.dim() > recipe.x.dim() or not other.is_floating_point():
-        return False
-    if recipe.scale is None:  # it is kept as it is, so it must be small beside x
-        shape, most = recipe.x.shape, recipe.x.numel() // 8
-    else:
-        shape, most = recipe.scale.shape, recipe.scale.numel()
-    fits = all(a in (1, b) for a, b in zip(other.shape[::-1], shape[::-1], strict=False))
-    return fits and other.numel() <= most
-
-
-def _silu_backward(g: Tensor, y: Tensor) -> Tensor:
-    if not torch.is_grad_enabled():
-        return torch.ops.aten.silu_backward(g, y)
-    sigmoid = torch.sigmoid(y)  # torch's own kernel has no derivative
-    return g * sigmoid * (1 + y * (1 - sigmoid))
-
-
-def _relu_backward(g: Tensor, y: Tensor) -> Tensor:
-    return g * (y > 0)
-
-
-def _gelu_backward(g: Tensor, y: Tensor, approximate: str = "none") -> Tensor:
-    return torch.ops.aten.gelu_backward(g, y, approximate=approximate)
-
-
-DERIVATIVES: dict[Any, Callable[..., Tensor]] = {
-    F.silu: _silu_backward,
-    F.gelu: _gelu_backward,
-    F.relu: _relu_backward,
-    torch.relu: _relu_backward,
-    Tensor.relu: _relu_backward,
-}
+def recipe_of_norm(
+    node: Any, x: Tensor, norm: Callable[[Tensor], Tensor], weights: tuple[Tensor, ...]
+) -> Recipe:
+    """Return the recipe of a norm of x, from the graph's node that it made."""
+    autocast = (Autocast.current(x.device.type),) if _any_autocast() else ()
+    # What the norm saves: x, or x as it was cast or put in order for the kernel.
+    if hasattr(node, "_saved_input"):
+        return Recipe(lambda: node._saved_input, (norm,), weights, versions(weights), autocast)
+    constants = (x, *weights)
+    return Recipe(lambda: x, (norm,), constants, versions(constants), autocast)

@@ -27,7 +27,7 @@ _TOLD = (
 )
 _BORDER = "chainograd.rehearsal"  # calls the steps that are watched
 # Their functions stand between an operation and its caller, and are no part of the step.
-_MODES = {"chainograd.sites", "chainograd.watching", "chainograd.captured"}
+_MODES = {"chainograd.sites", "chainograd.watching", "chainograd.captured", "chainograd.stand_ins"}
 
 
 class Site(NamedTuple):

@@ -13,12 +13,12 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.autograd import Variable
-from torch.utils.checkpoint import CheckpointError
 
-from chainograd.captured import StandIns, leaves_used
+from chainograd.captured import leaves_used
 from chainograd.errors import CapturedTensorError, ChainError, ChangedTensorError
 from chainograd.kept import Look
 from chainograd.sharded import gathered, gradients_by_accumulation, is_shard, trainable
+from chainograd.stand_ins import StandIns
 from chainograd.states import (
     Cotangents,
     State,
@@ -125,7 +125,7 @@ class Steps:
             )
         )
         self.routes = self.routes or self.captured
-        # A plain parameter is used as it is: note [Captured tensors], 3.
+        # A plain parameter is used as it is: note [Stand-ins].
         self.trains_shards = any(map(trainable, self.sharded))
         self.inner_captured = [
             stand_in(tensor)
@@ -337,16 +337,7 @@ class Steps:
         if self.trains_shards:
             trained = [tensor for tensor in gathered(self.sharded) if tensor.requires_grad]
             return gradients_by_accumulation(outputs, inputs, cotangents, trained)
-        try:
-            return _run_backward(outputs, cotangents, False, False, inputs)
-        except CheckpointError as error:
-            if self.recording is nullcontext:
-                raise
-            raise ChainError(
-                "The step uses torch.utils.checkpoint, which runs layers again without what "
-                "`frozen='auto'` makes of them. Turn gradient checkpointing off in the step "
-                "(a chain keeps one step's graph as it is), or pass `frozen='off'`."
-            ) from error
+        return _run_backward(outputs, cotangents, False, False, inputs)
 
     @property
     def changed(self) -> list[Tensor]:

@@ -1,0 +1,78 @@
+"""What torch's graph saves for the backward pass: let go of, or made again when it is wanted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Note [Saved tensors]
+# 1. The functions, their derivatives and the order of all sums are torch's own: only what a node
+#    of the graph holds is another thing. So gradients are the same to the bit, second ones too.
+# 2. Where values are not looked at, another tensor of that shape stands in: one that is kept
+#    anyway, or NaN, so that a kernel that looks is seen.
+# 3. A pair of hooks on a saved tensor is the only one: where the user's own are in force, such as
+#    those of `torch.utils.checkpoint`, the tensor is left to them.
+# 4. What torch hands out for hooks lives no longer than its node, which is held meanwhile.
+
+
+def let_go(
+    node: Any, name: str, alike: Callable[[], Tensor] | None = None, *, dense: bool = False
+) -> None:
+    """Let a node save no values of a tensor: its backward pass does not look at them.
+
+    Args:
+        node: Of the graph.
+        name: What the node calls the tensor.
+        alike: Gives a tensor that is kept anyway, perhaps of the same form.
+        dense: Whether only a tensor without overlaps can stand in: it takes memory for a while.
+    """
+    _hook(node, name, partial(_Form, alike, dense))
+
+
+def make_again(node: Any, name: str, make: Callable[[], Tensor]) -> None:
+    """Let a node save nothing of a tensor that ``make`` gives again."""
+    _hook(node, name, lambda _: make)
+
+
+def _hook(node: Any, name: str, pack: Callable[[Tensor], Callable[[], Tensor]]) -> None:
+    try:
+        getattr(node, f"_raw_saved_{name}").register_hooks(pack, _call)
+    except RuntimeError as error:
+        if "have already been set" not in str(error):  # note [Saved tensors], 3
+            raise
+
+
+def _call(make: Callable[[], Tensor]) -> Tensor:
+    return make()  # torch gives it the place in the graph that the tensor had
+
+
+class _Form:
+    """The form of a tensor, and how to get one of that form."""
+
+    __slots__ = ("alike", "dense", "device", "dtype", "one", "size", "stride")
+
+    def __init__(self, alike: Callable[[], Tensor] | None, dense: bool, tensor: Tensor) -> None:
+        self.alike = alike
+        self.size, self.stride = tensor.size(), tensor.stride()
+        self.dtype, self.device = tensor.dtype, tensor.device
+        # A subclass makes its own kind.
+        self.one = None if type(tensor) is Tensor else tensor.new_full((), math.nan)
+        # Kernels are chosen by the order in memory.
+        self.dense = dense or not tensor.is_contiguous()
+
+    def __call__(self) -> Tensor:
+        if self.alike is not None:
+            kept = self.alike()
+            if (kept.size(), kept.stride(), kept.dtype) == (self.size, self.stride, self.dtype):
+                return kept
+        one = self.one
+        if one is None:
+            one = torch.full((), math.nan, dtype=self.dtype, device=self.device)
+        if self.dense:
+            return one.new_empty_strided(self.size, self.stride).fill_(math.nan)
+        return one.expand(self.size)
