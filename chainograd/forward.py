@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from chainograd.plan import Action, Advance, Keep, Load, Record
+from chainograd.plan import RUNS, Action, Advance, Keep, Load, Record
 from chainograd.states import State, wants_gradient
 from chainograd.steps import looking
 from chainograd.streams import Streams
@@ -50,8 +50,8 @@ def _run(tape: Tape, visit: Callable[[int, State], None], start: Streams) -> Non
     state, tape.random = tape.x_T, [start]
     # Where the comparison is not to the bit, kept states are brought back for it.
     in_sight = tape.shelf.in_sight or not tape.exact
-    seen = {a.index for a in tape.plan.forward if isinstance(a, Keep) and in_sight}
-    again = {a.index for a in tape.plan.backward if isinstance(a, (Advance, Record))}
+    seen = {a.index for a in tape.plan.forward if type(a) is Keep and in_sight}
+    again = {a.index for a in tape.plan.backward if type(a) in RUNS}
     for action in tape.plan.forward:
         i = action.index
         if isinstance(action, Keep):

@@ -59,6 +59,7 @@ class Backprop:
 
 
 Action = Advance | Keep | Load | Drop | Record | Backprop
+RUNS = (Advance, Record)  # those that run a step
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from chainograd.kept import Look
 from chainograd.sharded import gathered, gradients_by_accumulation, is_shard, trainable
 from chainograd.stand_ins import StandIns
 from chainograd.states import (
+    NO_ARGUMENTS,
     Cotangents,
     State,
     differentiable,
@@ -199,14 +200,18 @@ class Steps:
 
     def call(self, index: int, state: State, arguments: State) -> State:
         """Call the user's step; the state it is given must survive it."""
-        args, kwargs = arguments.tree()  # made anew: no step sees a container of another
         before = versions(state.leaves)
         try:
-            after = State.of(self.called(state.tree(), index, *args, **kwargs))
+            if arguments.spec is NO_ARGUMENTS.spec:
+                result = self.called(state.tree(), index)
+            else:
+                args, kwargs = arguments.tree()  # made anew: no step sees a container of another
+                result = self.called(state.tree(), index, *args, **kwargs)
+            after = State.of(result)
         except Exception as error:
             self._name(index, error)
             raise
-        if not (len(after.leaves) == 1 and isinstance(after.leaves[0], Tensor)):
+        if not isinstance(result, Tensor):
             # An object that is only handed on holds nothing that a step computed.
             new = [leaf for leaf in after.leaves if all(leaf is not old for old in state.leaves)]
             refuse_hidden(new, differentiable, f"The state that step {index} gives")

@@ -9,7 +9,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from chainograd.errors import ChainError, ReplayError
-from chainograd.plan import Action, Advance, Backprop, Drop, Keep, Load, Record
+from chainograd.plan import RUNS, Action, Advance, Backprop, Drop, Keep, Load, Record
 from chainograd.replay import compare, compare_digest, compare_rounded, sample
 from chainograd.reporting import has_numbers
 from chainograd.states import Cotangents, State
@@ -35,7 +35,7 @@ def go_back(tape: Tape, given: dict[int, Cotangents], *, keep: bool) -> list[Ten
     tape.spent = not keep
     try:
         actions = tape.backward_actions()
-        runs = sum(isinstance(action, (Advance, Record)) for action in actions)
+        runs = sum(type(action) in RUNS for action in actions)
         with tape.surroundings(), tape.log.showing("backward", runs):
             sweep = Sweep(tape, nodes, given)
             sweep.run(actions)
@@ -77,8 +77,8 @@ class Sweep:
     def run(self, actions: list[Action]) -> None:
         """Carry the actions out; ``cotangents`` are then those of x_T, ``sums`` of the rest."""
         state: State | None = None
-        runs = {a.index: p for p, a in enumerate(actions) if isinstance(a, (Advance, Record))}
-        coming = iter([a.index for a in actions if isinstance(a, Load)])
+        runs = {a.index: p for p, a in enumerate(actions) if type(a) in RUNS}
+        coming = iter([a.index for a in actions if type(a) is Load])
         self.prefetch(next(coming, None))
         for position, action in enumerate(actions):
             i = action.index
