@@ -61,7 +61,8 @@ class FrozenLayers(TorchFunctionMode):
         kwargs = kwargs or {}
         y = func(*args, **kwargs)
         layer = _LAYERS.get(func)
-        if layer is not None:
+        # What a compiled step keeps is torch.compile's to choose.
+        if layer is not None and not torch.compiler.is_compiling():
             node = y.grad_fn
             # Of tensors inside a transform torch refuses to hook what is saved.
             if node is not None and not _transforms_active():

@@ -369,3 +369,24 @@ def test_a_chain_with_frozen_layers_needs_less_and_gives_the_same():
     (g, peak), (plain, its_peak) = run("auto", torch.float32), run("off", torch.float32)
     assert torch.equal(g, plain)
     assert peak < 0.5 * its_peak
+
+
+def test_a_compiled_step_is_compiled_whole_as_it_is_without():
+    net = nn.Sequential(nn.GroupNorm(1, 2), nn.SiLU(), nn.Conv2d(2, 2, 3, padding=1))
+    net, x = net.requires_grad_(False), torch.randn(1, 2, 4, 4, requires_grad=True)
+    graphs = []
+
+    def note(graph, inputs):
+        graphs[-1] += 1
+        return graph
+
+    grads = []
+    for frozen in ("off", "auto"):
+        torch.compiler.reset()
+        graphs.append(0)
+        compiled = torch.compile(net, backend=note)
+        chain = CheckpointedChain(lambda x, i, net=compiled: x + 0.1 * net(x), 3, frozen=frozen)
+        grads += torch.autograd.grad(chain(x).square().sum(), x)
+
+    assert graphs[0] == graphs[1] > 0
+    assert torch.equal(*grads)
