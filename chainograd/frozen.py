@@ -11,17 +11,21 @@ its input although that can be made again from what the norm before it keeps any
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
+from typing_extensions import Self
 
-from chainograd.recipes import Recipe, recipe_of_norm
-from chainograd.saved import let_go, make_again
+from chainograd.alive import WhileAlive
+from chainograd.captured import Witness
+from chainograd.recipes import Recipe, cast_again, recipe_of_norm
+from chainograd.saved import let_go, make_again, saved_are_hooked
+from chainograd.stand_ins import StandIns
 
 # Note [Frozen layers]
 # 1. The user's call is made as it stands, by torch; then its node in the graph is told to save
@@ -36,11 +40,9 @@ _CONVOLUTIONS = (
     torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d,
 )  # fmt: skip
 _NORMS = (F.group_norm, F.layer_norm, F.rms_norm)
-# What an activation saves: its input, or its result.
-_ACTIVATIONS = {
-    F.silu: "self", F.gelu: "self",
-    F.relu: "result", torch.relu: "result", Tensor.relu: "result",
-}  # fmt: skip
+_ACTIVATIONS = (F.silu, F.gelu, F.relu, torch.relu, Tensor.relu)
+# What an activation's node saves: its input, or its result.
+_SAVED = {"SiluBackward0": "self", "GeluBackward0": "self", "ReluBackward0": "result"}
 _AFFINE = (Tensor.mul, torch.mul, Tensor.add, torch.add)
 
 
@@ -48,24 +50,30 @@ class FrozenLayers(TorchFunctionMode):
     """Runs a recorded step so that its frozen layers keep less.
 
     Attributes:
-        recipes: Of results of norms that are alive, by their ids, with their versions.
-        sources: What gives the input of the norm before an activation, by the ids of results.
+        recipes: Of results of norms, with their versions.
+        inputs: Those of the norms before activations, by the results of these.
+        alone: Whether no mode of the user's own stands around, which may run other functions.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.recipes: dict[int, tuple[weakref.ref[Tensor], int, Recipe]] = {}
-        self.sources: dict[int, tuple[weakref.ref[Tensor], Callable[[], Tensor]]] = {}
+        self.recipes: WhileAlive[tuple[int, Recipe]] = WhileAlive()
+        self.inputs: WhileAlive[Tensor] = WhileAlive()
+
+    def __enter__(self) -> Self:
+        around = _get_current_function_mode_stack()
+        self.alone = all(isinstance(mode, _TRANSPARENT) for mode in around)
+        return super().__enter__()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         y = func(*args, **kwargs)
         layer = _LAYERS.get(func)
         # What a compiled step keeps is torch.compile's to choose.
-        if layer is not None and not torch.compiler.is_compiling():
+        if layer is not None and self.alone and not torch.compiler.is_compiling():
             node = y.grad_fn
             # Of tensors inside a transform torch refuses to hook what is saved.
-            if node is not None and not _transforms_active():
+            if node is not None and not _transforms_active() and not saved_are_hooked():
                 layer(self, y, node, func, args, kwargs)
         return y
 
@@ -75,7 +83,7 @@ class FrozenLayers(TorchFunctionMode):
         weights = tuple(t for t in (*rest, *options.values()) if isinstance(t, Tensor))
         if _frozen(x, *weights):
             recipe = recipe_of_norm(node, x, lambda x: func(x, *rest, **options), weights)
-            self.recipes[id(y)] = weakref.ref(y), y._version, recipe
+            self.recipes.put(y, (y._version, recipe))
 
     def _scale_or_shift(self, y: Tensor, node: Any, func: Any, args: Any, kwargs: Any) -> None:
         if len(args) != 2 or kwargs:
@@ -83,24 +91,22 @@ class FrozenLayers(TorchFunctionMode):
         for normed, other in (args, args[::-1]):
             recipe = self._recipe(normed)
             if recipe is not None and _small(other, normed):
-                self.recipes[id(y)] = weakref.ref(y), y._version, recipe.then(func, other)
+                self.recipes.put(y, (y._version, recipe.then(func, other)))
                 return
 
     def _activate(self, y: Tensor, node: Any, func: Any, args: Any, kwargs: Any) -> None:
-        recipe = self._recipe(args[0]) if args else None
-        if recipe is None or len(args) != 1 or kwargs.get("inplace"):
+        recipe, saved = self._recipe(args[0]) if args else None, _SAVED.get(type(node).__name__)
+        if recipe is None or saved is None or len(args) != 1 or kwargs.get("inplace"):
             return
-        if _ACTIVATIONS[func] == "self":
-            make_again(node, "self", recipe.made)
+        if saved == "self":
+            make_again(node, saved, recipe.made)
         else:
-            make_again(node, "result", lambda: func(recipe.made(), **kwargs))
-        self.sources[id(y)] = weakref.ref(y), recipe.source
+            make_again(node, saved, lambda: func(recipe.made(), **kwargs))
+        self.inputs.put(y, recipe.x)
 
     def _recipe(self, y: Any) -> Recipe | None:
-        reference, version, recipe = self.recipes.get(id(y), (None, 0, None))
-        if reference is None or reference() is not y or y._version != version:
-            return None
-        return recipe
+        version, recipe = self.recipes.of(y) or (0, None)
+        return None if recipe is None or y._version != version else recipe
 
     def _convolve(self, y: Tensor, node: Any, func: Any, args: Any, kwargs: Any) -> None:
         given = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
@@ -108,11 +114,9 @@ class FrozenLayers(TorchFunctionMode):
         # Another node is that of a convolution without a batch, or of complex numbers.
         if not _frozen(x, weight, bias) or type(node).__name__ != "ConvolutionBackward0":
             return
-        reference, source = self.sources.get(id(x), (None, None))
-        let_go(node, "input", source if reference is not None and reference() is x else None)
+        let_go(node, "input", self.inputs.of(x))
         if y.dtype != weight.dtype:  # note [Frozen layers], 3
-            dtype = y.dtype
-            make_again(node, "weight", lambda: weight.to(dtype))
+            make_again(node, "weight", cast_again(weight, y.dtype))
 
     def _batch_norm(self, y: Tensor, node: Any, func: Any, args: Any, kwargs: Any) -> None:
         names = ("input", "running_mean", "running_var", "weight", "bias", "training")
@@ -121,6 +125,9 @@ class FrozenLayers(TorchFunctionMode):
         frozen = _frozen(given["input"], given.get("weight"), given.get("bias"))
         if frozen and not plain and hasattr(node, "_raw_saved_input"):
             let_go(node, "input", dense=True)
+
+
+_TRANSPARENT = (FrozenLayers, StandIns, Witness, DeviceContext)
 
 
 def _frozen(x: Tensor, *weights: Tensor | None) -> bool:

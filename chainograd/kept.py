@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from chainograd.captured import AccumulateGrad
 from chainograd.errors import ChainError
+from chainograd.saved import saved_are_hooked
 from chainograd.states import State
 
 # Note [Kept tensors]
@@ -31,9 +31,7 @@ def may_look(sharded: Sequence[Any]) -> bool:
     FSDP2 would wait for its gradients, and hooks on what graphs save, those of
     `torch.utils.checkpoint` around a chain, would count it in.
     """
-    autograd: Any = torch._C._autograd  # pyright: ignore[reportAttributeAccessIssue]
-    hooks = getattr(autograd, "_top_saved_tensors_default_hooks", lambda _: None)
-    return not sharded and hooks(True) is None
+    return not sharded and not saved_are_hooked()
 
 
 class Look:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,14 +19,14 @@ class Recipe(NamedTuple):
     """The calls that give a normalised tensor, in turn, each on the result of the one before.
 
     Attributes:
-        source: Gives the norm's input.
+        x: The norm's input.
         calls: The norm, then scales and shifts.
-        constants: Tensors that the calls take besides.
+        constants: Tensors that the calls take, x among them.
         versions: How often each of them had been changed.
         autocast: What was in force; empty if nothing was.
     """
 
-    source: Callable[[], Tensor]
+    x: Tensor
     calls: tuple[Callable[[Tensor], Tensor], ...]
     constants: tuple[Tensor, ...]
     versions: list[int]
@@ -47,21 +47,16 @@ class Recipe(NamedTuple):
         Raises:
             ChangedTensorError: If a constant has changed since.
         """
-        if versions(self.constants) != self.versions:
-            raise ChangedTensorError(
-                "A weight, scale or shift of a frozen norm was changed in place after the forward "
-                "pass, so what followed the norm cannot be made again. Call `backward()` before "
-                "in-place changes."
-            )
-        y = self.source()
+        refuse_changed(self.constants, self.versions)
         if not self.autocast and not _any_autocast():  # which takes longer than this question
-            return self._called(y)
-        kind = y.device.type
+            return self._made()
+        kind = self.x.device.type
         off = Autocast(kind, False, torch.get_autocast_dtype(kind))
         with autocast_as(self.autocast or (off,)):
-            return self._called(y)
+            return self._made()
 
-    def _called(self, y: Tensor) -> Tensor:
+    def _made(self) -> Tensor:
+        y = self.x
         for call in self.calls:
             y = call(y)
         return y
@@ -71,9 +66,36 @@ def recipe_of_norm(
     node: Any, x: Tensor, norm: Callable[[Tensor], Tensor], weights: tuple[Tensor, ...]
 ) -> Recipe:
     """Return the recipe of a norm of x, from the graph's node that it made."""
-    autocast = (Autocast.current(x.device.type),) if _any_autocast() else ()
+    kind = x.device.type
+    casts = _any_autocast() and torch.amp.is_autocast_available(kind)
     # What the norm saves: x, or x as it was cast or put in order for the kernel.
-    if hasattr(node, "_saved_input"):
-        return Recipe(lambda: node._saved_input, (norm,), weights, versions(weights), autocast)
+    x = getattr(node, "_saved_input", x)
     constants = (x, *weights)
-    return Recipe(lambda: x, (norm,), constants, versions(constants), autocast)
+    return Recipe(
+        x, (norm,), constants, versions(constants), (Autocast.current(kind),) if casts else ()
+    )
+
+
+def cast_again(weight: Tensor, dtype: torch.dtype) -> Callable[[], Tensor]:
+    """Return what casts a weight as autocast cast it, if it is what it was."""
+    before = versions([weight])
+
+    def cast() -> Tensor:
+        refuse_changed([weight], before)
+        return weight.to(dtype)
+
+    return cast
+
+
+def refuse_changed(constants: Sequence[Tensor], before: list[int]) -> None:
+    """Check that nothing that is used in the backward pass has changed in place.
+
+    Raises:
+        ChangedTensorError: If something has.
+    """
+    if versions(constants) != before:
+        raise ChangedTensorError(
+            "A tensor that a frozen layer used (its weight or input, a scale or shift of a norm) "
+            "was changed in place since, so what the backward pass needs cannot be made again. "
+            "Call `backward()` before in-place changes, change a copy, or pass `frozen='off'`."
+        )

@@ -9,26 +9,33 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._prims_common import make_contiguous_strides_for
 
 # Note [Saved tensors]
 # 1. The functions, their derivatives and the order of all sums are torch's own: only what a node
 #    of the graph holds is another thing. So gradients are the same to the bit, second ones too.
 # 2. Where values are not looked at, another tensor of that shape stands in: one that is kept
 #    anyway, or NaN, so that a kernel that looks is seen.
-# 3. A pair of hooks on a saved tensor is the only one: where the user's own are in force, such as
-#    those of `torch.utils.checkpoint`, the tensor is left to them.
+# 3. A pair of hooks on a saved tensor is the only one, and the user's own, such as those of
+#    `torch.utils.checkpoint`, may be asked once only: where they are in force, nothing is done.
 # 4. What torch hands out for hooks lives no longer than its node, which is held meanwhile.
 
+_autograd: Any = torch._C._autograd  # pyright: ignore[reportAttributeAccessIssue]
+_top_hooks = getattr(_autograd, "_top_saved_tensors_default_hooks", lambda _: None)
 
-def let_go(
-    node: Any, name: str, alike: Callable[[], Tensor] | None = None, *, dense: bool = False
-) -> None:
+
+def saved_are_hooked() -> bool:
+    """Return whether hooks of the user's own on all that graphs save are in force."""
+    return _top_hooks(True) is not None
+
+
+def let_go(node: Any, name: str, alike: Tensor | None = None, *, dense: bool = False) -> None:
     """Let a node save no values of a tensor: its backward pass does not look at them.
 
     Args:
         node: Of the graph.
         name: What the node calls the tensor.
-        alike: Gives a tensor that is kept anyway, perhaps of the same form.
+        alike: A tensor that is kept anyway, perhaps of the same form.
         dense: Whether only a tensor without overlaps can stand in: it takes memory for a while.
     """
     _hook(node, name, partial(_Form, alike, dense))
@@ -43,7 +50,8 @@ def _hook(node: Any, name: str, pack: Callable[[Tensor], Callable[[], Tensor]]) 
     try:
         getattr(node, f"_raw_saved_{name}").register_hooks(pack, _call)
     except RuntimeError as error:
-        if "have already been set" not in str(error):  # note [Saved tensors], 3
+        # By the chain that this step's chain is inside of; note [Saved tensors], 3.
+        if "have already been set" not in str(error):
             raise
 
 
@@ -56,23 +64,22 @@ class _Form:
 
     __slots__ = ("alike", "dense", "device", "dtype", "one", "size", "stride")
 
-    def __init__(self, alike: Callable[[], Tensor] | None, dense: bool, tensor: Tensor) -> None:
-        self.alike = alike
+    def __init__(self, alike: Tensor | None, dense: bool, tensor: Tensor) -> None:
+        self.alike, self.dense = alike, dense
         self.size, self.stride = tensor.size(), tensor.stride()
         self.dtype, self.device = tensor.dtype, tensor.device
         # A subclass makes its own kind.
         self.one = None if type(tensor) is Tensor else tensor.new_full((), math.nan)
-        # Kernels are chosen by the order in memory.
-        self.dense = dense or not tensor.is_contiguous()
 
     def __call__(self) -> Tensor:
-        if self.alike is not None:
-            kept = self.alike()
-            if (kept.size(), kept.stride(), kept.dtype) == (self.size, self.stride, self.dtype):
-                return kept
-        one = self.one
+        kept, one = self.alike, self.one
+        if kept is not None and (
+            (kept.size(), kept.stride(), kept.dtype) == (self.size, self.stride, self.dtype)
+        ):
+            return kept
         if one is None:
             one = torch.full((), math.nan, dtype=self.dtype, device=self.device)
-        if self.dense:
+        # Kernels are chosen by the order in memory, which one channel has two of.
+        if self.dense or self.stride != make_contiguous_strides_for(self.size):
             return one.new_empty_strided(self.size, self.stride).fill_(math.nan)
         return one.expand(self.size)

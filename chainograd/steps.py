@@ -203,6 +203,7 @@ class Steps:
         before = versions(state.leaves)
         try:
             if arguments.spec is NO_ARGUMENTS.spec:
+                args, kwargs = (), {}
                 result = self.called(state.tree(), index)
             else:
                 args, kwargs = arguments.tree()  # made anew: no step sees a container of another

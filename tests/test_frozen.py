@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from chainograd import CheckpointedChain, meter
 from chainograd.errors import ChangedTensorError
@@ -27,6 +28,7 @@ CONVOLUTIONS = [
     (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), (2, 4, 8, 8)),
     (nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), (2, 4, 8, 8)),
     (nn.Conv2d(4, 6, 3, padding="valid"), (4, 8, 8)),
+    (nn.Conv2d(1, 8, 3, padding=1), (4, 1, 14, 14)),
     (nn.Conv3d(2, 3, 3, padding=(1, 0, 1)), (2, 2, 5, 5, 5)),
     (nn.ConvTranspose1d(4, 3, 4, stride=2, padding=1), (2, 4, 5)),
     (nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=1, groups=2, dilation=2), (2, 4, 5, 5)),
@@ -115,6 +117,12 @@ def derivatives(layer, x, mode):
     return [y, g, *(t for t in second if t is not None)]
 
 
+def in_other_order(x):
+    """Return x channels last; strides say so of one channel too."""
+    N, C, H, W = x.shape
+    return torch.empty(N, H, W, C, dtype=x.dtype).permute(0, 3, 1, 2).copy_(x)
+
+
 def alike(a, b):
     return a.dtype == b.dtype and a.stride() == b.stride() and torch.equal(a, b)
 
@@ -125,7 +133,7 @@ def test_results_gradients_and_second_derivatives_are_torchs_to_the_bit(layer, s
     layer, x = prepared(layer, dtype), torch.randn(shape).to(dtype)
     inputs = [x]
     if len(shape) == 4:  # the weights stay as they were
-        inputs.append(x.to(memory_format=torch.channels_last))
+        inputs.append(in_other_order(x))
     for x in inputs:
         mine, plain = (derivatives(layer, x, mode) for mode in (FrozenLayers(), nullcontext()))
         assert len(mine) == len(plain)
@@ -175,6 +183,14 @@ def stack():
         nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 8, 3, padding=1),
         nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 8, 3, padding=1),
     ).requires_grad_(False)  # fmt: skip
+
+
+def test_it_keeps_no_more_beside_a_default_device():
+    n = 4 * 8 * 16 * 16 * 4
+    layer, x = stack(), torch.randn(4, 8, 16, 16, requires_grad=True)
+
+    with torch.device("cpu"):
+        assert kept(with_mode(layer), x) <= n + 8 * 4 * 100
 
 
 def test_under_autocast_a_frozen_stack_keeps_half_of_that():
@@ -309,26 +325,101 @@ def test_where_hooks_are_on_all_that_is_saved_it_is_left_to_them():
     saved = []
 
     def pack(tensor):
-        saved.append(tensor.shape)
-        return tensor
+        saved.append(tensor)
+        return len(saved) - 1
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    def unpack(place):
+        tensor, saved[place] = saved[place], None  # may be asked once only
+        return tensor.clone()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         _, plain = gradient(layer, x, torch.ones_like(x))
-        seen, saved = saved, []
+        count = len(saved)
         _, g = gradient(layer, x, torch.ones_like(x), FrozenLayers())
 
-    assert saved == seen
+    assert len(saved) == 2 * count
     assert torch.equal(g, plain)
 
 
-def test_a_frozen_weight_changed_before_backward_is_refused():
+@pytest.mark.parametrize("cast", [True, False])
+def test_a_frozen_weight_changed_before_backward_is_refused(cast):
     layer = nn.Conv2d(4, 4, 3).requires_grad_(False)
     x = torch.randn(1, 4, 6, 6, requires_grad=True)
-    y = with_mode(layer)(x)
+    with torch.autocast("cpu", torch.bfloat16, enabled=cast):
+        y = with_mode(layer)(x)
     layer.weight.mul_(2)
 
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+    with pytest.raises(RuntimeError, match=r"in place since|modified by an inplace operation"):
         y.sum().backward()
+
+
+class OtherSilu(TorchFunctionMode):
+    """Runs another function in the place of one."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.silu:
+            return torch.sigmoid(args[0]) * args[0]
+        return func(*args, **(kwargs or {}))
+
+
+class TwiceTheNorm(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        y = func(*args, **(kwargs or {}))
+        return 2 * y if func is F.group_norm else y
+
+
+class Own(torch.Tensor):
+    """A subclass that does nothing."""
+
+
+def test_of_a_subclass_layers_are_left_to_torch():
+    norm, x = nn.GroupNorm(2, 8).requires_grad_(False), torch.randn(2, 8, 4, 4)
+
+    def layer(x):
+        return F.silu(norm(x.as_subclass(Own))).as_subclass(torch.Tensor)
+
+    _, g = gradient(layer, x, torch.ones_like(x), FrozenLayers())
+    _, plain = gradient(layer, x, torch.ones_like(x))
+    assert torch.equal(g, plain)
+
+
+@pytest.mark.parametrize("around", [OtherSilu, TwiceTheNorm])
+def test_under_a_mode_of_the_users_own_layers_are_left_as_it_runs_them(around):
+    layer, x = norm_act(nn.SiLU()).requires_grad_(False), torch.randn(2, 8, 4, 4)
+
+    with around():
+        _, g = gradient(layer, x, torch.ones_like(x), FrozenLayers())
+        _, plain = gradient(layer, x, torch.ones_like(x))
+
+    assert torch.equal(g, plain)
+
+
+@pytest.mark.parametrize(
+    "last", [F.silu, lambda h: torch.conv2d(F.relu(h), torch.ones(1, 8, 1, 1))]
+)
+def test_a_gradient_that_frees_the_norms_part_of_the_graph_leaves_the_rest(last):
+    norm, x = nn.GroupNorm(2, 8).requires_grad_(False), torch.randn(2, 8, 4, 4)
+
+    def gradients(mode):
+        z = x.clone().requires_grad_()
+        with mode:
+            h = norm(z)
+            y = last(h)
+            (first,) = torch.autograd.grad(h.square().sum(), z)
+            (second,) = torch.autograd.grad(y.sum(), h)
+        return first, second
+
+    assert all(map(torch.equal, gradients(FrozenLayers()), gradients(nullcontext())))
+
+
+def test_graphs_that_a_step_has_dropped_are_not_kept():
+    layer, x = stack(), torch.randn(4, 8, 16, 16)
+    with meter() as reading, FrozenLayers():
+        for _ in range(3):
+            layer((2 * x).requires_grad_())
+        left = reading.live_bytes
+
+    assert left == 0
 
 
 def test_module_hooks_see_what_they_would_see():

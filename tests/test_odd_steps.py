@@ -238,6 +238,7 @@ def test_frozen_layers_keep_less_of_a_gradient_that_a_step_takes_in_its_first_ru
 def test_checkpointing_inside_a_step_is_exact(frozen):
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3, padding=1), torch.nn.GroupNorm(2, 4),
+                              torch.nn.SiLU(), torch.nn.GroupNorm(2, 4),
                               torch.nn.SiLU(), torch.nn.Conv2d(4, 2, 3, padding=1))  # fmt: skip
     net.requires_grad_(False)
     x = torch.randn(1, 2, 4, 4, requires_grad=True)
