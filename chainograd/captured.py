@@ -33,7 +33,7 @@ from chainograd.sums import Use
 _ATOMS = (int, float, complex, str, bytes, bool, type(None), type, types.ModuleType,
           types.BuiltinFunctionType, torch.dtype, torch.device, torch.Size,
           logging.Logger, re.Pattern)  # fmt: skip
-_PLAIN = frozenset(kind for kind in _ATOMS if kind is not type)
+_PLAIN = frozenset(_ATOMS)
 AccumulateGrad: type = torch._C._functions.AccumulateGrad  # pyright: ignore
 _CONTAINERS = frozenset((dict, OrderedDict, list, tuple, set))
 _LIBRARIES = {"torch", "numpy", "builtins", "math", "functools", "itertools", "random"}

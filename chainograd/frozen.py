@@ -72,7 +72,7 @@ class FrozenLayers(TorchFunctionMode):
         # What a compiled step keeps is torch.compile's to choose.
         if layer is not None and self.alone and not torch.compiler.is_compiling():
             node = y.grad_fn
-            # Of tensors inside a transform torch refuses to hook what is saved.
+            # What a transform differentiates twice would come out wrong.
             if node is not None and not _transforms_active() and not saved_are_hooked():
                 layer(self, y, node, func, args, kwargs)
         return y

@@ -462,6 +462,17 @@ def test_a_chain_with_frozen_layers_needs_less_and_gives_the_same():
     assert peak < 0.5 * its_peak
 
 
+def test_of_two_chains_with_frozen_layers_one_may_be_inside_the_other():
+    layer, x = stack(), torch.randn(1, 8, 4, 4, requires_grad=True)
+
+    def gradient(frozen):
+        inner = CheckpointedChain(lambda x, i: x + layer(x), 2, plan="graph", frozen=frozen)
+        outer = CheckpointedChain(lambda x, i: torch.tanh(inner(x)), 2, frozen=frozen)
+        return torch.autograd.grad(outer(x).sum(), x)[0]
+
+    assert torch.equal(gradient("auto"), gradient("off"))
+
+
 def test_a_compiled_step_is_compiled_whole_as_it_is_without():
     net = nn.Sequential(nn.GroupNorm(1, 2), nn.SiLU(), nn.Conv2d(2, 2, 3, padding=1))
     net, x = net.requires_grad_(False), torch.randn(1, 2, 4, 4, requires_grad=True)
