@@ -73,7 +73,7 @@ def differentiable(leaf: Any) -> bool:
 
 def _entering(leaf: Any, wanted: bool) -> Any:
     if wanted:
-        return leaf.detach().requires_grad_()
+        return stand_in(leaf)
     return leaf.detach() if differentiable(leaf) else leaf
 
 
@@ -94,8 +94,15 @@ def versions(tensors: Sequence[Any]) -> list[int]:
 
 
 def stand_in(tensor: Tensor) -> Tensor:
-    """Return a leaf with the tensor's values, outside its graph and without its hooks."""
-    return tensor.detach().requires_grad_()
+    """Return a leaf with the tensor's values, outside its graph and without its hooks.
+
+    It is a view, because an autocast region that the step opens keeps its casts of leaves that are
+    none, and the gradients of all uses of one cast would be added up in its few bits.
+    """
+    outside = tensor.detach() if tensor.requires_grad else tensor
+    if outside.layout is torch.strided:  # autocast leaves other tensors alone
+        outside = outside.view_as(outside)
+    return outside.requires_grad_()
 
 
 _SEEN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device,

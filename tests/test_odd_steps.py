@@ -170,6 +170,26 @@ def test_cached_parametrizations_are_made_anew_for_every_step(plan, backward_ins
 
 
 @every_plan
+def test_autocast_inside_a_step_adds_up_gradients_in_full(plan):
+    # It keeps its cast of a leaf, and adds up in that what comes back from all uses of it. In a
+    # loop the state is no leaf, nor is an argument that was computed.
+    first, second = torch.randn(2, 8, 8)
+    x, c = torch.randn(2, 4, 8).unbind()
+
+    def step(x, i, c):
+        with torch.autocast("cpu", torch.bfloat16):
+            both = [(t @ first).float() + (t @ second).float() * t for t in (x, c)]
+        return x + torch.tanh(sum(both))
+
+    def gradients(run):
+        x_T, given = x.clone().requires_grad_(), c.clone().requires_grad_()
+        return torch.autograd.grad(run(x_T * 1, given * 1).square().sum(), (x_T, given))
+
+    expected = gradients(lambda x, c: plain(lambda x, i: step(x, i, c), M, x))
+    assert all(map(torch.equal, gradients(CheckpointedChain(step, M, plan=plan)), expected))
+
+
+@every_plan
 def test_arguments_made_in_inference_mode_are_taken(plan):
     w = leaf()
     with torch.inference_mode():
