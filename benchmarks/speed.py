@@ -26,7 +26,7 @@ from chainograd import CheckpointedChain
 
 Step = Callable[[Tensor, int], Tensor]
 BATCH = 4
-METHODS = ("plain loop", "checkpoint", "nodes")
+METHODS = ("plain loop", "nodes", "checkpoint")  # what is compared runs one after the other
 PARTS = ("forward", "step by step")  # M F and M (F + B), each step by itself
 
 
@@ -133,7 +133,7 @@ def table(content: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default=default_device())
-    parser.add_argument("--pairs", type=int, default=15, help="runs of each method")
+    parser.add_argument("--pairs", type=int, default=31, help="runs of each method")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     device: str = options.device
