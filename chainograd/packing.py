@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch._prims_common import is_non_overlapping_and_dense_or_false
 
 from chainograd.states import State
+
+_is_dense = torch.ops.aten.is_non_overlapping_and_dense.default
 
 
 @dataclass(slots=True)
@@ -35,7 +36,7 @@ class Layout:
 def dense(tensor: Tensor) -> Tensor:
     """Return the tensor, or a copy of its values, without gaps, overlaps and lazy conjugation."""
     tensor = tensor.detach().resolve_conj().resolve_neg()
-    return tensor if is_non_overlapping_and_dense_or_false(tensor) else tensor.clone()
+    return tensor if _is_dense(tensor) else tensor.clone()
 
 
 def flat(tensor: Tensor) -> Tensor:

@@ -21,12 +21,19 @@ from torch._prims_common import make_contiguous_strides_for
 # 4. What torch hands out for hooks lives no longer than its node, which is held meanwhile.
 
 _autograd: Any = torch._C._autograd  # pyright: ignore[reportAttributeAccessIssue]
-_top_hooks = getattr(_autograd, "_top_saved_tensors_default_hooks", lambda _: None)
 
 
 def saved_are_hooked() -> bool:
     """Return whether hooks of the user's own on all that graphs save are in force."""
-    return _top_hooks(True) is not None
+    if not _autograd._saved_tensors_hooks_is_enabled():
+        return False
+    try:
+        _autograd._saved_tensors_hooks_disable("")  # which torch refuses where there are some
+    except RuntimeError:
+        return True
+    finally:
+        _autograd._saved_tensors_hooks_enable()
+    return False
 
 
 def let_go(node: Any, name: str, alike: Tensor | None = None, *, dense: bool = False) -> None:

@@ -212,7 +212,10 @@ def test_in_another_order_in_memory_it_keeps_no_more(make):
         x = torch.randn(4, 16, 16, 8).permute(0, 3, 2, 1)
     x.requires_grad_()
 
-    assert kept(with_mode(layer), x) <= n + 8 * 4 * 100
+    # Older torch saves a copy of what its kernels cannot take as it lies there.
+    copied = layer[0](x).grad_fn._saved_input.data_ptr() != x.data_ptr()
+
+    assert kept(with_mode(layer), x) <= (1 + copied) * n + 8 * 4 * 100
     mine, plain = (derivatives(layer, x.detach(), m) for m in (FrozenLayers(), nullcontext()))
     assert all(map(alike, mine, plain))
 
@@ -318,6 +321,15 @@ def test_a_constant_that_is_changed_before_the_backward_pass_is_refused(what):
 
     with pytest.raises(ChangedTensorError, match="changed in place"):
         y.sum().backward()
+
+
+def test_hooks_that_are_forbidden_stay_so():
+    layer, x = stack(), torch.randn(2, 8, 16, 16, requires_grad=True)
+
+    with torch.autograd.graph.disable_saved_tensors_hooks("no hooks here"):
+        with_mode(layer)(x)
+        with pytest.raises(RuntimeError, match="no hooks here"):
+            torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t).__enter__()
 
 
 def test_where_hooks_are_on_all_that_is_saved_it_is_left_to_them():
