@@ -19,12 +19,14 @@ from torch import Tensor
 #    whose `.grad` is read and taken away again.
 
 
+_HOMES = ("torch.distributed.fsdp", "torch.distributed._composable.fsdp")  # the second: torch 2.5
+
+
 def sharded_modules(things: Iterable[object]) -> list[Any]:
     """Return those of some things that FSDP2 shards."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")  # not imported: nothing is sharded
-    if fsdp is None or not hasattr(fsdp, "FSDPModule"):
-        return []
-    return [thing for thing in things if isinstance(thing, fsdp.FSDPModule)]
+    homes = [sys.modules.get(name) for name in _HOMES]  # not imported: nothing is sharded
+    kinds = tuple(home.FSDPModule for home in homes if hasattr(home, "FSDPModule"))
+    return [thing for thing in things if isinstance(thing, kinds)] if kinds else []
 
 
 def is_shard(tensor: Tensor) -> bool:
@@ -71,8 +73,15 @@ def with_shards(found: list[Tensor], modules: Sequence[Any]) -> list[Tensor]:
 def _parameters(modules: Sequence[Any]) -> Iterator[Any]:
     """Yield FSDP's own objects, one a parameter."""
     for module in modules:
-        for group in module._get_fsdp_state()._fsdp_param_groups:
+        for group in _groups(module._get_fsdp_state()):
             yield from group.fsdp_params
+
+
+def _groups(state: Any) -> list[Any]:
+    if hasattr(state, "_fsdp_param_groups"):
+        return state._fsdp_param_groups
+    group = state._fsdp_param_group  # torch before it had several
+    return [] if group is None else [group]
 
 
 def gradients_by_accumulation(
