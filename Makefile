@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs mutants bench bench-check clean
+.PHONY: demo test oldest lint docs mutants bench bench-check clean
 .DEFAULT_GOAL := test
 
 # The stamp is remade when the dependencies change.
@@ -13,6 +13,17 @@ $(VENV)/.installed: pyproject.toml
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest
+
+# The core's tests with the oldest versions that are allowed. Left out: what lists the schedulers of
+# one version of diffusers, and FSDP2, which torch 2.5 has on GPUs only.
+OLDEST := .venv-oldest
+NEWER := adapters/test_conformance.py test_distributed.py fsdp_matrix.py
+NOT_CORE := hdiscovery benchmarks test_examples.py test_house.py test_mutants.py
+oldest:
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check -e '.[test,hdiscovery]' -c tests/oldest.txt
+	$(OLDEST)/bin/python -m pytest -o filterwarnings= tests \
+		$(addprefix --ignore=tests/,$(NEWER) $(NOT_CORE))
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -34,7 +45,7 @@ bench-check: $(VENV)/.installed
 	$(BIN)/python benchmarks/check.py
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(OLDEST)
 
 demo: $(VENV)/.installed
 	$(BIN)/hdiscovery demo --out runs/demo $(if $(wildcard runs/demo/config.json),--resume)

@@ -58,3 +58,12 @@ def test_the_reference_shows_exactly_what_is_public():
     shown = re.findall(r"auto(?:class|exception|function):: chainograd\.(\w+)\n", page.read_text())
 
     assert set(shown) == set(chainograd.__all__)
+
+
+def test_the_oldest_versions_that_are_tested_are_the_oldest_allowed():
+    project = ROOT.parent
+    allowed = dict(re.findall(r'"([a-z-]+)>=([\d.]+)', (project / "pyproject.toml").read_text()))
+    tested = re.findall(r"^([a-z-]+)==([\d.]+)", (project / "tests/oldest.txt").read_text(), re.M)
+
+    assert {"torch", "torchvision", "diffusers"} <= {name for name, _ in tested}
+    assert all(f"{version}.".startswith(f"{allowed[name]}.") for name, version in tested)

@@ -59,9 +59,11 @@ def test_literal_and_sparse_tensors_count():
         assert reading.live_bytes == 12
         b = torch.eye(4).to_sparse()  # 4 values of 4 bytes, 2 x 4 indices of 8 bytes
         assert reading.live_bytes == 12 + 16 + 64
-        c = torch.eye(4).to_sparse_csr()  # 5 row pointers, 4 values, columns: half of a 2 x 4
+        c = torch.eye(4).to_sparse_csr()  # 5 row pointers, 4 values, 4 columns
     del a, b
-    assert reading.live_bytes == 40 + 16 + 64
+    columns = c.col_indices().untyped_storage().nbytes()  # half of a 2 x 4, or older torch's copy
+    assert columns in (64, 32)
+    assert reading.live_bytes == 40 + 16 + columns
     del c
     assert reading.live_bytes == 0
 
