@@ -377,6 +377,11 @@ class Steps:
                 "Steps of a chain first run without graphs. Where a step takes a gradient for "
                 "itself, as guidance does, put that part under `with torch.enable_grad():`."
             )
+        if "Can't detach views in-place" in str(error):
+            notes.append(
+                "A chain gives its steps views of their states, which `x.detach_()` does not take: "
+                "write `x = x.detach()`."
+            )
         for note in notes:
             if note not in getattr(error, "__notes__", ()):
                 # What `add_note` does, which Python 3.10 has not.

@@ -190,6 +190,17 @@ def test_autocast_inside_a_step_adds_up_gradients_in_full(plan):
 
 
 @every_plan
+def test_a_state_that_is_detached_in_place_is_refused_with_the_way_out(plan):
+    def step(x, i):
+        return torch.sin(x.detach_())
+
+    with pytest.raises(RuntimeError) as seen:
+        CheckpointedChain(step, M, plan=plan)(leaf() * 1).sum().backward()
+
+    assert any("write `x = x.detach()`" in note for note in seen.value.__notes__)
+
+
+@every_plan
 def test_arguments_made_in_inference_mode_are_taken(plan):
     w = leaf()
     with torch.inference_mode():
