@@ -80,7 +80,7 @@ def _parameters(modules: Sequence[Any]) -> Iterator[Any]:
 def _groups(state: Any) -> list[Any]:
     if hasattr(state, "_fsdp_param_groups"):
         return state._fsdp_param_groups
-    group = state._fsdp_param_group  # torch before it had several
+    group = state._fsdp_param_group  # torch up to 2.11 has one
     return [] if group is None else [group]
 
 
