@@ -24,9 +24,10 @@ _HOMES = ("torch.distributed.fsdp", "torch.distributed._composable.fsdp")  # the
 
 def sharded_modules(things: Iterable[object]) -> list[Any]:
     """Return those of some things that FSDP2 shards."""
+    # What nobody imported shards nothing.
     homes = [sys.modules[name] for name in _HOMES if name in sys.modules]
     kinds = tuple(home.FSDPModule for home in homes if hasattr(home, "FSDPModule"))
-    return [thing for thing in things if isinstance(thing, kinds)]  # not imported: none is
+    return [thing for thing in things if isinstance(thing, kinds)]
 
 
 def is_shard(tensor: Tensor) -> bool:

@@ -99,7 +99,7 @@ def stand_in(tensor: Tensor) -> Tensor:
     It is a view, because an autocast region that the step opens keeps its casts of leaves that are
     none, and the gradients of all uses of one cast would be added up in its few bits.
     """
-    outside = tensor.detach() if tensor.requires_grad else tensor
+    outside = tensor.detach()
     if outside.layout is torch.strided:  # autocast leaves other tensors alone
         outside = outside.view_as(outside)
     return outside.requires_grad_()
