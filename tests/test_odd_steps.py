@@ -7,6 +7,7 @@ from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 from chainograd import ChainError, CheckpointedChain, binomial, keep_last, meter
+from chainograd.states import stand_in
 from tests.problems import Net, plain
 
 M = 5
@@ -187,6 +188,14 @@ def test_autocast_inside_a_step_adds_up_gradients_in_full(plan):
 
     expected = gradients(lambda x, c: plain(lambda x, i: step(x, i, c), M, x))
     assert all(map(torch.equal, gradients(CheckpointedChain(step, M, plan=plan)), expected))
+
+
+@pytest.mark.parametrize("layout", ["strided", "sparse"])
+def test_what_stands_in_for_a_tensor_is_another_one(layout):
+    tensor = torch.eye(2) if layout == "strided" else torch.eye(2).to_sparse()
+
+    assert stand_in(tensor).requires_grad
+    assert not tensor.requires_grad
 
 
 @every_plan
