@@ -11,8 +11,9 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
+# The tests' tensors are small: more processes help, more threads in one do not.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # The core's tests with the oldest versions that are allowed. Left out: what lists the schedulers of
 # one version of diffusers, and FSDP2, which torch 2.5 has under another name.

@@ -78,7 +78,11 @@ def test_a_plan_whose_graphs_take_nothing_prints():
 
 
 @pytest.mark.parametrize("budget", ["3 MiB", "5 MiB", "40 MiB"])
-@pytest.mark.parametrize("grad_steps", [3, 9, {2, 5, 6, 11}, lambda n: range(n - 4, n)], ids=str)
+@pytest.mark.parametrize(
+    "grad_steps",
+    [3, 9, {2, 5, 6, 11}, lambda n: range(n - 4, n)],
+    ids=["last 3", "last 9", "a set", "a function"],
+)
 def test_a_budget_counts_only_what_a_truncated_gradient_needs(grad_steps, budget):
     M, net, x = 12, Wide(), torch.randn(256, 32)
     chain = CheckpointedChain(net, M, plan=budget, grad_steps=grad_steps)

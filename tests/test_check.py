@@ -95,7 +95,7 @@ def test_the_first_three_steps_and_the_last_are_run_whatever_the_length(num_step
         {"grad_transform": lambda i, g: 2 * g},
         {"verify": "off"},
     ],
-    ids=str,
+    ids=lambda options: " ".join(options),
 )
 def test_no_option_of_a_chain_makes_a_finding(options, net):
     assert kinds(net, **options) == []
