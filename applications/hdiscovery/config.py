@@ -78,7 +78,7 @@ class DiscoveryConfig:
         start_from: Folder of a run whose networks this one begins with, such as one of fewer
             sampling steps: one of M = 5 samples with a quarter of the work of M = 20. Or a
             published run, also by its name if it is shipped, whose discriminator and optimizers
-            begin anew. Empty is none.
+            begin anew. A reconstructor of another kind begins anew, too. Empty is none.
         start_scale: What the directions of that run are multiplied by. A shift adds up over the
             shifted steps, 3 of 5 or 12 of 20: from M = 5 to 20, on MNIST, something between 0.25
             and 0.5 changes the images as much as before.
@@ -221,7 +221,7 @@ CHOICES = {"update": ("asymmetric", "symmetric"), "adam": ("dense", "lazy"),
 
 
 # What the networks of a run are made by: the same in a run that begins with another's.
-MADE_BY = ("dm", "K", "reconstructor", "shift_form", "time_invariant", "adam")
+MADE_BY = ("dm", "K", "shift_form", "time_invariant", "adam")
 
 
 def presets() -> dict[str, Any]:

@@ -89,7 +89,8 @@ def train(
 def start_of(config: DiscoveryConfig) -> dict[str, Any]:
     """Return the checkpoint that a run begins with, the last one of the run ``config.start_from``.
 
-    Of a published run, what it has of one: ``optimizers`` is None then.
+    Of a published run, what it has of one: ``optimizers`` is None then. ``R`` is None where
+    that run's reconstructor is of another kind than ``config.reconstructor``.
 
     Raises:
         FileNotFoundError: If there is no run.
@@ -108,11 +109,14 @@ def start_of(config: DiscoveryConfig) -> dict[str, Any]:
             )
     if is_published(run):
         published, _ = open_directions(run)
-        return {"shift_block": published.shift_block.state_dict(), "average": None,
-                "R": published.R.state_dict(), "optimizers": None}  # fmt: skip
-    checkpoint = run.load_checkpoint()
+        checkpoint = {"shift_block": published.shift_block.state_dict(), "average": None,
+                      "R": published.R.state_dict(), "optimizers": None}  # fmt: skip
+    else:
+        checkpoint = run.load_checkpoint()
     if checkpoint is None:
         raise ValueError(f"`start_from` {config.start_from} has no checkpoint yet.")
+    if theirs.reconstructor != config.reconstructor:
+        checkpoint["R"] = None
     return checkpoint
 
 

@@ -204,8 +204,13 @@ class Trainer:
 
         The pairs that R was trained on again are left behind: they were sampled otherwise. The
         directions are multiplied by ``start_scale``. What a published run has not, its
-        discriminator and the optimizers, begins anew.
+        discriminator and the optimizers, begins anew, and so does R where ``state["R"]`` is None.
         """
+        if state["R"] is None:
+            state = {**state, "R": self.discovery.R.state_dict()}
+            if state["optimizers"] is not None:
+                own = self.optimizers["omega"].state_dict()
+                state["optimizers"] = {**state["optimizers"], "omega": own}
         if state["optimizers"] is None:
             discovery = self.discovery
             discovery.shift_block.load_state_dict(state["shift_block"])

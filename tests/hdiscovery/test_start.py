@@ -6,6 +6,7 @@ import pytest
 import torch
 from hdiscovery.commands.train import refuse_unfit
 from hdiscovery.config import DiscoveryConfig
+from hdiscovery.discovery import Discovery
 from hdiscovery.published import publish
 from hdiscovery.run import RunFolder
 from hdiscovery.train import open_run, train
@@ -84,6 +85,32 @@ def test_a_run_begins_with_a_published_one_whose_discriminator_stayed(earlier, t
     assert all(state["step"] == 1 for state in states)
 
 
+@pytest.mark.parametrize("published", [False, True])
+def test_a_reconstructor_of_another_kind_begins_anew_and_the_rest_does_not(
+    earlier, tmp_path, published
+):
+    start = earlier.path
+    if published:
+        earlier.write_json("rca.json", {"rca": 0.5})
+        publish(earlier, start := tmp_path / "published", dtype=torch.float32)
+    config = replace(CONFIG, start_from=str(start), reconstructor="deep-difference", r_updates=1,
+                     learning_rate=1e-30)  # fmt: skip
+    run = RunFolder.create(tmp_path / "later", asdict(config))
+
+    list(train(run, config))
+
+    began, ended, new = open_run(earlier), open_run(run), Discovery.build(config)
+    torch.testing.assert_close(ended.shift_block.weight, began.shift_block.weight)
+    pairs = zip(new.R.parameters(), ended.R.parameters(), strict=True)
+    assert all(torch.allclose(a, b, rtol=0, atol=1e-25) for a, b in pairs)
+    checkpoint = run.load_checkpoint()
+    assert checkpoint is not None
+    steps = {name: {state["step"].item() for state in each["state"].values()}
+             for name, each in checkpoint["optimizers"].items()}  # fmt: skip
+    assert steps["omega"] == {1}
+    assert steps["phi"] == ({1} if published else {2})
+
+
 def test_a_run_that_was_begun_so_goes_on_from_its_own_checkpoint(earlier, tmp_path):
     config = replace(CONFIG, start_from=str(earlier.path))
     run = RunFolder.create(tmp_path / "later", asdict(config))
@@ -98,7 +125,7 @@ def test_a_run_that_was_begun_so_goes_on_from_its_own_checkpoint(earlier, tmp_pa
     ("changes", "message"),
     [
         ({"K": 3}, r"`start_from` .*earlier is a run with `K` 2, and this one has 3"),
-        ({"reconstructor": "lenet"}, "`reconstructor` 'difference'"),
+        ({"shift_form": "ddpm"}, "`shift_form` 'adm'"),
         ({"start_from": "nowhere"}, "nowhere is not a run folder"),
     ],
 )

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-ReconstructorName = Literal["lenet", "resnet18", "difference"]
+ReconstructorName = Literal["lenet", "resnet18", "difference", "deep-difference"]
 
 
 class LeNet(nn.Module):
@@ -69,18 +69,32 @@ class Difference(nn.Module):
     So a direction looks alike at all strengths, which the two images themselves still tell. There
     is no noise in d, as a deterministic sampler made both: 0.002 is there for s = 0 alone.
 
+    Args:
+        channels: Of an image.
+        num_directions: K.
+        image_size: Edge of an image.
+        dropout: Before the head.
+        depth: Convolutions at each of the three sizes; the first of each halves it.
+
     Shapes:
         two images ``[N, C, E, E]`` -> logits ``[N, K]``, shift ``[N]``.
     """
 
     def __init__(
-        self, channels: int, num_directions: int, image_size: int, dropout: float = 0.0
+        self,
+        channels: int,
+        num_directions: int,
+        image_size: int,
+        dropout: float = 0.0,
+        depth: int = 1,
     ) -> None:
         super().__init__()
         widths = (3 * channels, 32, 64, 128)
         layers: list[nn.Module] = []
         for a, b in pairwise(widths):
-            layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), nn.BatchNorm2d(b), nn.ReLU()]
+            for stride, inputs in ((2, a), *((1, b),) * (depth - 1)):
+                conv = nn.Conv2d(inputs, b, 3, stride=stride, padding=1)
+                layers += [conv, nn.BatchNorm2d(b), nn.ReLU()]
         edge = (image_size + 7) // 8
         self.features = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(dropout))
         self.head = nn.Linear(128 * edge * edge, num_directions + 1)
@@ -111,6 +125,8 @@ def build_reconstructor(
         return ResNet18(channels, num_directions, dropout)
     if name == "difference":
         return Difference(channels, num_directions, image_size, dropout)
+    if name == "deep-difference":
+        return Difference(channels, num_directions, image_size, dropout, depth=2)
     raise ValueError(
         f"`reconstructor` must be one of {', '.join(get_args(ReconstructorName))}, got {name!r}."
     )

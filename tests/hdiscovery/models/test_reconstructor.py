@@ -16,7 +16,7 @@ def pair(n=4, channels=1, edge=32):
     return torch.randn(2, n, channels, edge, edge).unbind()
 
 
-ALL = pytest.mark.parametrize("name", ["lenet", "resnet18", "difference"])
+ALL = pytest.mark.parametrize("name", ["lenet", "resnet18", "difference", "deep-difference"])
 
 
 @ALL
