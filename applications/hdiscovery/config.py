@@ -74,6 +74,9 @@ class DiscoveryConfig:
         shard_dm: Share the frozen model out over the processes (FSDP2), where it is too large for
             one GPU.
         autocast: ``"bf16"`` runs the UNet and the shift block under bfloat16 autocast.
+        compile: Train with a UNet that `torch.compile` has made anew, after minutes at the start.
+            It needs the plan ``"graph"``, as what it computes with and without a graph differs by
+            rounding, and a C++ compiler on a CPU.
         grid: Convention of the time grid.
         start_from: Folder of a run whose networks this one begins with, such as one of fewer
             sampling steps: one of M = 5 samples with a quarter of the work of M = 20. Or a
@@ -124,6 +127,7 @@ class DiscoveryConfig:
     frozen: Frozen = "off"
     shard_dm: bool = False
     autocast: Autocast = "off"
+    compile: bool = False
     grid: Literal["asyrp", "author"] = "asyrp"
     start_from: str = ""
     start_scale: float = 1.0
@@ -166,6 +170,12 @@ class DiscoveryConfig:
             raise ValueError(f"`ema` is a decay and must lie in [0, 1), got {self.ema}. Try 0.999.")
         if self.plan not in get_args(PlanName):
             parse_bytes(self.plan)
+        if self.compile and self.plan != "graph":
+            raise ValueError(
+                f"`compile` needs `plan` 'graph', got {self.plan!r}: a compiled network that is "
+                "run again with a graph differs by rounding from its run without one, and the "
+                "replay would be refused. Train without it, or with `--plan graph`."
+            )
         if not 0 <= self.t_stop <= 999:
             raise ValueError(
                 f"`t_stop` is a 0-based training time and must lie in 0 … 999, got {self.t_stop}. "
@@ -213,7 +223,8 @@ class DiscoveryConfig:
 CHANGEABLE = ("steps", "settle_steps", "learning_rate", "learning_rate_R", "learning_rate_D",
               "lambda_G", "lambda_1", "lambda_2", "lambda_l1", "l1_gamma", "min_shift",
               "batch_size", "r_updates", "r_buffer", "r_augment", "r_dropout", "plan",
-              "micro_batch", "frozen", "shard_dm", "autocast", "save_every")  # fmt: skip
+              "micro_batch", "frozen", "shard_dm", "autocast", "compile",
+              "save_every")  # fmt: skip
 CHOICES = {"update": ("asymmetric", "symmetric"), "adam": ("dense", "lazy"),
            "frozen": get_args(Frozen), "autocast": get_args(Autocast),
            "reconstructor": get_args(ReconstructorName), "shift_form": get_args(ShiftForm),

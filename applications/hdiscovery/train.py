@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hdiscovery.bank import Bank, Progress, drawn_pairs, load_bank, save_bank
+from hdiscovery.compiled import compile_parts
 from hdiscovery.config import MADE_BY, DiscoveryConfig, run_config
 from hdiscovery.discovery import Discovery
 from hdiscovery.run import RunFolder
@@ -51,6 +52,8 @@ def train(
         from hdiscovery.sharding import shard
 
         shard(discovery.dm.unet, world)
+    if config.compile:
+        compile_parts(discovery.dm.unet)
     bank = _bank(run.path / "bank.safetensors", discovery, world, progress)
     trainer = Trainer(discovery, world)
     checkpoint = run.load_checkpoint()
