@@ -92,9 +92,9 @@ class Difference(nn.Module):
         widths = (3 * channels, 32, 64, 128)
         layers: list[nn.Module] = []
         for a, b in pairwise(widths):
-            for stride, inputs in ((2, a), *((1, b),) * (depth - 1)):
-                conv = nn.Conv2d(inputs, b, 3, stride=stride, padding=1)
-                layers += [conv, nn.BatchNorm2d(b), nn.ReLU()]
+            layers += _conv3(a, b, stride=2)
+            for _ in range(depth - 1):
+                layers += _conv3(b, b, stride=1)
         edge = (image_size + 7) // 8
         self.features = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(dropout))
         self.head = nn.Linear(128 * edge * edge, num_directions + 1)
@@ -134,6 +134,10 @@ def build_reconstructor(
 
 def _conv5(a: int, b: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(a, b, 5), nn.BatchNorm2d(b), nn.ReLU()
+
+
+def _conv3(a: int, b: int, *, stride: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(a, b, 3, stride=stride, padding=1), nn.BatchNorm2d(b), nn.ReLU()
 
 
 def _head(outputs: int) -> nn.Sequential:
