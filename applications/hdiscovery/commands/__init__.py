@@ -6,5 +6,5 @@ What a command alone needs is imported in its ``run``, so that ``--help`` does n
 COMMANDS = (
     "train", "evaluate", "gallery", "demo", "pretrain", "judge", "convert", "export", "mos",
     "inspect", "rank", "tstop",
-    "ablate", "edit", "invert", "directions", "label", "properties", "publish",
+    "ablate", "edit", "invert", "directions", "label", "properties", "publish", "refit",
 )  # fmt: skip

@@ -152,6 +152,7 @@ def fit(
     seed: int,
     device: torch.device,
     augment: bool,
+    progress: Progress = iter,
 ) -> None:
     """Train R on a bank and leave it in eval mode; ``augment`` draws from the global stream."""
     lambda_1, lambda_2 = weights
@@ -160,7 +161,7 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     size = min(batch_size, len(bank))
     R.train()
-    for _ in range(steps):
+    for _ in progress(range(steps)):
         chosen = torch.randint(len(bank), (size,), generator=generator)
         x_0, shifted, k, s = bank.batch(chosen, device)
         if augment:

@@ -1,0 +1,102 @@
+"""A new reconstructor for a run, fitted to all pairs in its buffer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hdiscovery.evaluate.fresh import FreshReconstructor, PairBank, fit
+from hdiscovery.evaluate.rca import accuracy
+from hdiscovery.evaluate.seeds import seeded
+from hdiscovery.evaluate.subject import Progress, of_run
+from hdiscovery.published import MEASURED
+from hdiscovery.run import RunFolder
+from hdiscovery.train import open_run
+
+HELD_OUT = 20  # one batch of so many, the newest ones
+
+
+def refit(
+    run: RunFolder,
+    *,
+    passes: int = 8,
+    batch_size: int = 64,
+    learning_rate: float = 3e-3,
+    seed: int = 1,
+    device: torch.device | str = "cpu",
+    progress: Progress = iter,
+) -> FreshReconstructor:
+    """Put a new reconstructor into a run's checkpoint, and return it with what it knows.
+
+    One that learns along with the directions sees new pairs once and old ones again and again, at
+    a rate that does not fall: it comes to know its buffer by heart, and others less well. A new
+    one that sees all pairs equally often, by a rate that falls to 0 along a cosine, knows more of
+    pairs that neither has seen. The run goes on from it with ``--resume``, R's optimizer anew.
+
+    Args:
+        run: A run whose checkpoint has a buffer: one with ``r_updates`` above 1.
+        passes: How often each pair is seen.
+        batch_size: Pairs an update, at least 2.
+        learning_rate: At the start.
+        seed: Of the network and the batches.
+        device: Where it is trained.
+        progress: Wraps the loop over updates.
+
+    Returns:
+        The reconstructor, with its accuracy on the newest twentieth of the batches, which it was
+        not trained on, and on the others.
+
+    Raises:
+        ValueError: If a number is out of range, there are fewer than 2 batches in the buffer, or
+            something was measured of the run by the reconstructor that would be replaced.
+    """
+    for name, value, least in (("passes", passes, 1), ("batch_size", batch_size, 2)):
+        if value < least:
+            raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+    if not 0 < learning_rate < float("inf"):
+        raise ValueError(f"`learning_rate` must be positive and finite, got {learning_rate}.")
+    for name in MEASURED:
+        if name != "labels.json" and (run.path / name).exists():
+            raise ValueError(
+                f"{run.path / name} was measured with the reconstructor that would be replaced. "
+                "Move it away, or work on a copy of the run."
+            )
+    discovery, checkpoint = open_run(run, device=device), run.load_checkpoint()
+    assert checkpoint is not None  # open_run has read it
+    train, test = _banks(checkpoint["buffers"])
+    subject = of_run(discovery)
+    with seeded(seed):
+        R = subject.new_R().to(discovery.device)
+        fit(R, train, subject.weights, steps=-(-passes * len(train) // batch_size),
+            batch_size=batch_size, learning_rate=learning_rate, seed=seed,
+            device=discovery.device, augment=subject.augment, progress=progress)  # fmt: skip
+    anew = torch.optim.Adam(R.parameters(), discovery.config.rates["omega"])
+    optimizers = {**checkpoint["optimizers"], "omega": anew.state_dict()}
+    run.save_checkpoint({**checkpoint, "R": R.state_dict(), "optimizers": optimizers})
+    known = [accuracy(R, bank.batches(256, discovery.device), K=subject.K, S=subject.S)
+             for bank in (test, train)]  # fmt: skip
+    return FreshReconstructor(R, *known)
+
+
+def _banks(buffers: list[list[Any]]) -> tuple[PairBank, PairBank]:
+    """Return the pairs of all processes' buffers, and the newest ones apart.
+
+    Raises:
+        ValueError: If there are fewer than two batches.
+    """
+    if min(len(buffer) for buffer in buffers) < 2:
+        raise ValueError(
+            "The run has no buffer of two batches or more to fit a reconstructor to. It gets one "
+            "in steps with `--r-updates` above 1; `--r-buffer` is how many batches it holds."
+        )
+    train, test = [], []
+    for buffer in buffers:
+        kept = len(buffer) - max(1, len(buffer) // HELD_OUT)
+        train += buffer[:kept]
+        test += buffer[kept:]
+    old, new = (
+        PairBank(*(torch.cat(column) for column in zip(*part, strict=True)))
+        for part in (train, test)
+    )
+    return old, new

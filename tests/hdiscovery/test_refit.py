@@ -1,0 +1,94 @@
+"""A new reconstructor for a run, fitted to the pairs in its buffer."""
+
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from hdiscovery import refit as module
+from hdiscovery.refit import refit
+from hdiscovery.run import RunFolder
+from hdiscovery.train import train
+
+from tests.hdiscovery.test_resume import config, weights  # noqa: F401, the fixture
+
+
+@pytest.fixture
+def run(config, tmp_path):  # noqa: F811
+    run = RunFolder.create(tmp_path / "run", asdict(config))
+    list(train(run, config))
+    return run
+
+
+def test_r_and_its_optimizer_are_new_and_all_else_is_what_it_was(run):
+    before = weights(run)
+
+    found = refit(run, passes=2, batch_size=4)
+
+    after = weights(run)
+    changed = {place.split("/")[1] for place in after if not torch.equal(
+        after[place], before.get(place, torch.tensor(torch.nan)))}  # fmt: skip
+    gone = {place for place in before if place not in after}
+    assert changed == {"R"}
+    assert gone
+    assert all(place.startswith("/optimizers/omega/state") for place in gone)
+    state = found.R.state_dict()
+    assert all(torch.equal(after[f"/R/{name}"], tensor) for name, tensor in state.items())
+
+
+def test_the_run_goes_on_from_it(run, config):  # noqa: F811
+    refit(run, passes=2, batch_size=4)
+
+    records = list(train(run, replace(config, steps=6)))
+
+    assert [r["step"] for r in records] == [4, 5]
+    omega = {place: v for place, v in weights(run).items() if "/omega/state" in place}
+    counts = {float(v) for place, v in omega.items() if place.endswith("/step")}
+    assert counts == {2.0 * config.r_updates}
+
+
+def test_the_newest_pairs_are_held_out(run, monkeypatch):
+    banks = []
+    monkeypatch.setattr(module, "fit", lambda R, bank, *_, **options: banks.append((bank, options)))
+    buffer = run.load_checkpoint()["buffers"][0]
+
+    found = refit(run, passes=3, batch_size=4)
+
+    (bank, options), = banks  # fmt: skip
+    assert torch.equal(bank.shifted, torch.cat([pair[1] for pair in buffer[:-1]]))
+    assert (found.test.pairs, found.train.pairs) == (4, 4 * len(buffer) - 4)
+    assert options["steps"] * 4 == 3 * len(bank)
+
+
+def test_it_repeats_itself(run):
+    one, two, other = (refit(run, passes=1, batch_size=4, seed=seed).R for seed in (1, 1, 2))
+    assert torch.equal(one.head.weight, two.head.weight)
+    assert not torch.equal(one.head.weight, other.head.weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"passes": 0}, "`passes` must be at least 1, got 0"),
+        ({"batch_size": 1}, "`batch_size` must be at least 2, got 1"),
+        ({"learning_rate": -1.0}, "`learning_rate` must be positive and finite, got -1.0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(run, options, words):
+    with pytest.raises(ValueError, match=words):
+        refit(run, **options)
+
+
+def test_a_run_without_a_buffer_is_refused(config, tmp_path):  # noqa: F811
+    own = replace(config, r_updates=1, steps=1)
+    run = RunFolder.create(tmp_path / "plain", asdict(own))
+    list(train(run, own))
+    with pytest.raises(ValueError, match="no buffer of two batches or more"):
+        refit(run)
+
+
+def test_what_was_measured_with_the_old_reconstructor_is_not_left_to_lie(run):
+    run.write_json("rca.json", {"step": 4})
+    before = weights(run)
+    with pytest.raises(ValueError, match=r"rca\.json was measured with the reconstructor"):
+        refit(run)
+    assert all(torch.equal(v, before[place]) for place, v in weights(run).items())
