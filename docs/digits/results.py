@@ -1,7 +1,7 @@
-"""The paper's figures beside those of the shipped run, from the files that its commands wrote.
+"""The paper's figures beside those of the shipped runs, from the files that their commands wrote.
 
 ``python docs/digits/results.py FOLDER`` prints the tables of a published run. The documentation
-makes them, and the pictures, from the run that is shipped.
+makes them, and the pictures, from the runs that are shipped.
 """
 
 from __future__ import annotations
@@ -19,49 +19,64 @@ import compared
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SHIPPED = ROOT / "applications" / "hdiscovery" / "found" / "digits"
+SHIPPED_20 = SHIPPED.with_name("digits-20")
 WINDOW = 25  # steps that a drawn mean is over
 LN_2 = math.log(2)
+CLAIMS = (
+    "sampling steps M",
+    "RCA",
+    "RCA, of shifts of S/10 or more",
+    "RCA by a fresh reconstructor",
+    "L_G, mean over the last half of the steps",
+    "FID of raw samples",
+    "FID of shifted samples",
+    "share of directions that meet the three conditions of the MOS",
+)
 
 
 def read(folder: Path) -> dict[str, Any]:
     """Return the JSON files of a published run by name, and its records."""
-    files = {name: folder / f"{name}.json"
-             for name in ("config", "evaluation", "ranking", "labels")}  # fmt: skip
-    beside = ("judgement", "commands", "properties", "ablation")
-    files |= {name: HERE / f"{name}.json" for name in beside}
-    found = {name: json.loads(path.read_text()) for name, path in files.items() if path.exists()}
+    names = ("config", "evaluation", "ranking", "labels")
     lines = (folder / "records.jsonl").read_text().splitlines()
-    return {**found, "records": [json.loads(line) for line in lines]}
+    return {**_present(folder, names), "records": [json.loads(line) for line in lines]}
 
 
-def paper_and_here(run: dict[str, Any]) -> str:
+def read_beside() -> dict[str, Any]:
+    """Return what was measured of the run of this page and does not lie in its folder."""
+    return _present(HERE, ("judgement", "commands", "properties", "ablation"))
+
+
+def paper_and_here(*runs: dict[str, Any]) -> str:
     """Return the paper's claims for MNIST beside what was measured, as a Markdown table."""
+    columns = [("20", "0.77", "", "", "near ln 2 = 0.693", "", "", "0.52, of 16 people")]
+    columns += [tuple(cell or "not measured" for cell in claims(run)) for run in runs]
+    lines = ["| | paper |" + " here |" * len(runs), "|---|---|" + "---|" * len(runs)]
+    lines += [f"| {' | '.join(row)} |" for row in zip(CLAIMS, *columns, strict=True)]
+    return "\n".join(lines)
+
+
+def claims(run: dict[str, Any]) -> tuple[str | None, ...]:
+    """Return what was measured of each of the CLAIMS; None where nothing was."""
     learnt = run["evaluation"]["subjects"]["learnt"]
     rca, fresh, fid = (learnt.get(name) for name in ("rca", "fresh", "fid"))
     judged = run.get("judgement")
-    rows = [
-        ("sampling steps M", "20", str(run["config"]["M"])),
-        ("RCA", "0.77", rca and f"{_share(rca)} of {rca['pairs']:,} pairs"),
-        ("RCA, of shifts of S/10 or more", "", rca and f"{rca['rca_large_shifts']:.2f}"),
-        ("RCA by a fresh reconstructor", "", fresh and _share(fresh["test"])),
-        ("L_G, mean over the last half of the steps", "near ln 2 = 0.693", _second_half(run)),
-        ("FID of raw samples", "", fid and _raw(fid)),
-        ("FID of shifted samples", "", fid and _shifted(fid)),
-        ("share of directions that meet the three conditions of the MOS", "0.52, of 16 people",
-         judged and f"{fmean(judged['marks'].values()):.2f}, of one reader"),
-    ]  # fmt: skip
-    lines = ["| | paper | here |", "|---|---|---|"]
-    return "\n".join(
-        [
-            *lines,
-            *(f"| {what} | {paper} | {here or 'not measured'} |" for what, paper, here in rows),
-        ]
+    return (
+        str(run["config"]["M"]),
+        rca and f"{_share(rca)} of {rca['pairs']:,} pairs",
+        rca and f"{rca['rca_large_shifts']:.2f}",
+        fresh and _share(fresh["test"]),
+        _second_half(run),
+        fid and _raw(fid),
+        fid and _shifted(fid),
+        judged and f"{fmean(judged['marks'].values()):.2f}, of one reader",
     )
 
 
 def named(run: dict[str, Any]) -> str:
     """Return the directions that have a name, best first, with what backs it."""
     learnt, S = run["evaluation"]["subjects"]["learnt"], run["config"]["S"]
+    if "probes" not in learnt or "labels" not in run:
+        return "not measured"
     probes, labels = learnt["probes"], run["labels"]
     names = probes["probes"]
     lines = [
@@ -135,11 +150,19 @@ def draw_accuracy(run: dict[str, Any], path: Path) -> None:
 
 def write(folder: Path, out: Path) -> None:
     """Write what the page includes."""
-    run = read(folder)
-    for make in TABLES:
-        (out / f"digits_{make.__name__}.md").write_text(make(run) + "\n")
-    draw_losses(run["records"], out / "digits_losses.png")
-    draw_accuracy(run, out / "digits_rca.png")
+    run, run_20 = {**read(folder), **read_beside()}, read(SHIPPED_20)
+    tables = {make.__name__: make(run) for make in TABLES}
+    tables["paper_and_here"] = paper_and_here(run_20, run)
+    for name, text in tables.items():
+        (out / f"digits_{name}.md").write_text(text + "\n")
+    for each, end in ((run, ""), (run_20, "_20")):
+        draw_losses(each["records"], out / f"digits_losses{end}.png")
+        draw_accuracy(each, out / f"digits_rca{end}.png")
+
+
+def _present(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    files = {name: folder / f"{name}.json" for name in names}
+    return {name: json.loads(path.read_text()) for name, path in files.items() if path.exists()}
 
 
 def _share(accuracy: dict[str, Any]) -> str:
@@ -163,5 +186,5 @@ def _shifted(fid: dict[str, Any]) -> str:
 TABLES = (paper_and_here, named, settings, commands, *compared.TABLES)
 
 if __name__ == "__main__":
-    content = read(Path(sys.argv[1]) if len(sys.argv) > 1 else SHIPPED)
+    content = {**read(Path(sys.argv[1]) if len(sys.argv) > 1 else SHIPPED), **read_beside()}
     print("\n\n".join(make(content) for make in TABLES))

@@ -1,4 +1,4 @@
-"""The run that comes with the package: complete, small, and what its page says."""
+"""The runs that come with the package: complete, small, and what their page says."""
 
 import importlib
 import json
@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hdiscovery.commands import gallery
 from hdiscovery.editing.editor import edit
 from hdiscovery.editing.source import open_source
 from hdiscovery.evaluate.rca import measure_rca
-from hdiscovery.published import open_directions, shipped_runs
+from hdiscovery.published import MEASURED, open_directions, shipped_runs
 from hdiscovery.run import RunFolder
 
-DIGITS = shipped_runs()["digits"]
+DIGITS, DIGITS_20 = (shipped_runs()[name] for name in ("digits", "digits-20"))
+both = pytest.mark.parametrize("folder", [DIGITS, DIGITS_20], ids=["digits", "digits-20"])
 
 
 @pytest.fixture
@@ -23,19 +25,22 @@ def results(monkeypatch):
     sys.modules.pop("results")
 
 
-def test_it_is_small_and_its_files_are_of_one_training():
-    run = RunFolder.open(DIGITS)
+@both
+def test_it_is_small_and_its_files_are_of_one_training(folder):
+    run = RunFolder.open(folder)
     _, step = open_directions(run)
 
-    assert sum(path.stat().st_size for path in DIGITS.iterdir()) <= 4e6
-    assert run.read_json("ranking.json")["step"] == step
-    assert run.read_json("evaluation.json")["step"] == step
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 4e6
+    measured = [path.name for path in folder.glob("*.json") if path.name in MEASURED]
+    assert {"rca.json", "evaluation.json"} <= set(measured)
+    assert all(run.read_json(name).get("step", step) == step for name in measured)
     assert [r["step"] for r in run.records()][-1] == step - 1
 
 
-def test_its_reconstructor_knows_what_was_measured_of_it():
-    discovery, _ = open_directions(RunFolder.open(DIGITS))
-    told = json.loads((DIGITS / "rca.json").read_text())
+@both
+def test_its_reconstructor_knows_what_was_measured_of_it(folder):
+    discovery, _ = open_directions(RunFolder.open(folder))
+    told = json.loads((folder / "rca.json").read_text())
 
     again = measure_rca(discovery, pairs=64)
 
@@ -59,12 +64,13 @@ def test_a_name_edits_a_digit(kind):
 
 
 def test_the_page_says_what_the_files_say(results, tmp_path):
-    run = results.read(DIGITS)
+    run = {**results.read(DIGITS), **results.read_beside()}
 
     results.write(DIGITS, tmp_path)
 
-    rca = json.loads((DIGITS / "rca.json").read_text())
-    assert f"{rca['rca']:.3f}" in (tmp_path / "digits_paper_and_here.md").read_text()
+    for folder in (DIGITS, DIGITS_20):
+        rca = json.loads((folder / "rca.json").read_text())
+        assert f"{rca['rca']:.3f}" in (tmp_path / "digits_paper_and_here.md").read_text()
     named = (tmp_path / "digits_named.md").read_text()
     assert all(f"| {k} | {name} |" in named for k, name in run["labels"].items())
     assert (tmp_path / "digits_losses.png").stat().st_size > 10_000
@@ -74,3 +80,18 @@ def test_the_page_says_what_the_files_say(results, tmp_path):
     assert "cosine of a sample's direction" in (tmp_path / "digits_kinds.md").read_text()
     other = {**run, "records": [{**r, "L_G": 1.0} for r in run["records"]]}
     assert "1.000 (+0.307)" in results.paper_and_here(other)
+
+
+def test_only_runs_whose_directions_have_names_get_a_page_in_the_demo(monkeypatch, tmp_path):
+    drawn, written = [], []
+    monkeypatch.setattr(gallery, "drawn", lambda run, **options: drawn.append((run.path, options)))
+    monkeypatch.setattr("hdiscovery.gallery.page.write_page",
+                        lambda out, shown, title: written.append((out.name, title)))  # fmt: skip
+
+    gallery.show_shipped(tmp_path)
+
+    names = json.loads((DIGITS / "labels.json").read_text())
+    ((path, options),) = drawn
+    assert path == DIGITS
+    assert sorted(map(str, options["only"])) == sorted(names)
+    assert written == [("digits.html", "Named directions: digits")]

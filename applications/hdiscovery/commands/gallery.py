@@ -74,7 +74,7 @@ def show(run: RunFolder, pairs: int) -> Path:
 
 
 def show_shipped(folder: Path) -> list[Path]:
-    """Return a page for each run that comes with the package: its directions that have a name."""
+    """Return a page for each run that comes with the package and has directions with a name."""
     from hdiscovery.config import run_config
     from hdiscovery.gallery.page import write_page
     from hdiscovery.gallery.read import read_labels
@@ -83,7 +83,10 @@ def show_shipped(folder: Path) -> list[Path]:
     pages = []
     for name, path in shipped_runs().items():
         run = RunFolder.open(path)
-        shown = [drawn(run, pairs=0, only=read_labels(run, K=run_config(run).K))]
+        named = read_labels(run, K=run_config(run).K)
+        if not named:
+            continue
+        shown = [drawn(run, pairs=0, only=named)]
         pages.append(write_page(folder / f"{name}.html", shown, title=f"Named directions: {name}"))
     return pages
 
