@@ -110,6 +110,8 @@ def settings(run: dict[str, Any]) -> str:
 
 def commands(run: dict[str, Any]) -> str:
     """Return what was run, and what each took."""
+    if "commands" not in run:
+        return "not measured"
     ran = run["commands"]
     facts = ", ".join(f"{name} {value}" for name, value in ran["environment"].items())
     lines = [f"| on {facts} | minutes |", "|---|---:|"]
@@ -186,5 +188,6 @@ def _shifted(fid: dict[str, Any]) -> str:
 TABLES = (paper_and_here, named, settings, commands, *compared.TABLES)
 
 if __name__ == "__main__":
-    content = {**read(Path(sys.argv[1]) if len(sys.argv) > 1 else SHIPPED), **read_beside()}
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else SHIPPED
+    content = read(folder) | (read_beside() if folder.resolve() == SHIPPED else {})
     print("\n\n".join(make(content) for make in TABLES))
