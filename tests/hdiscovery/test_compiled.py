@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from hdiscovery.cli import main
 from hdiscovery.compiled import compile_parts
 from hdiscovery.config import DiscoveryConfig
 from hdiscovery.run import RunFolder
@@ -64,6 +65,18 @@ def test_a_run_with_compile_ends_as_one_without(traced, config, tmp_path):  # no
         assert len(records) == config.steps
         assert bool(traced) == compile_
     assert_same(RunFolder(tmp_path / "plain"), RunFolder(tmp_path / "compiled"))
+
+
+def test_evaluate_compiles_where_it_is_told_to(traced, config, tmp_path, capsys):  # noqa: F811
+    run = RunFolder.create(tmp_path / "run", asdict(config))
+    list(train(run, config))
+    words = ["evaluate", str(run.path), "--only", "rca", "--pairs", "4", "--device", "cpu"]
+    told = []
+    for extra in ([], ["--compile"]):
+        assert main([*words, *extra]) == 0
+        told.append(run.read_json("rca.json")["rca"])
+        assert bool(traced) == bool(extra)
+    assert told[0] == told[1]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
