@@ -85,7 +85,7 @@ def run(chosen: list[Mutant], jobs: int) -> int:
         free: SimpleQueue[Path] = SimpleQueue()
         for j in range(jobs):
             free.put(copy := Path(folder) / str(j))
-            for name in ("chainograd", "applications", "tests", "benchmarks", "examples"):
+            for name in ("chainograd", "applications", "tests", "benchmarks", "examples", "docs"):
                 shutil.copytree(ROOT / name, copy / name)
             shutil.copy(ROOT / "pyproject.toml", copy)
         writing = Lock()
