@@ -1,4 +1,4 @@
-"""A new reconstructor for a run, fitted to all pairs in its buffer."""
+"""A reconstructor for a run, fitted to all pairs in its buffer."""
 
 from __future__ import annotations
 
@@ -21,24 +21,34 @@ def refit(
     run: RunFolder,
     *,
     passes: int = 8,
-    batch_size: int = 64,
+    batch_size: int = 128,
     learning_rate: float = 3e-3,
+    weight_decay: float = 0.05,
+    label_smoothing: float = 0.1,
+    warm_start: bool = False,
     seed: int = 1,
     device: torch.device | str = "cpu",
     progress: Progress = iter,
 ) -> FreshReconstructor:
-    """Put a new reconstructor into a run's checkpoint, and return it with what it knows.
+    """Put another reconstructor into a run's checkpoint, and return it with what it knows.
 
     One that learns along with the directions sees new pairs once and old ones again and again, at
     a rate that does not fall: it comes to know its buffer by heart, and others less well. A new
     one that sees all pairs equally often, by a rate that falls to 0 along a cosine, knows more of
     pairs that neither has seen. The run goes on from it with ``--resume``, R's optimizer anew.
 
+    Where the directions have hardly changed since, the run's own also knows what it learnt of pairs
+    that are not in the buffer any more: ``warm_start`` fits that one instead of a new one.
+
     Args:
         run: A run whose checkpoint has a buffer: one with ``r_updates`` above 1.
         passes: How often each pair is seen.
         batch_size: Pairs an update, at least 2.
         learning_rate: At the start.
+        weight_decay: Of AdamW. This and the next keep R from learning the pairs by heart.
+        label_smoothing: The share of each target that is spread over all k, in [0, 1).
+        warm_start: Begin with the reconstructor of the run. It has seen most pairs that are held
+            out, perhaps: what it knows of them says little then.
         seed: Of the network and the batches.
         device: Where it is trained.
         progress: Wraps the loop over updates.
@@ -56,6 +66,14 @@ def refit(
             raise ValueError(f"`{name}` must be at least {least}, got {value}.")
     if not 0 < learning_rate < float("inf"):
         raise ValueError(f"`learning_rate` must be positive and finite, got {learning_rate}.")
+    if not 0 <= weight_decay < float("inf"):
+        raise ValueError(
+            f"`weight_decay` must be finite and at least 0, got {weight_decay}; 0 is without."
+        )
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(
+            f"`label_smoothing` must be in [0, 1), got {label_smoothing}; 0 is without."
+        )
     for name in MEASURED:
         if name != "labels.json" and (run.path / name).exists():
             raise ValueError(
@@ -67,10 +85,11 @@ def refit(
     train, test = _banks(checkpoint["buffers"])
     subject = of_run(discovery)
     with seeded(seed):
-        R = subject.new_R().to(discovery.device)
+        R = discovery.R if warm_start else subject.new_R().to(discovery.device)
         fit(R, train, subject.weights, steps=-(-passes * len(train) // batch_size),
             batch_size=batch_size, learning_rate=learning_rate, seed=seed,
-            device=discovery.device, augment=subject.augment, progress=progress)  # fmt: skip
+            device=discovery.device, augment=subject.augment, weight_decay=weight_decay,
+            label_smoothing=label_smoothing, progress=progress)  # fmt: skip
     anew = torch.optim.Adam(R.parameters(), discovery.config.rates["omega"])
     optimizers = {**checkpoint["optimizers"], "omega": anew.state_dict()}
     run.save_checkpoint({**checkpoint, "R": R.state_dict(), "optimizers": optimizers})

@@ -59,6 +59,31 @@ def test_the_newest_pairs_are_held_out(run, monkeypatch):
     assert options["steps"] * 4 == 3 * len(bank)
 
 
+@pytest.mark.parametrize("option", ["weight_decay", "label_smoothing"])
+def test_decay_and_smoothing_reach_the_fit(run, option):
+    with_it, without = (
+        refit(run, passes=1, batch_size=4, **{option: value}).R.head.weight for value in (0.5, 0.0)
+    )
+    assert not torch.equal(with_it, without)
+
+
+def test_a_warm_start_begins_with_the_reconstructor_of_the_run(run, monkeypatch):
+    begun = []
+
+    def noted(R, *_, **__):
+        begun.append({name: tensor.clone() for name, tensor in R.state_dict().items()})
+
+    monkeypatch.setattr(module, "fit", noted)
+    own = run.load_checkpoint()["R"]
+
+    refit(run, batch_size=4, warm_start=True)
+    refit(run, batch_size=4)
+
+    warm, cold = begun
+    assert all(torch.equal(warm[name], tensor) for name, tensor in own.items())
+    assert not torch.equal(cold["head.weight"], own["head.weight"])
+
+
 def test_it_repeats_itself(run):
     one, two, other = (refit(run, passes=1, batch_size=4, seed=seed).R for seed in (1, 1, 2))
     assert torch.equal(one.head.weight, two.head.weight)
@@ -71,6 +96,8 @@ def test_it_repeats_itself(run):
         ({"passes": 0}, "`passes` must be at least 1, got 0"),
         ({"batch_size": 1}, "`batch_size` must be at least 2, got 1"),
         ({"learning_rate": -1.0}, "`learning_rate` must be positive and finite, got -1.0"),
+        ({"weight_decay": -0.1}, "`weight_decay` must be finite and at least 0, got -0.1"),
+        ({"label_smoothing": 1.0}, r"`label_smoothing` must be in \[0, 1\), got 1.0"),
     ],
 )
 def test_numbers_out_of_range_are_refused(run, options, words):

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-HELP = "fit a new reconstructor to the pairs in a run's buffer, and let the run go on with it"
+HELP = "fit a reconstructor to all pairs in a run's buffer, and let the run go on with it"
 EXAMPLES = (
     "hdiscovery refit runs/a",
     "hdiscovery refit runs/a --passes 16 --learning-rate 1e-3",
+    "hdiscovery refit runs/a --warm-start                     # what it has learnt stays",
     "hdiscovery train MNIST32-demo --out runs/a --resume --steps 2000",
 )
 
@@ -21,8 +22,11 @@ def add_options(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("folder", type=Path, metavar="RUN")
     add("--passes", type=int, default=8, help="how often each pair is seen")
-    add("--batch-size", type=int, default=64, help="pairs an update")
+    add("--batch-size", type=int, default=128, help="pairs an update")
     add("--learning-rate", type=float, default=3e-3, help="at the start; it falls to 0")
+    add("--weight-decay", type=float, default=0.05, help="of AdamW")
+    add("--label-smoothing", type=float, default=0.1, help="share of a target spread over all k")
+    add("--warm-start", action="store_true", help="begin with the run's own, not with a new one")
     add("--seed", type=int, default=1)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
 
@@ -35,8 +39,9 @@ def run(options: Namespace) -> None:
 
     found = refit(
         RunFolder.open(options.folder), passes=options.passes, batch_size=options.batch_size,
-        learning_rate=options.learning_rate, seed=options.seed,
-        device=device_of(options.device), progress=partial(tqdm, desc="updates"),
+        learning_rate=options.learning_rate, weight_decay=options.weight_decay,
+        label_smoothing=options.label_smoothing, warm_start=options.warm_start,
+        seed=options.seed, device=device_of(options.device), progress=partial(tqdm, desc="updates"),
     )  # fmt: skip
     print(
         f"knows k of {found.test.rca:.3f} ± {found.test.standard_error:.3f} of {found.test.pairs} "

@@ -152,11 +152,13 @@ def fit(
     seed: int,
     device: torch.device,
     augment: bool,
+    weight_decay: float = 0.0,
+    label_smoothing: float = 0.0,
     progress: Progress = iter,
 ) -> None:
     """Train R on a bank and leave it in eval mode; ``augment`` draws from the global stream."""
     lambda_1, lambda_2 = weights
-    optimizer = torch.optim.Adam(R.parameters(), learning_rate)
+    optimizer = torch.optim.AdamW(R.parameters(), learning_rate, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(seed)
     size = min(batch_size, len(bank))
@@ -168,7 +170,8 @@ def fit(
             x_0, shifted = moved_alike(x_0, shifted)
         logits, s_hat = R(x_0, shifted)
         optimizer.zero_grad()
-        loss = lambda_1 * F.cross_entropy(logits, k) + lambda_2 * F.l1_loss(s_hat, s)
+        class_loss = F.cross_entropy(logits, k, label_smoothing=label_smoothing)
+        loss = lambda_1 * class_loss + lambda_2 * F.l1_loss(s_hat, s)
         loss.backward()
         optimizer.step()
         schedule.step()
