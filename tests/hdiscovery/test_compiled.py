@@ -67,14 +67,23 @@ def test_a_run_with_compile_ends_as_one_without(traced, config, tmp_path):  # no
     assert_same(RunFolder(tmp_path / "plain"), RunFolder(tmp_path / "compiled"))
 
 
-def test_evaluate_compiles_where_it_is_told_to(traced, config, tmp_path, capsys):  # noqa: F811
+@pytest.mark.parametrize(
+    ("words", "written"),
+    [
+        ("evaluate RUN --only rca --pairs 4", "rca.json"),
+        ("rank RUN --samples 2 --shifts 3 --references 5", "ranking.json"),
+    ],
+)
+def test_a_command_compiles_where_it_is_told_to(
+    traced, config, tmp_path, words, written  # noqa: F811
+):  # fmt: skip
     run = RunFolder.create(tmp_path / "run", asdict(config))
     list(train(run, config))
-    words = ["evaluate", str(run.path), "--only", "rca", "--pairs", "4", "--device", "cpu"]
     told = []
     for extra in ([], ["--compile"]):
-        assert main([*words, *extra]) == 0
-        told.append(run.read_json("rca.json")["rca"])
+        command = words.replace("RUN", str(run.path)).split()
+        assert main([*command, "--device", "cpu", *extra]) == 0
+        told.append(run.read_json(written))
         assert bool(traced) == bool(extra)
     assert told[0] == told[1]
 

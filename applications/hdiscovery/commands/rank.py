@@ -49,12 +49,18 @@ def add_options(parser: ArgumentParser) -> None:
     )
     add("--fresh-steps", type=int, default=2000, help="its updates")
     add("--batch-size", type=int, default=64, help="samples at once")
+    add(
+        "--compile",
+        action="store_true",
+        help="let torch.compile make the UNet anew: minutes for each size of batch, then faster",
+    )
     add("--seed", type=int, default=2)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")  # fmt: skip
 
 
 def run(options: Namespace) -> None:
     """Rank, write ``ranking.json`` into the run's folder, and print the order."""
+    from hdiscovery.compiled import compile_parts
     from hdiscovery.device import device_of
     from hdiscovery.evaluate.features import feature_net
     from hdiscovery.evaluate.fresh import train_fresh
@@ -67,6 +73,8 @@ def run(options: Namespace) -> None:
         raise ValueError(f"`--batch-size` must be at least 1, got {options.batch_size}.")
     run = own_run(options.folder)
     discovery, step = open_directions(run, device=device_of(options.device))
+    if options.compile:
+        compile_parts(discovery.dm.unet)
     subject, R = of_run(discovery), discovery.R
     net = feature_net(options.features, subject.dm, data=options.data, cache=options.classifier,
                       progress=partial(tqdm, desc="classifier of digits"))  # fmt: skip
