@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
+from hdiscovery.autocast import Autocast
 from hdiscovery.evaluate.fresh import FreshReconstructor, PairBank, fit
 from hdiscovery.evaluate.rca import accuracy
 from hdiscovery.evaluate.seeds import seeded
 from hdiscovery.evaluate.subject import Progress, of_run
+from hdiscovery.models.reconstructor import ReconstructorName
 from hdiscovery.published import MEASURED
 from hdiscovery.run import RunFolder
 from hdiscovery.train import open_run
@@ -26,6 +29,8 @@ def refit(
     weight_decay: float = 0.05,
     label_smoothing: float = 0.1,
     warm_start: bool = False,
+    reconstructor: ReconstructorName | None = None,
+    autocast: Autocast = "off",
     seed: int = 1,
     device: torch.device | str = "cpu",
     progress: Progress = iter,
@@ -49,6 +54,10 @@ def refit(
         label_smoothing: The share of each target that is spread over all k, in [0, 1).
         warm_start: Begin with the reconstructor of the run. It has seen most pairs that are held
             out, perhaps: what it knows of them says little then.
+        reconstructor: The kind of the new one, if it is to be another; it stands in the run's
+            config from then on.
+        autocast: ``"bf16"`` fits under bfloat16 autocast, which some CPUs and all newer GPUs do
+            faster. The run's own precision is what pairs are made in.
         seed: Of the network and the batches.
         device: Where it is trained.
         progress: Wraps the loop over updates.
@@ -58,8 +67,9 @@ def refit(
         not trained on, and on the others.
 
     Raises:
-        ValueError: If a number is out of range, there are fewer than 2 batches in the buffer, or
-            something was measured of the run by the reconstructor that would be replaced.
+        ValueError: If a number or a name is out of range, there are fewer than 2 batches in the
+            buffer, or something was measured of the run by the reconstructor that would be
+            replaced.
     """
     for name, value, least in (("passes", passes, 1), ("batch_size", batch_size, 2)):
         if value < least:
@@ -82,6 +92,14 @@ def refit(
             )
     discovery, checkpoint = open_run(run, device=device), run.load_checkpoint()
     assert checkpoint is not None  # open_run has read it
+    config = discovery.config
+    if reconstructor is not None and reconstructor != config.reconstructor:
+        if warm_start:
+            raise ValueError(
+                f"`warm_start` goes on with the run's own reconstructor, {config.reconstructor!r}, "
+                f"and `reconstructor` asks for {reconstructor!r}. Leave one of them out."
+            )
+        discovery = replace(discovery, config=replace(config, reconstructor=reconstructor))
     train, test = _banks(checkpoint["buffers"])
     subject = of_run(discovery)
     with seeded(seed):
@@ -89,10 +107,11 @@ def refit(
         fit(R, train, subject.weights, steps=-(-passes * len(train) // batch_size),
             batch_size=batch_size, learning_rate=learning_rate, seed=seed,
             device=discovery.device, augment=subject.augment, weight_decay=weight_decay,
-            label_smoothing=label_smoothing, progress=progress)  # fmt: skip
-    anew = torch.optim.Adam(R.parameters(), discovery.config.rates["omega"])
+            label_smoothing=label_smoothing, precision=autocast, progress=progress)  # fmt: skip
+    anew = torch.optim.Adam(R.parameters(), config.rates["omega"])
     optimizers = {**checkpoint["optimizers"], "omega": anew.state_dict()}
     run.save_checkpoint({**checkpoint, "R": R.state_dict(), "optimizers": optimizers})
+    run.write_json("config.json", asdict(discovery.config))
     known = [accuracy(R, bank.batches(256, discovery.device), K=subject.K, S=subject.S)
              for bank in (test, train)]  # fmt: skip
     return FreshReconstructor(R, *known)

@@ -54,7 +54,7 @@ def train(
         shard(discovery.dm.unet, world)
     if config.compile:
         compile_parts(discovery.dm.unet)
-    bank = _bank(run.path / "bank.safetensors", discovery, world, progress)
+    bank = _bank(run.path / bank_name(config), discovery, world, progress)
     trainer = Trainer(discovery, world)
     checkpoint = run.load_checkpoint()
     first = trainer.restore(checkpoint) if checkpoint else 0
@@ -173,6 +173,15 @@ def _drawn(
         return x_T, k, s, None
     x_T, x_0 = bank.pairs((step * world.size + world.rank) * share, share)
     return x_T.to(discovery.device), k, s, x_0.to(discovery.device)
+
+
+def bank_name(config: DiscoveryConfig) -> str:
+    """Return the name of a bank's file: one for each precision.
+
+    A run may change its ``autocast`` on the way. Both images of a pair are made in the same one:
+    else their difference, which R looks at, holds the rounding of one of them.
+    """
+    return "bank.safetensors" if config.autocast == "off" else f"bank-{config.autocast}.safetensors"
 
 
 def _bank(path: Path, discovery: Discovery, world: World, progress: Progress) -> Bank | None:

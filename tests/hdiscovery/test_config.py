@@ -1,6 +1,7 @@
 """Every field of a run is checked before anything is made."""
 
 import pytest
+from hdiscovery.commands.train import changed_fields
 from hdiscovery.config import DiscoveryConfig, from_preset, presets
 
 
@@ -65,3 +66,11 @@ def test_rates_are_one_unless_they_are_given():
     config = DiscoveryConfig(learning_rate=0.1, learning_rate_D=0.2)
 
     assert config.rates == {"phi": 0.1, "heads": 0.1, "omega": 0.1, "psi": 0.2}
+
+
+def test_options_are_checked_with_the_presets_own_fields_not_with_the_defaults():
+    words = ["--compile"]  # needs the plan "graph", which this preset has and the defaults have not
+
+    assert from_preset("MNIST32-demo", **changed_fields(words)).compile
+    with pytest.raises(ValueError, match="`compile` needs `plan` 'graph'"):
+        from_preset("MNIST32-400-20-32-5", **changed_fields(words))

@@ -5,9 +5,10 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from hdiscovery import refit as module
+from hdiscovery.config import run_config
 from hdiscovery.refit import refit
 from hdiscovery.run import RunFolder
-from hdiscovery.train import train
+from hdiscovery.train import open_run, train
 
 from tests.hdiscovery.test_resume import config, weights  # noqa: F401, the fixture
 
@@ -119,3 +120,32 @@ def test_what_was_measured_with_the_old_reconstructor_is_not_left_to_lie(run):
     with pytest.raises(ValueError, match=r"rca\.json was measured with the reconstructor"):
         refit(run)
     assert all(torch.equal(v, before[place]) for place, v in weights(run).items())
+
+
+def test_the_new_one_may_be_of_another_kind_and_the_run_goes_on_with_it(run):
+    found = refit(run, passes=1, batch_size=4, reconstructor="deep-difference")
+
+    config = run_config(run)
+    assert config.reconstructor == "deep-difference"
+    shapes = {name: v.shape for name, v in open_run(run).R.state_dict().items()}
+    assert shapes == {name: v.shape for name, v in found.R.state_dict().items()}
+    assert [r["step"] for r in train(run, replace(config, steps=5))] == [4]
+
+
+def test_a_warm_start_and_another_kind_are_refused_and_nothing_changes(run):
+    before = weights(run)
+    with pytest.raises(ValueError, match="`warm_start` goes on .*'difference'.*'deep-difference'"):
+        refit(run, warm_start=True, reconstructor="deep-difference")
+    with pytest.raises(ValueError, match="`reconstructor` 'lenet' needs images of"):
+        refit(run, reconstructor="lenet")
+    assert run_config(run).reconstructor == "difference"
+    assert all(torch.equal(v, before[place]) for place, v in weights(run).items())
+
+
+def test_a_fit_in_bfloat16_is_another_but_its_weights_are_not_rounded(run):
+    exact, rounded = (
+        refit(run, passes=1, batch_size=4, autocast=mode).R.head.weight for mode in ("off", "bf16")
+    )
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded)
+    torch.testing.assert_close(rounded, exact, atol=0.02, rtol=0)

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from hdiscovery.bank import load_bank
 from hdiscovery.config import DiscoveryConfig, run_config
 from hdiscovery.models.adm_unet import ADMUNet
 from hdiscovery.models.dm import save_dm
@@ -110,6 +111,21 @@ def test_the_average_is_what_is_evaluated(tmp_path, config):
 
     assert torch.equal(loaded, state["average"]["module.weight"])
     assert not torch.equal(loaded, state["shift_block"]["weight"])
+
+
+def test_a_run_that_changes_its_precision_draws_another_bank(tmp_path, config):
+    run = RunFolder.create(tmp_path / "run", asdict(replace(config, steps=1)))
+    list(train(run, replace(config, steps=1)))
+    list(train(run, replace(config, steps=2, autocast="bf16")))
+
+    exact, rounded = (
+        load_bank(run.path / name, seed=0) for name in ("bank.safetensors", "bank-bf16.safetensors")
+    )
+
+    assert torch.equal(exact.x_T, rounded.x_T)
+    assert not torch.equal(exact.x_0, rounded.x_0)
+    real = open_run(run).real(exact.x_T)
+    torch.testing.assert_close(exact.x_0, real, atol=1e-5, rtol=1e-5)
 
 
 @pytest.fixture

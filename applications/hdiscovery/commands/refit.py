@@ -5,8 +5,12 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from tqdm import tqdm
+
+from hdiscovery.autocast import Autocast
+from hdiscovery.models.reconstructor import ReconstructorName
 
 HELP = "fit a reconstructor to all pairs in a run's buffer, and let the run go on with it"
 EXAMPLES = (
@@ -27,6 +31,12 @@ def add_options(parser: ArgumentParser) -> None:
     add("--weight-decay", type=float, default=0.05, help="of AdamW")
     add("--label-smoothing", type=float, default=0.1, help="share of a target spread over all k")
     add("--warm-start", action="store_true", help="begin with the run's own, not with a new one")
+    add(
+        "--reconstructor",
+        choices=get_args(ReconstructorName),
+        help="kind of the new one; by default that of the run",
+    )
+    add("--autocast", choices=get_args(Autocast), default="off", help="precision of the fit")
     add("--seed", type=int, default=1)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
 
@@ -41,6 +51,7 @@ def run(options: Namespace) -> None:
         RunFolder.open(options.folder), passes=options.passes, batch_size=options.batch_size,
         learning_rate=options.learning_rate, weight_decay=options.weight_decay,
         label_smoothing=options.label_smoothing, warm_start=options.warm_start,
+        reconstructor=options.reconstructor, autocast=options.autocast,
         seed=options.seed, device=device_of(options.device), progress=partial(tqdm, desc="updates"),
     )  # fmt: skip
     print(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, make_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import tyro
 from tqdm import tqdm
@@ -103,7 +103,12 @@ def changed_fields(rest: Sequence[str]) -> dict[str, Any]:
     if unknown:
         known = ", ".join(field.name for field in fields(DiscoveryConfig))
         raise ValueError(f"unknown options {sorted(unknown)}; fields are: {known}.")
-    given = tyro.cli(DiscoveryConfig, args=rest, prog="hdiscovery train PRESET")
+    # What goes with what is checked where the preset is known: it is not the default's business.
+    hints = get_type_hints(DiscoveryConfig)
+    unchecked = make_dataclass(
+        "Fields", [(field.name, hints[field.name], field.default) for field in fields(FIELDS)]
+    )
+    given: Any = tyro.cli(unchecked, args=rest, prog="hdiscovery train PRESET")
     return {name: getattr(given, name) for name in names}
 
 

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hdiscovery.augment import moved_alike
+from hdiscovery.autocast import Autocast, autocast
 from hdiscovery.evaluate.rca import Accuracy, accuracy
 from hdiscovery.evaluate.seeds import seeded
 from hdiscovery.evaluate.subject import Pair, Progress, Subject, pairs
@@ -154,6 +155,7 @@ def fit(
     augment: bool,
     weight_decay: float = 0.0,
     label_smoothing: float = 0.0,
+    precision: Autocast = "off",
     progress: Progress = iter,
 ) -> None:
     """Train R on a bank and leave it in eval mode; ``augment`` draws from the global stream."""
@@ -168,10 +170,11 @@ def fit(
         x_0, shifted, k, s = bank.batch(chosen, device)
         if augment:
             x_0, shifted = moved_alike(x_0, shifted)
-        logits, s_hat = R(x_0, shifted)
+        with autocast(precision, device):
+            logits, s_hat = R(x_0, shifted)
         optimizer.zero_grad()
         class_loss = F.cross_entropy(logits, k, label_smoothing=label_smoothing)
-        loss = lambda_1 * class_loss + lambda_2 * F.l1_loss(s_hat, s)
+        loss = lambda_1 * class_loss + lambda_2 * F.l1_loss(s_hat.to(s.dtype), s)
         loss.backward()
         optimizer.step()
         schedule.step()
