@@ -64,6 +64,14 @@ def write_tried() -> None:
     (ROOT / "docs" / "_generated" / "tried.md").write_text(tried.table(rows) + "\n")
 
 
+def write_rounding() -> None:
+    """Write what bfloat16 does to weak shifts as the table that a page includes."""
+    sys.path.insert(0, str(ROOT / "docs" / "digits"))
+    rounding = importlib.import_module("rounding")
+    content = json.loads((ROOT / "docs" / "digits" / "rounding.json").read_text())
+    (ROOT / "docs" / "_generated" / "rounding.md").write_text(rounding.table(content) + "\n")
+
+
 def write_results() -> None:
     """Write the tables and pictures of the shipped run."""
     results = importlib.import_module("results")
@@ -92,6 +100,7 @@ for name in (
     write_table(name)
 draw_plan()
 write_tried()
+write_rounding()
 write_results()
 write_conformance()
 write_examples()

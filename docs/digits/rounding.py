@@ -12,70 +12,74 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hdiscovery.config import run_config
 from hdiscovery.discovery import Discovery
-from hdiscovery.evaluate.subject import Pair, of_run, pairs
+from hdiscovery.evaluate.seeds import seeded
 from hdiscovery.published import located, open_directions
 from hdiscovery.run import RunFolder
+from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
 
 OUT = Path(__file__).with_name("rounding.json")
-PAIRS, SEED, BINS = 1024, 3, 5
+PAIRS, AT_ONCE, SEED = 256, 64, 3
+LEVELS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)  # of |s|
 HEADER = (
-    "| \\|s\\| | pairs | change | rounding | cosine | accuracy in float32 | in bfloat16 |\n"
-    "|---|---:|---:|---:|---:|---:|---:|"
+    "| size of s | change | rounding | cosine | accuracy in float32 | in bfloat16 |\n"
+    "|---:|---:|---:|---:|---:|---:|"
 )
 
 
-def drawn(run: RunFolder, precision: Any) -> Pair:
-    """Return pairs of a run, its networks in that precision."""
-    published, _ = open_directions(run)
-    config = replace(run_config(run), autocast=precision)
-    discovery = Discovery.build(config, dm=published.dm)
-    discovery.shift_block.load_state_dict(published.shift_block.state_dict())
-    parts = pairs(of_run(discovery), PAIRS, seed=SEED, progress=tqdm)
-    x_0, shifted, k, s = (torch.cat(column) for column in zip(*parts, strict=True))
-    return x_0, shifted, k, s
+def in_precision(discovery: Discovery, precision: Any) -> Discovery:
+    """Return the same networks, the diffusion model and the shift block in another precision."""
+    other = Discovery.build(replace(discovery.config, autocast=precision), discovery.dm)
+    other.shift_block.load_state_dict(discovery.shift_block.state_dict())
+    other.R.load_state_dict(discovery.R.state_dict())
+    other.R.eval()
+    return other
 
 
-def rows(run: RunFolder) -> list[dict[str, float]]:
-    """Return what was measured, from the weakest shifts to the strongest."""
-    exact, rounded = drawn(run, "off"), drawn(run, "bf16")
-    discovery, _ = open_directions(run)
-    R, S = discovery.R.eval(), discovery.config.S
-    k, s = exact[2:]
-    with torch.no_grad():
-        right, right_rounded = ((R(x_0, y)[0].argmax(1) == k).float()
-                                for x_0, y, *_ in (exact, rounded))  # fmt: skip
-    d, d_rounded = ((y - x_0).flatten(1) for x_0, y, *_ in (exact, rounded))
-    of_pair = {
-        "change": d.abs().mean(1), "rounding": (d_rounded - d).abs().mean(1),
-        "cosine": cosine_similarity(d, d_rounded), "accuracy": right,
-        "accuracy_rounded": right_rounded,
-    }  # fmt: skip
-    measured = []
-    for i in range(BINS):
-        low, high = S * i / BINS, S * (i + 1) / BINS
-        among = (s.abs() >= low) & (s.abs() < high)
-        means = {name: values[among].mean().item() for name, values in of_pair.items()}
-        measured.append({"from": low, "to": high, "pairs": int(among.sum()), **means})
-    return measured
+@torch.no_grad()
+def pairs_of(discovery: Discovery, level: float) -> dict[str, Tensor]:
+    """Return what each shift of that size changes, and whether R knows its direction."""
+    with seeded(SEED):
+        x_T, k, s = discovery.draw(PAIRS)
+    changes, right = [], []
+    for x, j, sign in zip(*(v.split(AT_ONCE) for v in (x_T, k, s.sign())), strict=True):
+        x_0, shifted = discovery.real(x), discovery.shifted(x, j, level * sign)
+        changes.append((shifted - x_0).flatten(1))
+        right.append(discovery.R(x_0, shifted)[0].argmax(1) == j)
+    return {"change": torch.cat(changes), "right": torch.cat(right).float()}
 
 
-def table(measured: list[dict[str, float]]) -> str:
-    """Return the rows as a Markdown table."""
-    lines = [HEADER]
-    for row in measured:
-        lines.append(
-            f"| {row['from']:g} to {row['to']:g} | {row['pairs']} | {row['change']:.4f} "
-            f"| {row['rounding']:.4f} | {row['cosine']:.2f} | {row['accuracy']:.2f} "
-            f"| {row['accuracy_rounded']:.2f} |"
-        )
-    return "\n".join(lines)
+def measured(discovery: Discovery) -> list[dict[str, float]]:
+    """Return a row for each size of a shift."""
+    exactly, roundly = (in_precision(discovery, precision) for precision in ("off", "bf16"))
+    rows = []
+    for level in tqdm(LEVELS):
+        exact, rounded = pairs_of(exactly, level), pairs_of(roundly, level)
+        d, d_rounded = exact["change"], rounded["change"]
+        rows.append({
+            "s": level, "change": d.abs().mean().item(),
+            "rounding": (d_rounded - d).abs().mean().item(),
+            "cosine": cosine_similarity(d, d_rounded).mean().item(),
+            "accuracy": exact["right"].mean().item(),
+            "accuracy_rounded": rounded["right"].mean().item(),
+        })  # fmt: skip
+    return rows
+
+
+def table(content: dict[str, Any]) -> str:
+    """Return what was written as a Markdown table."""
+    lines = [
+        f"| {row['s']:g} | {row['change']:.4f} | {row['rounding']:.4f} | {row['cosine']:.2f} "
+        f"| {row['accuracy']:.2f} | {row['accuracy_rounded']:.2f} |"
+        for row in content["rows"]
+    ]
+    return "\n".join([HEADER, *lines, "", f"Of {content['pairs']} pairs at each size."])
 
 
 if __name__ == "__main__":
-    measured = rows(RunFolder.open(located(Path(sys.argv[1]))))
-    OUT.write_text(json.dumps(measured, indent=2) + "\n")
-    print(table(measured))
+    discovery, _ = open_directions(RunFolder.open(located(Path(sys.argv[1]))))
+    content = {"run": sys.argv[1], "pairs": PAIRS, "rows": measured(discovery)}
+    OUT.write_text(json.dumps(content, indent=2) + "\n")
+    print(table(content))
