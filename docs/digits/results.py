@@ -178,11 +178,11 @@ def _second_half(run: dict[str, Any]) -> str:
 
 
 def _raw(fid: dict[str, Any]) -> str:
-    return f"{fid['raw']:.2f}, {fid['images']:,} against {fid['real_images']:,} ({fid['real']})"
+    return f"{fid['raw']:.3g}, {fid['images']:,} against {fid['real_images']:,} ({fid['real']})"
 
 
 def _shifted(fid: dict[str, Any]) -> str:
-    return f"{fid['shifted']:.2f}, {fid['shifted'] / fid['raw']:.2f} times that of raw ones"
+    return f"{fid['shifted']:.3g}, {fid['shifted'] / fid['raw']:.2f} times that of raw ones"
 
 
 TABLES = (paper_and_here, named, settings, commands, *compared.TABLES)
