@@ -56,8 +56,7 @@ def refit(
             out, perhaps: what it knows of them says little then.
         reconstructor: The kind of the new one, if it is to be another; it stands in the run's
             config from then on.
-        autocast: ``"bf16"`` fits under bfloat16 autocast, which some CPUs and all newer GPUs do
-            faster. The run's own precision is what pairs are made in.
+        autocast: ``"bf16"`` fits under bfloat16 autocast. What pairs are made in is the run's own.
         seed: Of the network and the batches.
         device: Where it is trained.
         progress: Wraps the loop over updates.

@@ -106,7 +106,8 @@ def changed_fields(rest: Sequence[str]) -> dict[str, Any]:
     # What goes with what is checked where the preset is known: it is not the default's business.
     hints = get_type_hints(DiscoveryConfig)
     unchecked = make_dataclass(
-        "Fields", [(field.name, hints[field.name], field.default) for field in fields(FIELDS)]
+        "Fields",
+        [(field.name, hints[field.name], field.default) for field in fields(DiscoveryConfig)],
     )
     given: Any = tyro.cli(unchecked, args=rest, prog="hdiscovery train PRESET")
     return {name: getattr(given, name) for name in names}
