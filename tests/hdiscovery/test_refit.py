@@ -125,16 +125,16 @@ def test_what_was_measured_with_the_old_reconstructor_is_not_left_to_lie(run):
 def test_the_new_one_may_be_of_another_kind_and_the_run_goes_on_with_it(run):
     found = refit(run, passes=1, batch_size=4, reconstructor="deep-difference")
 
-    config = run_config(run)
-    assert config.reconstructor == "deep-difference"
+    own = run_config(run)
+    assert own.reconstructor == "deep-difference"
     shapes = {name: v.shape for name, v in open_run(run).R.state_dict().items()}
     assert shapes == {name: v.shape for name, v in found.R.state_dict().items()}
-    assert [r["step"] for r in train(run, replace(config, steps=5))] == [4]
+    assert [r["step"] for r in train(run, replace(own, steps=5))] == [4]
 
 
 def test_a_warm_start_and_another_kind_are_refused_and_nothing_changes(run):
     before = weights(run)
-    with pytest.raises(ValueError, match="`warm_start` goes on .*'difference'.*'deep-difference'"):
+    with pytest.raises(ValueError, match=r"`warm_start` goes on .*'difference'.*'deep-difference'"):
         refit(run, warm_start=True, reconstructor="deep-difference")
     with pytest.raises(ValueError, match="`reconstructor` 'lenet' needs images of"):
         refit(run, reconstructor="lenet")
