@@ -104,7 +104,7 @@ class Bench:
         R: The subject's own reconstructor, until a fresh one takes its place; None before that
             where nobody trained one.
         kept: The directions' sweeps, once they were made, where they fit in `KEPT_BYTES`.
-        pairs: Of RCA and FID, made once.
+        pairs: Of RCA, FID and the fresh reconstructor, made once.
     """
 
     subject: Subject
@@ -149,10 +149,11 @@ def _rca(bench: Bench) -> dict[str, Any]:
 def _fresh(bench: Bench) -> dict[str, Any]:
     sizes = bench.sizes
     count = 128 * bench.subject.K if sizes.fresh_pairs is None else sizes.fresh_pairs
+    held_out = max(count // 4, 1)
     fresh = train_fresh(
-        bench.subject, train_pairs=count, test_pairs=max(count // 4, 1),
-        steps=sizes.fresh_steps, seed=sizes.seed, sampled_at_once=sizes.batch_size,
-        progress=bench.bar("pairs for a fresh R"),
+        bench.subject, train_pairs=count, test_pairs=held_out, steps=sizes.fresh_steps,
+        seed=sizes.seed,
+        drawn=bench.pairs.first(count + held_out, bench.bar("pairs for a fresh R")),
     )  # fmt: skip
     bench.R = fresh.R
     return {"test": asdict(fresh.test), "train": asdict(fresh.train)}

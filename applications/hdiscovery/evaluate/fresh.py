@@ -13,7 +13,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -49,7 +49,13 @@ class PairBank:
         progress: Progress = iter,
     ) -> PairBank:  # fmt: skip
         """Draw ``count`` pairs as in training; memory holds 2 N images."""
-        drawn = pairs(subject, count, seed=seed, batch_size=batch_size, progress=progress)
+        return cls.gathered(
+            pairs(subject, count, seed=seed, batch_size=batch_size, progress=progress)
+        )
+
+    @classmethod
+    def gathered(cls, drawn: Iterable[Pair]) -> PairBank:
+        """Return batches of pairs as one bank."""
         columns = zip(*([part.cpu() for part in pair] for pair in drawn), strict=True)
         return cls(*(torch.cat(column) for column in columns))
 
@@ -99,6 +105,7 @@ def train_fresh(
     batch_size: int = 64,
     learning_rate: float = 1e-3,
     seed: int = 1,
+    drawn: Iterable[Pair] | None = None,
     sampled_at_once: int = 64,
     progress: Progress = iter,
 ) -> FreshReconstructor:
@@ -116,19 +123,27 @@ def train_fresh(
         batch_size: Pairs an update, at least 2 (R has batch norms).
         learning_rate: At the start.
         seed: Of pairs, network and batches.
+        drawn: The pairs, ``train_pairs + test_pairs`` of them in batches, where there are some
+            already; the last are held out. By default they are drawn here, others than RCA's.
         sampled_at_once: Pairs that are drawn at once.
         progress: Wraps the loop over batches of the bank.
 
     Raises:
-        ValueError: If a size is out of range.
+        ValueError: If a size is out of range, or ``drawn`` are more or fewer than that.
     """
     for name, value, least in (("train_pairs", train_pairs, 2), ("test_pairs", test_pairs, 1),
                                ("steps", steps, 1), ("batch_size", batch_size, 2)):  # fmt: skip
         if value < least:
             raise ValueError(f"`{name}` must be at least {least}, got {value}.")
-    # The bank's seed is not that of RCA's pairs, so that the two share none.
-    bank = PairBank.of(subject, train_pairs + test_pairs, seed=seed + 1_000_003,
-                       batch_size=sampled_at_once, progress=progress)  # fmt: skip
+    if drawn is None:
+        drawn = pairs(subject, train_pairs + test_pairs, seed=seed + 1_000_003,
+                      batch_size=sampled_at_once, progress=progress)  # fmt: skip
+    bank = PairBank.gathered(drawn)
+    if len(bank) != train_pairs + test_pairs:
+        raise ValueError(
+            f"`drawn` must be the {train_pairs} pairs to train on and the {test_pairs} held out, "
+            f"got {len(bank)}."
+        )
     train, test = bank.split(train_pairs)
     device = subject.device
     with seeded(seed):

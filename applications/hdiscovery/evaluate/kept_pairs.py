@@ -14,8 +14,9 @@ KEPT_BYTES = 2**30
 
 @dataclass(slots=True, eq=False)
 class KeptPairs:
-    """The pairs of a subject and a seed: RCA's 5,000 are the first ones of FID's 10,000.
+    """The pairs of a subject and a seed.
 
+    RCA's 5,000 are the first ones of FID's 10,000, and a fresh reconstructor learns from the same.
     They are kept on the CPU as far as `KEPT_BYTES` reach; beyond, they are made again.
 
     Attributes:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from hdiscovery.evaluate.fresh import PairBank, train_fresh
+from hdiscovery.evaluate.subject import pairs
 
 
 def test_it_learns_directions_that_can_be_seen(toy, patterns):
@@ -56,6 +57,28 @@ def test_pairs_held_out_are_none_of_those_it_was_trained_on(toy, patterns):
     assert torch.equal(torch.cat([train.s, test.s]), bank.s)
     torch.testing.assert_close(bank.shifted - bank.x_0, bank.s[:, None, None, None]
                                * patterns[bank.k], atol=1e-6, rtol=1e-5)  # fmt: skip
+
+
+def test_pairs_that_are_there_already_are_not_made_again(toy, patterns):
+    def made_by_itself(*_):
+        raise AssertionError("it has pairs")
+
+    subject = toy(4 * patterns)
+    drawn = list(pairs(subject, 40, seed=1 + 1_000_003, batch_size=16))
+    without = replace(subject, shifted=made_by_itself)
+
+    own = train_fresh(subject, train_pairs=32, test_pairs=8, steps=3, seed=1)
+    given = train_fresh(without, train_pairs=32, test_pairs=8, steps=3, seed=1, drawn=drawn)
+
+    assert (given.test, given.train) == (own.test, own.train)
+
+
+@pytest.mark.parametrize("held_out", [7, 9])
+def test_pairs_of_another_number_are_refused(toy, patterns, held_out):
+    drawn = pairs(toy(patterns), 40, seed=5)
+
+    with pytest.raises(ValueError, match=f"train on and the {held_out} held out, got 40"):
+        train_fresh(toy(patterns), train_pairs=32, test_pairs=held_out, steps=1, drawn=drawn)
 
 
 def test_sizes_out_of_range_are_named(toy, patterns):

@@ -1,8 +1,11 @@
 """Pairs that several measures look at are made once."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hdiscovery.evaluate import kept_pairs
+from hdiscovery.evaluate.bench import MEASURES, Bench, Sizes, Sources
 from hdiscovery.evaluate.kept_pairs import KeptPairs
 from hdiscovery.evaluate.subject import pairs
 
@@ -18,8 +21,6 @@ def assert_same(a, b):
 @pytest.fixture
 def counted(toy, patterns):
     """A subject, and how many of its samples were shifted."""
-    from dataclasses import replace
-
     subject, made = toy(4 * patterns), []
     shifted = subject.shifted
     return replace(subject, shifted=lambda *a: made.append(len(a[0])) or shifted(*a)), made
@@ -48,6 +49,19 @@ def test_a_pair_is_made_once_whichever_measure_comes_first(counted, counts):
         made[-1:] = []  # that of the comparison
 
     assert sum(made) == max(counts)
+
+
+def test_a_fresh_reconstructor_learns_from_pairs_that_are_there(counted):
+    subject, made = counted
+    subject = replace(subject, R=subject.new_R())
+    sizes = Sizes(pairs=20, fresh_pairs=24, fresh_steps=1)
+    bench = Bench(subject, sizes, Sources(), lambda _: iter, subject.R)
+
+    MEASURES["rca"](bench)
+    of = MEASURES["fresh"](bench)
+
+    assert (of["train"]["pairs"], of["test"]["pairs"]) == (24, 6)
+    assert sum(made) == 30
 
 
 @pytest.mark.parametrize("bound", [0, 3000])
