@@ -14,6 +14,7 @@ from hdiscovery.evaluate.seeds import seeded
 from hdiscovery.evaluate.subject import Progress, of_run
 from hdiscovery.models.reconstructor import ReconstructorName
 from hdiscovery.published import MEASURED
+from hdiscovery.rescale import rescaled
 from hdiscovery.run import RunFolder
 from hdiscovery.train import open_run
 
@@ -30,6 +31,7 @@ def refit(
     label_smoothing: float = 0.1,
     warm_start: bool = False,
     reconstructor: ReconstructorName | None = None,
+    scale: float = 1.0,
     autocast: Autocast = "off",
     seed: int = 1,
     device: torch.device | str = "cpu",
@@ -56,6 +58,8 @@ def refit(
             out, perhaps: what it knows of them says little then.
         reconstructor: The kind of the new one, if it is to be another; it stands in the run's
             config from then on.
+        scale: What the run's directions are multiplied by before, such as 0.8 where the samples
+            suffer from them. The pairs in the buffer serve on, see `rescaled`.
         autocast: ``"bf16"`` fits under bfloat16 autocast. What pairs are made in is the run's own.
         seed: Of the network and the batches.
         device: Where it is trained.
@@ -75,6 +79,8 @@ def refit(
             raise ValueError(f"`{name}` must be at least {least}, got {value}.")
     if not 0 < learning_rate < float("inf"):
         raise ValueError(f"`learning_rate` must be positive and finite, got {learning_rate}.")
+    if not 0 < scale < float("inf"):
+        raise ValueError(f"`scale` must be positive and finite, got {scale}; 1 changes nothing.")
     if not 0 <= weight_decay < float("inf"):
         raise ValueError(
             f"`weight_decay` must be finite and at least 0, got {weight_decay}; 0 is without."
@@ -99,6 +105,7 @@ def refit(
                 f"and `reconstructor` asks for {reconstructor!r}. Leave one of them out."
             )
         discovery = replace(discovery, config=replace(config, reconstructor=reconstructor))
+    checkpoint = rescaled(checkpoint, discovery.shift_block, scale, config.S)
     train, test = _banks(checkpoint["buffers"])
     subject = of_run(discovery)
     with seeded(seed):

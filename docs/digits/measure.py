@@ -1,9 +1,9 @@
-"""Measures a run: ``python docs/digits/measure.py RUN --data DIR``, two hours or so on two cores.
+"""Measures a run: ``python docs/digits/measure.py RUN NAME --data DIR``, two hours on two cores.
 
-Runs the commands below one after another, and notes beside itself what each took. Then
-name what you see (``hdiscovery gallery RUN``, ``hdiscovery label RUN K=NAME …``), publish the run,
-and draw what the page shows: ``python docs/digits/named.py``.
-``properties`` (``--only 4``) is of the run that is shipped: do it again once RUN is.
+Runs the commands of that NAME below one after another, and notes beside itself what each took.
+Then name what you see (``hdiscovery gallery RUN``, ``hdiscovery label RUN K=NAME …``), publish the
+run, and draw what the page shows: ``python docs/digits/named.py``.
+``properties`` (``--only 4`` of digits) is of the run that is shipped: do it again once RUN is.
 """
 
 from __future__ import annotations
@@ -22,16 +22,22 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).parent
-COMMANDS = (
-    "evaluate RUN --only losses rca fid --data DIR --features digits --images 10000",
-    "rank RUN",
-    "evaluate RUN --only probes --samples 8 --data DIR",
-    "evaluate RUN --only fresh marks --baselines random pca",
-    "properties digits --out HERE --overwrite",  # of the run that is shipped, once RUN is
-    "ablate MNIST32-demo --only paper l1-only --out ABLATION --data DIR --features digits",
-    # What was measured of `digits-20`: ``--only 6``.
-    "evaluate RUN --only losses rca fid --data DIR --features digits --images 10000 --compile",
-)
+COMMANDS = {
+    "digits": (
+        "evaluate RUN --only losses rca fid --data DIR --features digits --images 10000",
+        "rank RUN",
+        "evaluate RUN --only probes --samples 8 --data DIR",
+        "evaluate RUN --only fresh marks --baselines random pca",
+        "properties digits --out HERE --overwrite",  # of the run that is shipped, once RUN is
+        "ablate MNIST32-demo --only paper l1-only --out ABLATION --data DIR --features digits",
+    ),
+    "digits-20": (
+        "evaluate RUN --only losses rca fid fresh --fresh-pairs 8000 --fresh-steps 4000 --data DIR "
+        "--features digits --images 10000 --compile",
+        "rank RUN --compile",
+        "evaluate RUN --only probes --samples 8 --data DIR --compile",
+    ),
+}
 
 
 def timed(command: str, run: Path, data: Path) -> float:
@@ -47,23 +53,29 @@ def main() -> None:
     """Measure; what was measured before stays where a number of COMMANDS is not asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
+    parser.add_argument("name", choices=COMMANDS)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--only", type=int, nargs="+", default=range(6))
+    parser.add_argument("--only", type=int, nargs="+", help="numbers of its COMMANDS")
     options = parser.parse_args()
     out = HERE / "commands.json"
     environment = {
         "torch": torch.__version__, "python": platform.python_version(),
         "machine": platform.machine(), "cores": os.cpu_count(),
     }  # fmt: skip
-    for number in options.only:
-        command = COMMANDS[number]
+    commands = COMMANDS[options.name]
+    for number in options.only or range(len(commands)):
+        command = commands[number]
         seconds = timed(command, options.run, options.data)
-        before = json.loads(out.read_text())["seconds"] if out.exists() else {}
-        content = {"seconds": {**before, command: seconds}, "environment": environment}
-        out.write_text(json.dumps(content, indent=2) + "\n")
-    for name in ("ablation.json", "ablation.png"):
-        if (drawn := options.run.with_name("ablation") / name).exists():
-            shutil.copy(drawn, HERE)
+        ran = json.loads(out.read_text()) if out.exists() else {}
+        before = ran.get(options.name, {}).get("seconds", {})
+        ran[options.name] = {
+            "environment": environment,
+            "seconds": {c: before[c] for c in commands if c in before} | {command: seconds},
+        }
+        out.write_text(json.dumps(ran, indent=2) + "\n")
+        if command.startswith("ablate"):
+            for drawn in ("ablation.json", "ablation.png"):
+                shutil.copy(options.run.with_name("ablation") / drawn, HERE)
 
 
 if __name__ == "__main__":

@@ -41,9 +41,12 @@ def read(folder: Path) -> dict[str, Any]:
     return {**_present(folder, names), "records": [json.loads(line) for line in lines]}
 
 
-def read_beside() -> dict[str, Any]:
-    """Return what was measured of the run of this page and does not lie in its folder."""
-    return _present(HERE, ("judgement", "commands", "properties", "ablation"))
+def read_beside(folder: Path = SHIPPED) -> dict[str, Any]:
+    """Return what was measured of a run of this page and does not lie in its folder."""
+    of_both = json.loads((HERE / "commands.json").read_text())
+    ran = {"commands": of_both[folder.name]} if folder.name in of_both else {}
+    names = ("judgement", "properties", "ablation") if folder.name == SHIPPED.name else ()
+    return ran | _present(HERE, names)
 
 
 def paper_and_here(*runs: dict[str, Any]) -> str:
@@ -152,8 +155,9 @@ def draw_accuracy(run: dict[str, Any], path: Path) -> None:
 
 def write(folder: Path, out: Path) -> None:
     """Write what the page includes."""
-    run, run_20 = {**read(folder), **read_beside()}, read(SHIPPED_20)
+    run, run_20 = (read(shipped) | read_beside(shipped) for shipped in (folder, SHIPPED_20))
     tables = {make.__name__: make(run) for make in TABLES}
+    tables |= {f"{make.__name__}_20": make(run_20) for make in TABLES_20}
     tables["paper_and_here"] = paper_and_here(run_20, run)
     for name, text in tables.items():
         (out / f"digits_{name}.md").write_text(text + "\n")
@@ -186,8 +190,10 @@ def _shifted(fid: dict[str, Any]) -> str:
 
 
 TABLES = (paper_and_here, named, settings, commands, *compared.TABLES)
+TABLES_20 = (named, commands)
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else SHIPPED
-    content = read(folder) | (read_beside() if folder.resolve() == SHIPPED else {})
+    ours = folder.resolve() in (SHIPPED, SHIPPED_20)
+    content = read(folder) | (read_beside(folder.resolve()) if ours else {})
     print("\n\n".join(make(content) for make in TABLES))

@@ -7,6 +7,7 @@ import torch
 from hdiscovery import refit as module
 from hdiscovery.config import run_config
 from hdiscovery.refit import refit
+from hdiscovery.rescale import rescaled
 from hdiscovery.run import RunFolder
 from hdiscovery.train import open_run, train
 
@@ -97,6 +98,7 @@ def test_it_repeats_itself(run):
         ({"passes": 0}, "`passes` must be at least 1, got 0"),
         ({"batch_size": 1}, "`batch_size` must be at least 2, got 1"),
         ({"learning_rate": -1.0}, "`learning_rate` must be positive and finite, got -1.0"),
+        ({"scale": 0.0}, "`scale` must be positive and finite, got 0.0"),
         ({"weight_decay": -0.1}, "`weight_decay` must be finite and at least 0, got -0.1"),
         ({"label_smoothing": 1.0}, r"`label_smoothing` must be in \[0, 1\), got 1.0"),
     ],
@@ -149,3 +151,41 @@ def test_a_fit_in_bfloat16_is_another_but_its_weights_are_not_rounded(run):
     assert rounded.dtype == torch.float32
     assert not torch.equal(exact, rounded)
     torch.testing.assert_close(rounded, exact, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_scaled_directions_shift_as_before_by_s_over_scale(run, monkeypatch, scale):
+    banks = []
+    monkeypatch.setattr(module, "fit", lambda R, bank, *_, **options: banks.append(bank))
+    before, buffer = open_run(run), run.load_checkpoint()["buffers"][0]
+    x_T, k, s = before.draw(4)
+
+    refit(run, batch_size=4, scale=scale)
+
+    after, S = open_run(run), before.config.S
+    changed = (before.shifted(x_T, k, s) - before.real(x_T)).abs().max()
+    assert changed > 1e-3
+    torch.testing.assert_close(after.shifted(x_T, k, s / scale), before.shifted(x_T, k, s),
+                               atol=1e-5, rtol=0)  # fmt: skip
+    kept = [(y[m], s[m] / scale) for _, y, _, s in buffer for m in [(s / scale).abs() <= S]]
+    pairs = run.load_checkpoint()["buffers"][0]
+    assert torch.equal(torch.cat([pair[3] for pair in pairs]), torch.cat([s for _, s in kept]))
+    assert torch.equal(torch.cat([pair[1] for pair in pairs]), torch.cat([y for y, _ in kept]))
+    (bank,) = banks
+    assert torch.equal(bank.s, torch.cat([pair[3] for pair in pairs[:-1]]))
+    assert (sum(len(s) for _, s in kept) < sum(len(pair[3]) for pair in buffer)) == (scale < 1)
+
+
+def test_the_average_is_scaled_too_and_batches_without_a_pair_are_gone(run):
+    checkpoint, block = run.load_checkpoint(), open_run(run).shift_block
+    average = {f"module.{name}": v for name, v in block.state_dict().items()}
+    average["n_averaged"] = torch.tensor(3)
+    far = [[v[:1] for v in checkpoint["buffers"][0][0]]]
+    far[0][3] = torch.tensor([4.0])
+
+    found = rescaled({**checkpoint, "average": average, "buffers": [far]}, block, 0.5, 5.0)
+
+    assert found["buffers"] == [[]]
+    assert torch.equal(found["average"]["module.weight"], 0.5 * block.weight)
+    assert torch.equal(found["average"]["module.conv_in.weight"], block.conv_in.weight)
+    assert found["average"]["n_averaged"] == 3

@@ -36,6 +36,12 @@ def add_options(parser: ArgumentParser) -> None:
         choices=get_args(ReconstructorName),
         help="kind of the new one; by default that of the run",
     )
+    add(
+        "--scale",
+        type=float,
+        default=1.0,
+        help="make the directions so many times as strong before; their pairs serve on",
+    )
     add("--autocast", choices=get_args(Autocast), default="off", help="precision of the fit")
     add("--seed", type=int, default=1)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
@@ -51,7 +57,7 @@ def run(options: Namespace) -> None:
         RunFolder.open(options.folder), passes=options.passes, batch_size=options.batch_size,
         learning_rate=options.learning_rate, weight_decay=options.weight_decay,
         label_smoothing=options.label_smoothing, warm_start=options.warm_start,
-        reconstructor=options.reconstructor, autocast=options.autocast,
+        reconstructor=options.reconstructor, scale=options.scale, autocast=options.autocast,
         seed=options.seed, device=device_of(options.device), progress=partial(tqdm, desc="updates"),
     )  # fmt: skip
     print(
