@@ -62,7 +62,8 @@ class DiscoveryConfig:
         lambda_2: Weight of the l1 error of s.
         lambda_l1: Weight of the weighted l1 distance to the unshifted sample, the paper's ablation.
         l1_gamma: gamma of its weight, ``gamma / (gamma + |s|)``.
-        ema: Decay of the moving average of the shift block that is evaluated; 0 is none.
+        ema: Decay of the moving average of the shift block that is evaluated; 0 is none. Steps
+            that settle have the average's directions.
         bank: Unshifted samples drawn once, before the training, instead of anew in every step; 0
             is none.
         plan: ``"nodes"`` goes back in the memory of one step, ``"graph"`` keeps the graphs of all M
@@ -222,7 +223,7 @@ class DiscoveryConfig:
 
 CHANGEABLE = ("steps", "settle_steps", "learning_rate", "learning_rate_R", "learning_rate_D",
               "lambda_G", "lambda_1", "lambda_2", "lambda_l1", "l1_gamma", "min_shift",
-              "batch_size", "r_updates", "r_buffer", "r_augment", "r_dropout", "plan",
+              "batch_size", "r_updates", "r_buffer", "r_augment", "r_dropout", "ema", "plan",
               "micro_batch", "frozen", "shard_dm", "autocast", "compile",
               "save_every")  # fmt: skip
 CHOICES = {"update": ("asymmetric", "symmetric"), "adam": ("dense", "lazy"),

@@ -17,7 +17,7 @@ from hdiscovery.compiled import compile_parts
 from hdiscovery.config import MADE_BY, DiscoveryConfig, run_config
 from hdiscovery.discovery import Discovery
 from hdiscovery.run import RunFolder
-from hdiscovery.trainer import Trainer, average_of, load_networks
+from hdiscovery.trainer import Trainer, averaged, load_networks
 from hdiscovery.world import World
 
 __all__ = ["Discovery", "open_run", "train"]
@@ -135,9 +135,7 @@ def open_run(path: RunFolder, *, device: torch.device | str = "cpu") -> Discover
         raise ValueError(f"The run {path.path} has no checkpoint yet.")
     load_networks(discovery, checkpoint)
     if checkpoint["average"] is not None:
-        average = average_of(discovery)
-        average.load_state_dict(checkpoint["average"])
-        discovery.shift_block.load_state_dict(average.module.state_dict())
+        discovery.shift_block.load_state_dict(averaged(checkpoint["average"]))
     return discovery
 
 

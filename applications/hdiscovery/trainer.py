@@ -73,7 +73,9 @@ class Trainer:
         """Do a step that leaves the directions as they are, and return its record.
 
         No gradient goes through the sampler, which is what a step is dear for. The discriminator
-        learns on, so that L_G still says whether shifted samples can be told from others.
+        learns on, so that L_G still says whether shifted samples can be told from others. Where the
+        shift block has a moving average, the directions are those of the average from here on: they
+        are what is evaluated, and what the reconstructor has to know.
 
         Args:
             x_T: Noise, ``[N, C, H, W]``.
@@ -86,6 +88,8 @@ class Trainer:
             FloatingPointError: If a loss is not finite; then D may have made its step.
         """
         x_0 = self._real(x_T) if x_0 is None else x_0
+        if self.average is not None:
+            self.discovery.shift_block.load_state_dict(self.average.module.state_dict())
         with torch.no_grad():
             shifted = self.discovery.shifted(x_T, k, s)
         record = self._train_discriminator(x_0, shifted)
@@ -205,7 +209,10 @@ class Trainer:
         The pairs that R was trained on again are left behind: they were sampled otherwise. The
         directions are multiplied by ``start_scale``. What a published run has not, its
         discriminator and the optimizers, begins anew, and so does R where ``state["R"]`` is None.
+        Of a shift block with a moving average, a run that keeps none begins with the average.
         """
+        if self.average is None and state["average"] is not None:
+            state = {**state, "shift_block": averaged(state["average"])}
         if state["R"] is None:
             state = {**state, "R": self.discovery.R.state_dict()}
             if state["optimizers"] is not None:
@@ -215,6 +222,7 @@ class Trainer:
             discovery = self.discovery
             discovery.shift_block.load_state_dict(state["shift_block"])
             discovery.R.load_state_dict(state["R"])
+            self._begin_average()
         else:
             self.restore({**state, "buffers": [[]]})
         blocks: list[Any] = [self.discovery.shift_block]
@@ -224,6 +232,11 @@ class Trainer:
             for head in (head for block in blocks for head in block.heads):
                 head.mul_(self.config.start_scale)
 
+    def _begin_average(self) -> None:
+        """Let the average be the shift block as it is, not as it was drawn."""
+        if self.average is not None:
+            self.average.module.load_state_dict(self.discovery.shift_block.state_dict())
+
     def restore(self, state: dict[str, Any]) -> int:
         """Load what `state` returned; return the next step.
 
@@ -231,6 +244,7 @@ class Trainer:
         each takes the buffer of the rank that is left over by division.
         """
         load_networks(self.discovery, state)
+        self._begin_average()
         if self.average is not None and state["average"] is not None:
             self.average.load_state_dict(state["average"])
         for name, each in self.optimizers.items():
@@ -258,6 +272,12 @@ def load_networks(discovery: Discovery, state: dict[str, Any]) -> None:
     discovery.shift_block.load_state_dict(state["shift_block"])
     discovery.R.load_state_dict(state["R"])
     discovery.D.load_state_dict(state["D"])
+
+
+def averaged(average: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state of the shift block that an average of it holds."""
+    prefix = "module."
+    return {name.removeprefix(prefix): v for name, v in average.items() if name.startswith(prefix)}
 
 
 def average_of(discovery: Discovery) -> AveragedModel:

@@ -167,6 +167,34 @@ def test_the_moving_average_is_that_of_the_weights_after_each_step():
     assert average_of(d).module is not d.shift_block
 
 
+def test_steps_that_settle_have_the_directions_of_the_average():
+    d = tiny(ema=0.75)
+    trainer, batch = Trainer(d), draw(d)
+    for _ in range(3):
+        trainer.step(*draw(d))
+    before = d.shift_block.weight.detach().clone()
+
+    trainer.settle(*batch, rate=1e-3)
+
+    average = trainer.average.module.weight
+    assert not torch.equal(average, before)
+    assert torch.equal(d.shift_block.weight, average)
+
+
+def test_an_average_that_begins_on_the_way_begins_with_what_was_trained():
+    d = tiny()
+    trainer = Trainer(d)
+    trainer.step(*draw(d))
+    state = trainer.state(1)
+    later = Trainer(tiny(ema=0.75))
+
+    later.restore(state)
+    later.settle(*draw(d), rate=1e-3)
+
+    assert torch.equal(later.average.module.weight, d.shift_block.weight)
+    assert torch.equal(later.discovery.shift_block.weight, d.shift_block.weight)
+
+
 def test_rates_of_the_three_networks():
     d = tiny(learning_rate=0.1, learning_rate_R=0.2, learning_rate_D=0.3, adam="lazy")
 

@@ -64,6 +64,21 @@ def test_directions_begin_as_strong_as_asked_and_the_rest_as_it_was(tmp_path, em
     torch.testing.assert_close(ended.conv_in.weight, began.conv_in.weight)
 
 
+def test_a_run_without_an_average_begins_with_that_of_the_other(tmp_path):
+    own = replace(CONFIG, ema=0.5, steps=3, learning_rate=0.1)
+    earlier = RunFolder.create(tmp_path / "earlier", asdict(own))
+    list(train(earlier, own))
+    config = replace(CONFIG, start_from=str(earlier.path), learning_rate=1e-30)
+    run = RunFolder.create(tmp_path / "later", asdict(config))
+
+    list(train(run, config))
+
+    raw = earlier.load_checkpoint()["shift_block"]["weight"]  # pyright: ignore
+    began, ended = open_run(earlier).shift_block, open_run(run).shift_block
+    assert not torch.allclose(raw, began.weight)
+    torch.testing.assert_close(ended.weight, began.weight)
+
+
 def test_a_run_begins_with_a_published_one_whose_discriminator_stayed(earlier, tmp_path):
     earlier.write_json("rca.json", {"rca": 0.5})
     publish(earlier, tmp_path / "published", dtype=torch.float32)
