@@ -97,7 +97,9 @@ def publish(run: RunFolder, out: Path, *, dtype: torch.dtype = torch.float16) ->
     for name in MEASURED:
         if (run.path / name).is_file():
             published.write_json(name, run.read_json(name))
-    published.write_text("records.jsonl", "".join(map(_short, run.records())))
+    # A training that was stopped has recorded steps after its last checkpoint.
+    records = (record for record in run.records() if record["step"] < step)
+    published.write_text("records.jsonl", "".join(map(_short, records)))
     # The shift block last: its file is what makes a folder a published run.
     for name, net in ((RECONSTRUCTOR, discovery.R), (FILE, discovery.shift_block)):
         tensors = {key: value.to(dtype if value.is_floating_point() else value.dtype)

@@ -102,7 +102,7 @@ def run(options: Namespace) -> None:
     before = _before(run)
     report: dict[str, Any] = {}
     for grown in evaluate(
-        discovery, list(run.records()), step=step, parts=options.only,
+        discovery, [record for record in run.records() if record["step"] < step], step=step, parts=options.only,
         baselines=options.baselines, strength=options.strength, sizes=sizes, sources=sources,
         progress=lambda name: partial(tqdm, desc=name),
     ):  # fmt: skip
