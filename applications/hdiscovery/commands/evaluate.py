@@ -99,10 +99,11 @@ def run(options: Namespace) -> None:
         compile_parts(discovery.dm.unet)
     sizes = Sizes(**{f.name: getattr(options, f.name) for f in fields(Sizes)})
     sources = Sources(data=options.data, features=options.features, classifier=options.classifier)
+    records = [record for record in run.records() if record["step"] < step]
     before = _before(run)
     report: dict[str, Any] = {}
     for grown in evaluate(
-        discovery, [record for record in run.records() if record["step"] < step], step=step, parts=options.only,
+        discovery, records, step=step, parts=options.only,
         baselines=options.baselines, strength=options.strength, sizes=sizes, sources=sources,
         progress=lambda name: partial(tqdm, desc=name),
     ):  # fmt: skip

@@ -10,6 +10,7 @@ from hdiscovery.commands import evaluate as commands
 from hdiscovery.evaluate import report
 from hdiscovery.evaluate.baselines import BaselineName
 from hdiscovery.models.dm import save_dm
+from hdiscovery.run import RunFolder
 
 
 def run(*words):
@@ -64,6 +65,18 @@ def test_a_run_and_baselines_go_through_the_same_measures_into_one_table(trained
     assert "L_G 0.69" in out
     assert json.loads((trained / "rca.json").read_text())["pairs"] == 12
     assert (trained / "rca.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_steps_after_the_checkpoint_are_not_among_the_losses(trained):
+    beside = RunFolder.open(trained)
+    before = (trained / "records.jsonl").read_text()
+    beside.append_record({**json.loads(before.splitlines()[-1]), "step": 1, "L_G": 9.0})
+
+    assert run("evaluate", trained, *SMALL, "--only", "losses") == 0
+    (trained / "records.jsonl").write_text(before)
+
+    assert evaluation(trained)["losses"]["steps"] == 1
+    assert evaluation(trained)["losses"]["largest_L_G"] < 9
 
 
 def test_a_part_measured_later_joins_the_others_of_the_same_checkpoint(trained, capsys):
