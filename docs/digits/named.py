@@ -1,20 +1,22 @@
-"""Draws the named directions of the runs that are shipped: ``python docs/digits/named.py``."""
+"""Draws the directions of a published run that have a name: ``python docs/digits/named.py``."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from hdiscovery.gallery.draw import draw_strips, even_shifts
 from hdiscovery.published import open_directions
 from hdiscovery.run import RunFolder
 from matplotlib.figure import Figure
-from results import SHIPPED, SHIPPED_20, read
+from results import SHIPPED, read
 
 SAMPLES, COLUMNS, SEED = 4, 9, 7
 
 
-def draw(folder: Path, out: Path) -> None:
+def main() -> None:
     """Draw, best first, in two columns."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else SHIPPED
     run = read(folder)
     discovery, _ = open_directions(RunFolder.open(folder))
     shifts = even_shifts(run["config"]["S"], COLUMNS)
@@ -29,9 +31,8 @@ def draw(folder: Path, out: Path) -> None:
         image = strips[:, :, 0].permute(0, 2, 1, 3).reshape(N * H, C * W)
         axes.imshow(image, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
         axes.set_title(f"{k}: {run['labels'][str(k)]}", fontsize=9, loc="left")
-    figure.savefig(out, dpi=110)
+    figure.savefig(Path(__file__).with_name("named.png"), dpi=110)
 
 
 if __name__ == "__main__":
-    for shipped, name in ((SHIPPED, "named.png"), (SHIPPED_20, "named_20.png")):
-        draw(shipped, Path(__file__).with_name(name))
+    main()

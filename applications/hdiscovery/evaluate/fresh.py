@@ -136,9 +136,10 @@ def train_fresh(
         if value < least:
             raise ValueError(f"`{name}` must be at least {least}, got {value}.")
     if drawn is None:
-        drawn = pairs(subject, train_pairs + test_pairs, seed=seed + 1_000_003,
-                      batch_size=sampled_at_once, progress=progress)  # fmt: skip
-    bank = PairBank.gathered(drawn)
+        bank = PairBank.of(subject, train_pairs + test_pairs, seed=seed + 1_000_003,
+                           batch_size=sampled_at_once, progress=progress)  # fmt: skip
+    else:
+        bank = PairBank.gathered(drawn)
     if len(bank) != train_pairs + test_pairs:
         raise ValueError(
             f"`drawn` must be the {train_pairs} pairs to train on and the {test_pairs} held out, "
