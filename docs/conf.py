@@ -64,12 +64,12 @@ def write_tried() -> None:
     (ROOT / "docs" / "_generated" / "tried.md").write_text(tried.table(rows) + "\n")
 
 
-def write_rounding() -> None:
-    """Write what bfloat16 does to weak shifts as the table that a page includes."""
+def write_measured(name: str) -> None:
+    """Write what a script of docs/digits measured as the table that a page includes."""
     sys.path.insert(0, str(ROOT / "docs" / "digits"))
-    rounding = importlib.import_module("rounding")
-    content = json.loads((ROOT / "docs" / "digits" / "rounding.json").read_text())
-    (ROOT / "docs" / "_generated" / "rounding.md").write_text(rounding.table(content) + "\n")
+    content = json.loads((ROOT / "docs" / "digits" / f"{name}.json").read_text())
+    table = importlib.import_module(name).table(content)
+    (ROOT / "docs" / "_generated" / f"{name}.md").write_text(table + "\n")
 
 
 def write_results() -> None:
@@ -100,7 +100,8 @@ for name in (
     write_table(name)
 draw_plan()
 write_tried()
-write_rounding()
+write_measured("rounding")
+write_measured("fewer_steps")
 write_results()
 write_conformance()
 write_examples()

@@ -32,7 +32,8 @@ COMMANDS = {
         "ablate MNIST32-demo --only paper l1-only --out ABLATION --data DIR --features digits",
     ),
     "digits-20": (
-        "evaluate RUN --only losses rca fid --data DIR --features digits --images 10000 --compile",
+        "evaluate RUN --only losses rca fresh fid --fresh-pairs 8000 --fresh-steps 3000 --data DIR "
+        "--features digits --images 10000 --batch-size 50 --compile",
         "rank RUN --compile",
         "evaluate RUN --only probes --samples 8 --data DIR --compile",
     ),

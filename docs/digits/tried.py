@@ -30,16 +30,16 @@ def measured(row: dict[str, Any], runs: Path) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Return what was tried as a Markdown table."""
     lines = [
-        "| what | steps | s a step | accuracy | cross entropy | shift error | L_G | seen |",
-        "|---|---|---:|---:|---:|---:|---:|---|",
+        "| run | what | steps | s a step | accuracy | cross entropy | shift error | L_G | seen |",
+        "|---|---|---|---:|---:|---:|---:|---:|---|",
     ]
     for row in rows:
         first, end = row["steps"]
         m = row["means"]
         lines.append(
-            f"| {row['what']} | {first} … {end} | {m['seconds']:.1f} | {m['accuracy']:.2f} "
-            f"| {m['cross_entropy']:.2f} | {m['shift_error']:.2f} | {m['L_G']:.3f} "
-            f"| {row['saw']} |"
+            f"| {row['run']} | {row['what']} | {first} … {end} | {m['seconds']:.1f} "
+            f"| {m['accuracy']:.2f} | {m['cross_entropy']:.2f} | {m['shift_error']:.2f} "
+            f"| {m['L_G']:.3f} | {row['saw']} |"
         )
     return "\n".join(lines)
 
