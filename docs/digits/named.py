@@ -1,4 +1,7 @@
-"""Draws the directions of a published run that have a name: ``python docs/digits/named.py``."""
+"""Draws the directions of a published run that have a name: ``python docs/digits/named.py FOLDER``.
+
+Writes named.png, or named-20.png for the folder of ``digits-20``; without a folder, that of ``digits``.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,8 @@ def main() -> None:
         image = strips[:, :, 0].permute(0, 2, 1, 3).reshape(N * H, C * W)
         axes.imshow(image, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
         axes.set_title(f"{k}: {run['labels'][str(k)]}", fontsize=9, loc="left")
-    figure.savefig(Path(__file__).with_name("named.png"), dpi=110)
+    end = folder.name.removeprefix(SHIPPED.name)
+    figure.savefig(Path(__file__).with_name(f"named{end}.png"), dpi=110)
 
 
 if __name__ == "__main__":
