@@ -1,6 +1,6 @@
 """Draws the directions of a published run that have a name: ``python docs/digits/named.py FOLDER``.
 
-Writes named.png, or named-20.png for the folder of ``digits-20``; without a folder, that of ``digits``.
+Writes named.png, or named-20.png for the folder of ``digits-20``; by default, that of ``digits``.
 """
 
 from __future__ import annotations
