@@ -190,7 +190,7 @@ def _shifted(fid: dict[str, Any]) -> str:
 
 
 TABLES = (paper_and_here, named, settings, commands, *compared.TABLES)
-TABLES_20 = (commands,)
+TABLES_20 = (commands, named)
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else SHIPPED

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def test_it_is_small_and_its_files_are_of_one_training(folder):
 
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 4e6
     measured = {path.name for path in folder.iterdir()} & set(MEASURED)
-    assert measured == set(MEASURED) - (set() if folder == DIGITS else {"labels.json"})
+    assert measured == set(MEASURED)
     assert all(run.read_json(name)["step"] == step for name in measured - {"labels.json"})
     assert [r["step"] for r in run.records()][-1] == step - 1
 
@@ -71,8 +72,11 @@ def test_the_page_says_what_the_files_say(results, tmp_path):
     for folder in (DIGITS, DIGITS_20):
         rca = json.loads((folder / "rca.json").read_text())
         assert f"{rca['rca']:.3f}" in (tmp_path / "digits_paper_and_here.md").read_text()
-    named = (tmp_path / "digits_named.md").read_text()
-    assert all(f"| {k} | {name} |" in named for k, name in run["labels"].items())
+    for folder, end in ((DIGITS, ""), (DIGITS_20, "_20")):
+        named = (tmp_path / f"digits_named{end}.md").read_text()
+        labels = json.loads((folder / "labels.json").read_text())
+        assert labels
+        assert all(f"| {k} | {name} |" in named for k, name in labels.items())
     assert (tmp_path / "digits_losses.png").stat().st_size > 10_000
     fresh = run["evaluation"]["subjects"]["random"]["fresh"]["test"]["rca"]
     assert f"{fresh:.3f}" in (tmp_path / "digits_baselines.md").read_text()
@@ -88,10 +92,15 @@ def test_only_runs_whose_directions_have_names_get_a_page_in_the_demo(monkeypatc
     monkeypatch.setattr("hdiscovery.gallery.page.write_page",
                         lambda out, shown, title: written.append((out.name, title)))  # fmt: skip
 
+    nameless = tmp_path / "nameless"
+    shutil.copytree(DIGITS, nameless, ignore=shutil.ignore_patterns("labels.json", "directions.*"))
+    runs = {"digits": DIGITS, "digits-20": DIGITS_20, "nameless": nameless}
+    monkeypatch.setattr("hdiscovery.published.shipped_runs", lambda: runs)
+
     gallery.show_shipped(tmp_path)
 
-    names = json.loads((DIGITS / "labels.json").read_text())
-    ((path, options),) = drawn
-    assert path == DIGITS
-    assert sorted(map(str, options["only"])) == sorted(names)
-    assert written == [("digits.html", "Named directions: digits")]
+    assert [path for path, _ in drawn] == [DIGITS, DIGITS_20]
+    for path, options in drawn:
+        names = json.loads((path / "labels.json").read_text())
+        assert sorted(map(str, options["only"])) == sorted(names)
+    assert written == [(f"{name}.html", f"Named directions: {name}") for name in list(runs)[:2]]
