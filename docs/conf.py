@@ -56,14 +56,6 @@ def write_conformance() -> None:
     (ROOT / "docs" / "_generated" / "conformance.md").write_text(table + "\n")
 
 
-def write_tried() -> None:
-    """Write what was tried on real digits as the table that a page includes."""
-    sys.path.insert(0, str(ROOT / "docs" / "digits"))
-    tried = importlib.import_module("tried")
-    rows = json.loads((ROOT / "docs" / "digits" / "tried.json").read_text())
-    (ROOT / "docs" / "_generated" / "tried.md").write_text(tried.table(rows) + "\n")
-
-
 def write_measured(name: str) -> None:
     """Write what a script of docs/digits measured as the table that a page includes."""
     sys.path.insert(0, str(ROOT / "docs" / "digits"))
@@ -99,7 +91,7 @@ for name in (
 ):
     write_table(name)
 draw_plan()
-write_tried()
+write_measured("tried")
 write_measured("rounding")
 write_measured("fewer_steps")
 write_results()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from hdiscovery.discovery import Discovery
 from hdiscovery.evaluate.seeds import seeded
 from hdiscovery.published import located, open_directions
 from hdiscovery.run import RunFolder
+from rounding import under
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
@@ -28,10 +28,7 @@ HEADER = "| M | strength | change | cosine | accuracy |\n|---:|---:|---:|---:|--
 
 def in_steps(discovery: Discovery, M: int, strength: float) -> Discovery:
     """Return the same networks in M steps, the directions times ``strength``."""
-    other = Discovery.build(replace(discovery.config, M=M, autocast="off"), discovery.dm)
-    other.shift_block.load_state_dict(discovery.shift_block.state_dict())
-    other.R.load_state_dict(discovery.R.state_dict())
-    other.R.eval()
+    other = under(discovery, M=M, autocast="off")
     for head in other.shift_block.heads:
         head.data.mul_(strength)
     return other

@@ -29,9 +29,9 @@ HEADER = (
 )
 
 
-def in_precision(discovery: Discovery, precision: Any) -> Discovery:
-    """Return the same networks, the diffusion model and the shift block in another precision."""
-    other = Discovery.build(replace(discovery.config, autocast=precision), discovery.dm)
+def under(discovery: Discovery, **changes: Any) -> Discovery:
+    """Return the same networks under a config with these changes."""
+    other = Discovery.build(replace(discovery.config, **changes), discovery.dm)
     other.shift_block.load_state_dict(discovery.shift_block.state_dict())
     other.R.load_state_dict(discovery.R.state_dict())
     other.R.eval()
@@ -53,7 +53,7 @@ def pairs_of(discovery: Discovery, level: float) -> dict[str, Tensor]:
 
 def measured(discovery: Discovery) -> list[dict[str, float]]:
     """Return a row for each size of a shift."""
-    exactly, roundly = (in_precision(discovery, precision) for precision in ("off", "bf16"))
+    exactly, roundly = (under(discovery, autocast=precision) for precision in ("off", "bf16"))
     rows = []
     for level in tqdm(LEVELS):
         exact, rounded = pairs_of(exactly, level), pairs_of(roundly, level)
