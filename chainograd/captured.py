@@ -10,25 +10,21 @@ import sys
 import sysconfig
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.nn.parameter import is_lazy
-from torch.overrides import TorchFunctionMode
 
 from chainograd.errors import ChainError
 from chainograd.sharded import sharded_modules, with_shards
-from chainograd.sums import Use
 
 # Note [Captured tensors]
 # 1. A gradient reaches a tensor only if the chain's autograd function has it as an input. What a
 #    step captures is therefore searched for before the first run (`find_captured`).
 # 2. A search can miss something (a tensor behind a property, in a C extension, in a class). So
-#    the graph of every recorded step is searched for leaves that are not inputs (`leaves_used`),
-#    and where no step will ever be recorded, the first run is watched (`Witness`).
+#    the graph of every step is searched for leaves that are not inputs.
 
 _ATOMS = (int, float, complex, str, bytes, bool, type(None), type, types.ModuleType,
           types.BuiltinFunctionType, torch.dtype, torch.device, torch.Size,
@@ -193,48 +189,3 @@ def _names(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _names(constant)
-
-
-def leaves_used(outputs: Iterable[Any]) -> list[Use]:
-    """Return every use of a leaf in the graph of the tensors among ``outputs``.
-
-    One that is itself a leaf requiring a gradient is among them.
-    """
-    uses: list[Use] = []
-    stack: list[Any] = []
-    for output in outputs:
-        if isinstance(output, Tensor) and output.requires_grad:
-            if output.grad_fn is None:
-                uses.append((output, None, 0))
-            else:
-                stack.append(output.grad_fn)
-    seen = set(stack)
-    while stack:
-        node = stack.pop()
-        for place, (parent, _) in enumerate(node.next_functions):
-            if type(parent) is AccumulateGrad:
-                uses.append((parent.variable, node, place))
-            elif parent is not None and parent not in seen:
-                seen.add(parent)
-                stack.append(parent)
-    return uses
-
-
-class Witness(TorchFunctionMode):
-    """Calls ``report`` with every tensor requiring a gradient that an operation is given."""
-
-    def __init__(self, report: Callable[[Tensor], None]) -> None:
-        super().__init__()
-        self.report = report
-        self.own: dict[int, Tensor] = {}  # made to require one by the step itself
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = [value for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        for value in given:
-            if value.requires_grad and id(value) not in self.own:
-                self.report(value)
-        result = func(*args, **(kwargs or {}))
-        for value in (*given, *pytree.tree_leaves(result)):
-            if isinstance(value, Tensor) and value.requires_grad:
-                self.own[id(value)] = value
-        return result

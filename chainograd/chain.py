@@ -15,13 +15,13 @@ from torch import Generator, Tensor
 from chainograd.captured import find_captured
 from chainograd.compiling import eager
 from chainograd.costs import Kind, measure
+from chainograd.cut_offs import refuse_cut_off
 from chainograd.errors import ChainError
 from chainograd.findings import Findings
 from chainograd.forward import go_forward
 from chainograd.frozen import FrozenLayers
 from chainograd.functions import attach
 from chainograd.grad_steps import GradSteps, drawn, reached, resolve_grad_steps
-from chainograd.kept import Look, may_look
 from chainograd.plan import Plan, StepCost
 from chainograd.planners import PlanName, parse_bytes, resolve, within, without_graphs
 from chainograd.preflight import check
@@ -29,11 +29,9 @@ from chainograd.refusals import (
     as_params,
     compare_slices,
     refuse_choice,
-    refuse_kept,
     refuse_micro_batch,
     refuse_progress,
     refuse_step,
-    run_without_gradient,
 )
 from chainograd.replay import Verify
 from chainograd.reporting import Log, Report
@@ -42,8 +40,8 @@ from chainograd.stand_ins import standing_in
 from chainograd.states import NO_ARGUMENTS, State, refuse_hidden, wants_gradient
 from chainograd.steps import Steps
 from chainograd.stores import Store
-from chainograd.streams import RandomStreams, undisturbed
-from chainograd.surroundings import Autocast
+from chainograd.streams import RandomStreams
+from chainograd.surroundings import Surroundings
 from chainograd.tape import Tape, Transform
 
 Frozen = Literal["off", "auto"]
@@ -145,7 +143,8 @@ class CheckpointedChain:
         self.micro_batch = micro_batch
         self.plan = self._sliced(self.plan)
         self._compared: set[Any] = set()  # shapes for which slices were compared with the whole
-        self._looked: set[Any] = set()  # shapes for which it is known that steps keep nothing
+        self._unused: set[Any] = set()  # shapes for which nothing that needs a gradient is used
+        self._saves = False  # whether steps take gradients of their own, as far as is known
         self.generators = list(generators)
         self.store = store if isinstance(store, Store) else Store(store)
         self.verify: Verify = verify
@@ -155,7 +154,6 @@ class CheckpointedChain:
             resolve_grad_steps(grad_steps, num_steps)
         self.grad_transform = grad_transform
         self.progress = progress
-        self._draws_on_host = False  # as far as is known
         self._log: Log | None = None  # of the last run
         self._costs: tuple[StepCost, ...] | None = None  # as measured last
 
@@ -180,8 +178,6 @@ class CheckpointedChain:
         if not torch.is_grad_enabled() or _transformed():
             return deque(self._loop(x, args, kwargs, steps), maxlen=1)[0]
         tape = self._prepared(x, args, kwargs, reached(steps, self.num_steps))
-        if not tape.inputs:
-            return run_without_gradient(tape).tree()
         M, last = self.num_steps, {}
 
         def visit(i: int, state: State) -> None:
@@ -219,11 +215,8 @@ class CheckpointedChain:
             return list(self._loop(x, args, kwargs, steps))
         tape = self._prepared(x, args, kwargs, steps)
         states: dict[int, State] = {}
-        if tape.inputs:
-            self._run(tape, states.__setitem__)
-            states = attach(tape, states)
-        else:
-            run_without_gradient(tape, states)
+        self._run(tape, states.__setitem__)
+        states = attach(tape, states)
         return [x, *(states[i].tree() for i in range(1, self.num_steps + 1))]
 
     @eager
@@ -246,8 +239,8 @@ class CheckpointedChain:
             One cost a step, for `Plan.with_costs` and `within`.
         """
         tape = self._tape(x, args, kwargs)
-        with torch.enable_grad(), undisturbed(tape.streams), tape.surroundings():
-            self._costs = measure(tape.steps, tape.x_T, tape.x_T_wanted, self.store, kind)
+        with torch.enable_grad(), tape.beforehand():
+            self._costs = measure(tape, kind)
         return self._costs
 
     @eager
@@ -329,20 +322,15 @@ class CheckpointedChain:
         tape = self._tape(x, args, kwargs, grad_steps)
         leaves = (*tape.x_T.tensors, *tape.steps.arguments.tensors)
         key = tuple((t.shape, t.dtype, t.device, t.requires_grad) for t in leaves)
-        mode = (key, len(tape.steps.buffers))  # modules in training may look at the batch
-        sliced = self.micro_batch is not None and mode not in self._compared
-        measured = self._budget is not None and tape.inputs and key not in self._measured
-        if mode not in self._looked and may_look(tape.steps.sharded):
-            tape.look = Look(mode)
-            if sliced or measured:
-                refuse_kept(tape)
-        if sliced and isinstance(tape.steps, SlicedSteps):
-            compare_slices(tape, tape.steps)
-            self._compared.add(mode)
+        tape.mode = (key, len(tape.steps.buffers))  # modules in training may look at the batch
+        if isinstance(tape.steps, SlicedSteps) and tape.mode not in self._compared:
+            with tape.beforehand():
+                compare_slices(tape, tape.steps)
+            self._compared.add(tape.mode)
         if self._budget is not None and tape.inputs:
-            if measured:
-                with undisturbed(tape.streams), tape.surroundings():
-                    self._measured[key] = measure(tape.steps, tape.x_T, tape.x_T_wanted, self.store)
+            if key not in self._measured:
+                with tape.beforehand():
+                    self._measured[key] = measure(tape)
             self._costs = self._measured[key]
             if (key, tape.grad_steps) not in self._plans:
                 self._plans[key, tape.grad_steps] = within(
@@ -356,12 +344,13 @@ class CheckpointedChain:
         return plan if self.micro_batch is None else without_graphs(plan)
 
     def _run(self, tape: Tape, visit: Callable[[int, State], None]) -> None:
-        tape.streams.closely = self._draws_on_host
+        tape.steps.saves = self._saves
         go_forward(tape, visit)
-        if tape.look is not None:
-            self._looked.add(tape.look.mode)
+        self._saves |= tape.steps.saves
+        if not any(map(any, tape.wanted[1:])) and tape.inputs and tape.mode not in self._unused:
+            refuse_cut_off(tape)
+            self._unused.add(tape.mode)
         tape.leave_out_unused()
-        self._draws_on_host |= tape.drew_on_host
 
     def _tape(
         self, x: Any, args: Any, kwargs: Any, grad_steps: frozenset[int] | None = None
@@ -396,13 +385,8 @@ class CheckpointedChain:
             plan=self.plan,
             x_T=x_T,
             streams=RandomStreams(devices, self.generators),
-            modes=captured.modes,
             verify=self.verify,
-            autocast=tuple(
-                Autocast.current(kind)
-                for kind in sorted({d.type for d in devices})
-                if torch.amp.is_autocast_available(kind)
-            ),
+            surroundings=Surroundings.now({d.type for d in devices}, captured.modes),
             transform=self.grad_transform,
             grad_steps=grad_steps,
             store=self.store,

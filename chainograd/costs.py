@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable
+from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,27 +13,23 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from chainograd.metering import meter
 from chainograd.plan import StepCost
-from chainograd.states import State, differentiable
-from chainograd.steps import Steps
-from chainograd.stores import Store
+from chainograd.states import State
+from chainograd.steps import Outcome, Recorded, Rerun
+from chainograd.streams import Streams
 from chainograd.sums import Sums
+from chainograd.tape import Tape
 
 Kind = Callable[[int], Hashable]
 
 
-def measure(
-    steps: Steps, x_T: State, wanted: list[bool], store: Store, kind: Kind | None = None
-) -> tuple[StepCost, ...]:
+def measure(tape: Tape, kind: Kind | None = None) -> tuple[StepCost, ...]:
     """Return what each step costs, running each kind of step forward and back once.
 
     One that gives gradients to what the steps share goes forward and back once more: there are sums
     to add to then.
 
     Args:
-        steps: The steps, with what they see.
-        x_T: The state that enters step 0.
-        wanted: Which leaves of it need a gradient.
-        store: Where nodes will live.
+        tape: The steps, with what they see. It is told of the states that they give.
         kind: Tells which steps are alike; by default none are taken to be.
 
     Returns:
@@ -39,64 +37,92 @@ def measure(
     """
     seen: dict[Hashable, StepCost] = {}
     result = []
-    state = x_T
-    for i in range(steps.num_steps):
-        key = i if kind is None else kind(i)
-        needed = wanted if i == 0 else [differentiable(leaf) for leaf in state.leaves]
+    state, wanted = tape.x_T, tape.wanted[0]
+    for i in range(tape.steps.num_steps):
+        key, before = i if kind is None else kind(i), tape.streams.state()
+        runs = _Runs(tape, i, state, wanted, before)
         if not seen:
-            measure_step(steps, i, state, needed, store)
+            runs.cost()
         if key not in seen:
-            seen[key] = measure_step(steps, i, state, needed, store)
+            seen[key] = runs.cost()
         result.append(seen[key])
-        state = steps.advance(i, state)
+        state, wanted = runs.forward()[:2]
+        tape.foreseen.saw(i + 1, state.leaves)
     return tuple(result)
 
 
-def measure_step(steps: Steps, i: int, state: State, wanted: list[bool], store: Store) -> StepCost:
-    """Return the cost of one step: run it without a graph, record it, and go back through it."""
-    device = state.device
-    with meter(device) as reading:
-        started = _now(device)
-        after = steps.advance(i, state)
-        forward_seconds = _now(device) - started
-        advance_bytes = reading.lap()
-        result_bytes = _bytes(after.tensors)
-        cotangents = {
-            place: torch.ones_like(leaf)
-            for place, leaf in enumerate(after.leaves)
-            if differentiable(leaf)
-        }
-        del after
-    sums = Sums(len(steps.shared))
-    with meter(device) as reading:
-        recorded = steps.record(i, state, wanted)
-        record_bytes, kept_bytes = reading.lap(), reading.live_bytes
-        started = _now(device)
-        steps.backprop(recorded, cotangents, {}, sums)
-        backward_seconds = _now(device) - started
-        del recorded
-        first_backprop_bytes = backprop_bytes = reading.lap() - result_bytes
-        if any(g is not None for g in sums.values):  # once more, with sums to add to
-            beside = reading.live_bytes
-            recorded = steps.record(i, state, wanted)
-            reading.lap()
-            sums.begin()
+class _Runs(NamedTuple):
+    """The runs that a step is measured by, each with the same random numbers."""
+
+    tape: Tape
+    step: int
+    state: State
+    wanted: list[bool]
+    random: Streams
+
+    def begin(self) -> None:
+        self.tape.streams.set(self.random)
+
+    def forward(self) -> Outcome:
+        self.begin()
+        mark = self.tape.mark(self.step)
+        return self.tape.steps.advance(self.step, self.state, self.wanted, mark, self.begin)
+
+    def record(self) -> Recorded:
+        self.begin()
+        rerun = Rerun(nullcontext(), _unchecked, self.tape.mark(self.step))
+        return self.tape.steps.again(self.step, self.state, self.wanted, rerun)
+
+    def cost(self) -> StepCost:
+        """Return the cost of the step: run it, record it, and go back through it."""
+        steps, state, store = self.tape.steps, self.state, self.tape.store
+        device = state.device
+        with meter(device) as reading:
+            started = _now(device)
+            after = self.forward()
+            forward_seconds = _now(device) - started
+            advance_bytes = reading.lap()
+            result_bytes = _bytes(after.leaving.tensors)
+            cotangents = {
+                place: torch.ones_like(leaf)
+                for place, leaf in enumerate(after.leaving.leaves)
+                if after.wanted[place]
+            }
+            del after
+        sums = Sums(len(steps.shared))
+        with meter(device) as reading:
+            recorded = self.record()
+            record_bytes, kept_bytes = reading.lap(), reading.live_bytes
+            started = _now(device)
             steps.backprop(recorded, cotangents, {}, sums)
-            backprop_bytes = reading.lap() - beside - result_bytes
-    fake = any(isinstance(leaf, FakeTensor) for leaf in state.tensors)
-    return StepCost(
-        node_bytes=_bytes(state.tensors),
-        result_bytes=result_bytes,
-        graph_bytes=max(kept_bytes - result_bytes, 0),
-        advance_bytes=advance_bytes,
-        record_bytes=record_bytes,
-        backprop_bytes=backprop_bytes,
-        gradient_bytes=sum(tensor.nbytes for tensor in steps.shared),
-        forward_seconds=1.0 if fake else forward_seconds,
-        backward_seconds=1.0 if fake else backward_seconds,
-        stored_bytes=store.stored_bytes(state),
-        first_backprop_bytes=first_backprop_bytes,
-    )
+            backward_seconds = _now(device) - started
+            del recorded
+            first_backprop_bytes = backprop_bytes = reading.lap() - result_bytes
+            if any(g is not None for g in sums.values):  # once more, with sums to add to
+                beside = reading.live_bytes
+                recorded = self.record()
+                reading.lap()
+                sums.begin()
+                steps.backprop(recorded, cotangents, {}, sums)
+                backprop_bytes = reading.lap() - beside - result_bytes
+        fake = any(isinstance(leaf, FakeTensor) for leaf in state.tensors)
+        return StepCost(
+            node_bytes=_bytes(state.tensors),
+            result_bytes=result_bytes,
+            graph_bytes=max(kept_bytes - result_bytes, 0),
+            advance_bytes=advance_bytes,
+            record_bytes=record_bytes,
+            backprop_bytes=backprop_bytes,
+            gradient_bytes=sum(tensor.nbytes for tensor in steps.shared),
+            forward_seconds=1.0 if fake else forward_seconds,
+            backward_seconds=1.0 if fake else backward_seconds,
+            stored_bytes=store.stored_bytes(state),
+            first_backprop_bytes=first_backprop_bytes,
+        )
+
+
+def _unchecked(after: State, used: set[int]) -> None:
+    """See nothing in a run that only measures."""
 
 
 def _bytes(tensors: list[Tensor]) -> int:

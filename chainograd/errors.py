@@ -1,8 +1,23 @@
 """What can go wrong in a chain, as exceptions that say what to do."""
 
+from __future__ import annotations
+
+from typing_extensions import Self
+
 
 class ChainError(RuntimeError):
-    """Something that only happens in a chain; the kinds below say what."""
+    """Something that only happens in a chain; the kinds below say what.
+
+    Attributes:
+        step: The step it happened in, where that is known.
+    """
+
+    step: int | None = None
+
+    def in_step(self, step: int) -> Self:
+        """Return the error, which tells the step it happened in."""
+        self.step = step
+        return self
 
 
 class CapturedTensorError(ChainError):

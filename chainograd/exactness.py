@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from chainograd.errors import ChainError, ReplayError
+from chainograd.errors import CapturedTensorError, ChainError, ReplayError
 from chainograd.findings import Finding
 from chainograd.forward import go_forward
 from chainograd.rehearsal import FIRST, Cotangents, Run
@@ -22,32 +21,42 @@ from chainograd.tape import Tape
 Prepare = Callable[[int, Any], Tape]
 
 
+CERTAIN = ("captured tensor", "kept tensor")  # what makes every gradient of the chain wrong
+
+
+def all_steps(prepare: Prepare, tape: Tape) -> Iterator[Finding]:
+    """Yield what the chain refuses in the forward pass, whichever step it is in."""
+    whole = prepare(tape.steps.num_steps, tape.x_T.entering(tape.wanted[0]).tree())
+    try:
+        go_forward(whole, lambda i, state: None)
+    except CapturedTensorError as error:
+        yield Finding("captured tensor", error.step, None, str(error))
+    except ChainError as error:
+        kind = "refused" if error.step is None else "kept tensor"
+        yield Finding(kind, error.step, None, str(error))
+    except Exception:  # of a step that the few runs have not seen: note [Rehearsal], 2
+        return
+    finally:
+        whole.let_go()
+
+
 def inexact(
     prepare: Prepare, tape: Tape, runs: Sequence[Run], back: Cotangents
 ) -> Iterator[Finding]:
     """Yield how far the chain's gradient is from the plain loop's, if it is another."""
     first = sum(run.index < FIRST for run in runs)
     try:
-        chain = prepare(first, tape.x_T.entering(tape.x_T_wanted).tree())
+        chain = prepare(first, tape.x_T.entering(tape.wanted[0]).tree())
         ours = _by_the_chain(chain, back.given, runs[0].random)
     except ChainError as error:
         kind = "not repeatable" if isinstance(error, ReplayError) else "refused"
         yield Finding(kind, None, None, str(error))
         return
-    before = {id(tensor) for tensor in tape.steps.captured}
+    # What is merely left of the rehearsal, as features that a hook keeps, is not compared.
     count = len(chain.steps.captured)
     of_captured = zip(chain.steps.captured, ours[len(ours) - count :], strict=True)
-    kept = {id(tensor): g for tensor, g in of_captured}
-    if (kept.keys() - before) & chain.steps.handed:
-        yield Finding(
-            "not repeatable", None, None,
-            "The step has kept a tensor that it computed: merged weights, an embedding, keys and "
-            "values. What it is computed from gets no gradient through steps that run again. "
-            "Compute it before the chain and pass it as an argument, or compute it in every step.",
-        )  # fmt: skip
-        return
-    # What is merely left of the rehearsal, as features that a hook keeps, is not compared.
-    ours = ours[: len(ours) - count] + [kept.get(id(t)) for t in tape.steps.captured]
+    gradients = {id(tensor): g for tensor, g in of_captured}
+    ours = ours[: len(ours) - count] + [gradients.get(id(t)) for t in tape.steps.captured]
     tolerance = _tolerance(chain)
     worst, place = 0.0, 0
     for k, (g, h) in enumerate(zip(ours, back.inputs, strict=True)):
@@ -92,8 +101,8 @@ def _norm(tensor: Tensor) -> float:
 def _tolerance(tape: Tape) -> float:
     """Return how far apart gradients may be: not at all, where the chain promises bits."""
     dtypes = [t.dtype for t in (*tape.inputs, *tape.x_T.tensors) if differentiable(t)]
-    dtypes += [autocast.dtype for autocast in tape.autocast if autocast.enabled]
-    same_kernels = tape.steps.recording is nullcontext and not isinstance(tape.steps, SlicedSteps)
+    dtypes += [autocast.dtype for autocast in tape.surroundings.autocast if autocast.enabled]
+    same_kernels = not isinstance(tape.steps, SlicedSteps)
     on_cpu = all(t.device.type == "cpu" for t in (*tape.inputs, *tape.x_T.tensors))
     if tape.store.dtype is None and same_kernels and on_cpu and tape.verify == "exact":
         return 0.0

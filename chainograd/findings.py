@@ -9,6 +9,7 @@ from typing import Literal
 Kind = Literal[
     "nothing to train",
     "captured tensor",
+    "kept tensor",
     "no gradient",
     "gradients off",
     "detached",

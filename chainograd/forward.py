@@ -6,50 +6,43 @@ from collections.abc import Callable
 
 import torch
 
-from chainograd.plan import RUNS, Action, Advance, Keep, Load, Record
-from chainograd.states import State, wants_gradient
-from chainograd.steps import looking
+from chainograd.buffers import Snapshot
+from chainograd.errors import ReplayError
+from chainograd.plan import RUNS, Action, Keep, Load, Record
+from chainograd.replay import ADVICE
+from chainograd.states import State
+from chainograd.steps import Outcome, outcome
 from chainograd.streams import Streams
-from chainograd.surroundings import Statistics, autocast_as, uncached_parametrizations
+from chainograd.surroundings import autocast_as, uncached_parametrizations
 from chainograd.tape import Tape
 
 
 def go_forward(tape: Tape, visit: Callable[[int, State], None]) -> None:
     """Carry out the forward actions; ``visit`` is shown every state that a step gives."""
-    streams = tape.streams
-    start, statistics = streams.state(), Statistics([] if streams.closely else tape.modes)
-    _carry_out(tape, visit, start)
-    tape.drew_on_host = not start.same_on_host(streams.state())
-    if tape.drew_on_host and not streams.closely:  # note [Host streams], 3
-        tape.let_go()
-        tape.first, streams.closely = 0, True
-        streams.set(start)
-        statistics.put_back()
-        _carry_out(tape, visit, start)
-
-
-def _carry_out(tape: Tape, visit: Callable[[int, State], None], start: Streams) -> None:
     tape.shelf = tape.store.shelf(tape.x_T, lambda: tape.plan.nodes)
     try:
         with (
             torch.no_grad(),  # once for all steps; those that are recorded turn it off
-            autocast_as(tape.autocast),
+            autocast_as(tape.surroundings.autocast),
             uncached_parametrizations(),
             tape.log.showing("forward", tape.plan.num_steps),
         ):
-            _run(tape, visit, start)
+            _run(tape, visit)
         tape.shelf.settle()
+        tape.foreseen.settle()
     except BaseException:
         tape.let_go()
         raise
+    finally:
+        torch.clear_autocast_cache()  # casts that the last step made are not the caller's
     if tape.first:
         _forget_unneeded(tape)
 
 
-def _run(tape: Tape, visit: Callable[[int, State], None], start: Streams) -> None:
-    state, tape.random = tape.x_T, [start]
+def _run(tape: Tape, visit: Callable[[int, State], None]) -> None:
+    state, tape.random = tape.x_T, [tape.streams.state()]
     # Where the comparison is not to the bit, kept states are brought back for it.
-    in_sight = tape.shelf.in_sight or not tape.exact
+    in_sight = tape.shelf.in_sight or not tape.verifier.exact
     seen = {a.index for a in tape.plan.forward if type(a) is Keep and in_sight}
     again = {a.index for a in tape.plan.backward if type(a) in RUNS}
     for action in tape.plan.forward:
@@ -61,63 +54,78 @@ def _run(tape: Tape, visit: Callable[[int, State], None], start: Streams) -> Non
         tape.log.saw(i, state)
         state = _run_first(tape, action, state)
         tape.log.ran("forward", i, began)
-        tape.random.append(_streams_after(tape, i))
+        tape.random.append(tape.streams.state(tape.random[i]))
         if i in again and i + 1 not in seen:
-            tape.note(i + 1, state)
+            tape.verifier.saw(i + 1, state.leaves)
         visit(i + 1, state)
-
-
-def _streams_after(tape: Tape, i: int) -> Streams:
-    """Return where the streams stand after step i, the step before's object if not moved."""
-    before, closely = tape.random[i], tape.streams.closely
-    if closely or i > 0:
-        return tape.streams.state(before)
-    tape.streams.closely = True
-    after = tape.streams.state(before)
-    tape.streams.closely = not before.same_on_host(after)  # note [Host streams], 2
-    return after
 
 
 def _run_first(tape: Tape, action: Action, state: State) -> State:
     """Run a step as planned; if memory runs out, let all kept graphs go and run it without."""
-    if not tape.graphs:
-        return _run_as_planned(tape, action, state)
-    statistics = Statistics(tape.modes)
+    begin_again = _undo(tape, tape.random[-1])
     try:
-        return _run_as_planned(tape, action, state)
+        if isinstance(action, Record) and tape.passes(action.index):
+            return _record(tape, action.index, state)
+        return _advance(tape, action.index, state, begin_again)
     except Exception as error:
         if not tape.droppable(error, action.index, tape.nodes):
             raise
     tape.drop_graphs(action.index)
-    tape.streams.set(tape.random[-1])
-    statistics.put_back()
-    return _run_as_planned(tape, Advance(action.index), state)
+    begin_again()
+    return _advance(tape, action.index, state, begin_again)
 
 
-def _run_as_planned(tape: Tape, action: Action, state: State) -> State:
-    i = action.index
-    if isinstance(action, Record):
-        wanted = tape.wanted(i, state)
-        recorded = tape.steps.record(i, state, wanted, looking(tape.look, i))
-        tape.graphs[i] = recorded
-        state = recorded.leaving.detached()
-        if _leads_nowhere(tape, i) and not any(map(wants_gradient, recorded.leaving.leaves)):
-            tape.first = i + 1
-        return state
-    if not tape.passes(i):
-        tape.first += i == tape.first
-        return tape.steps.advance(i, state)
-    nowhere = _leads_nowhere(tape, i)
-    if nowhere or (tape.look is not None and not tape.look.done):
-        state, needed = tape.steps.tried(i, state, tape.wanted(i, state), tape.look)
-        tape.first += nowhere and not needed
-        return state
-    return tape.steps.advance(i, state)
+def _undo(tape: Tape, streams: Streams) -> Callable[[], None]:
+    """Return what puts back what a run of a step is about to change."""
+    snapshot = Snapshot(tape.buffers.changing())
+
+    def begin_again() -> None:
+        tape.streams.set(streams)
+        snapshot.put_back()
+
+    return begin_again
 
 
-def _leads_nowhere(tape: Tape, i: int) -> bool:
-    """Return whether nothing before step i needs a gradient, as far as is known."""
-    return i == tape.first and not tape.from_start
+def _record(tape: Tape, i: int, state: State) -> State:
+    recorded = tape.steps.record(i, state, tape.wanted[i], tape.mark(i))
+    tape.graphs[i] = recorded
+    return _noted(tape, i, outcome(recorded))
+
+
+def _advance(tape: Tape, i: int, state: State, begin_again: Callable[[], None]) -> State:
+    steps = tape.steps
+    if tape.passes(i):
+        return _noted(tape, i, steps.advance(i, state, tape.wanted[i], tape.mark(i), begin_again))
+    result = steps.unrecorded(i, state)
+    return _noted(tape, i, Outcome(result, [False] * len(result.leaves), set(), set()))
+
+
+def _noted(tape: Tape, i: int, result: Outcome) -> State:
+    """Note what a step's graph told of it; return the state that it gave."""
+    _as_foreseen(tape, i, result.leaving)
+    tape.wanted.append(result.wanted)
+    tape.specs.append(result.leaving.spec)
+    tape.used |= result.used
+    if i == 0:
+        tape.entered = result.entered
+    if i == tape.first and not any(result.wanted):
+        tape.first = i + 1
+    return result.leaving
+
+
+def _as_foreseen(tape: Tape, i: int, state: State) -> None:
+    """See that a step gives what it gave when a byte budget had it measured.
+
+    Raises:
+        ReplayError: If it does not.
+    """
+    try:
+        tape.foreseen.same(i, state.leaves, None)
+    except ReplayError as error:
+        raise ReplayError(
+            f"Step {i} gave one state when the byte budget of `plan` had it measured, and another "
+            f"one in the forward pass after it. {ADVICE}"
+        ) from error
 
 
 def _forget_unneeded(tape: Tape) -> None:

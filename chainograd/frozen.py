@@ -22,7 +22,6 @@ from torch.utils._device import DeviceContext
 from typing_extensions import Self
 
 from chainograd.alive import WhileAlive
-from chainograd.captured import Witness
 from chainograd.recipes import Recipe, cast_again, recipe_of_norm
 from chainograd.saved import let_go, make_again, saved_are_hooked
 from chainograd.stand_ins import StandIns
@@ -127,7 +126,7 @@ class FrozenLayers(TorchFunctionMode):
             let_go(node, "input", dense=True)
 
 
-_TRANSPARENT = (FrozenLayers, StandIns, Witness, DeviceContext)
+_TRANSPARENT = (FrozenLayers, StandIns, DeviceContext)
 
 
 def _frozen(x: Tensor, *weights: Tensor | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,8 +14,9 @@ from torch._C._autograd import (
 from torch._C._functorch import is_legacy_batchedtensor  # pyright: ignore[reportMissingImports]
 
 from chainograd.errors import ChainError
+from chainograd.hooks import call_with_gradients_only, without_hooks
 from chainograd.sharded import shards_are_asked_for
-from chainograd.states import Cotangents, State, stand_in, wants_gradient
+from chainograd.states import Cotangents, State, aside, stand_in, wants_gradient
 from chainograd.sweep import go_back
 from chainograd.tape import Tape
 
@@ -27,8 +28,8 @@ def attach(tape: Tape, states: dict[int, State]) -> dict[int, State]:
     places = [
         (i, place)
         for i, state in states.items()
-        for place, leaf in enumerate(state.leaves)
-        if tape.differentiable(i, place, leaf)
+        for place in range(len(state.leaves))
+        if tape.wanted[i][place]
     ]
     if not places:
         return states
@@ -71,19 +72,28 @@ class ChainFunction(torch.autograd.Function):
             )
         pairs = [(p, g) for p, g in zip(ctx.places, grads, strict=True) if g is not None]
         places, given = [place for place, _ in pairs], [g for _, g in pairs]
-        if torch.is_grad_enabled():
-            if any(map(is_legacy_batchedtensor, given)):
-                raise ChainError(
-                    "`is_grads_batched=True` together with `create_graph=True` does not pass "
-                    "through a chain. Take the gradients one by one, or use torch.func.vmap of "
-                    "torch.func.vjp."
-                )
-            return None, None, None, *ChainVjp.apply(tape, places, *tape.inputs, *given)
-        if tape.steps.sharded:
-            tape.steps.trains_shards = shards_are_asked_for(tape.inputs, ctx)
-        keep = _get_current_graph_task_keep_graph()  # retain_graph
-        with outside_vmap():
-            return None, None, None, *go_back(tape, by_state(places, given), keep=keep)
+        gradients = _gradients(ctx, tape, places, given)
+        missing = [t for t, g in zip(tape.inputs, gradients, strict=True) if g is None]
+        call_with_gradients_only(missing)
+        return None, None, None, *gradients
+
+
+def _gradients(
+    ctx: Any, tape: Tape, places: list[Place], given: list[Tensor]
+) -> Sequence[Tensor | None]:
+    if torch.is_grad_enabled():
+        if any(map(is_legacy_batchedtensor, given)):
+            raise ChainError(
+                "`is_grads_batched=True` together with `create_graph=True` does not pass "
+                "through a chain. Take the gradients one by one, or use torch.func.vmap of "
+                "torch.func.vjp."
+            )
+        return ChainVjp.apply(tape, places, *tape.inputs, *given)  # type: ignore[return-value]
+    if tape.steps.sharded:
+        tape.steps.trains_shards = shards_are_asked_for(tape.inputs, ctx)
+    keep = _get_current_graph_task_keep_graph()  # retain_graph
+    with outside_vmap():
+        return go_back(tape, by_state(places, given), keep=keep)
 
 
 class ChainVjp(torch.autograd.Function):
@@ -121,38 +131,48 @@ class ChainVjp(torch.autograd.Function):
             aside(g) if further and g.requires_grad else stand_in(g)
             for g in ctx.saved_tensors[count:]
         ]
-        with torch.enable_grad(), tape.surroundings():
+        with torch.enable_grad():
             seen = [aside(t) for t in ctx.saved_tensors[:count]] if further else None
-            states, inputs = tape.plain_loop(seen)
+            with tape.like_first():
+                states, inputs = tape.plain_loop(seen)
             pairs = [
                 (states[i].leaves[place], g)
                 for (i, place), g in zip(ctx.places, given, strict=True)
             ]
             pairs = [(leaf, g) for leaf, g in pairs if wants_gradient(leaf)]
-            first = torch.autograd.grad(
-                [leaf for leaf, _ in pairs],
-                inputs,
-                [g for _, g in pairs],
-                create_graph=True,
-                allow_unused=True,
-            )
-            roots = [(g, v) for g, v in zip(first, u, strict=True)
-                     if g is not None and v is not None and g.requires_grad]  # fmt: skip
-            if not roots:
-                return None, None, *[None] * len(ctx.saved_tensors)
-            second = torch.autograd.grad(
-                [g for g, _ in roots],
-                [*inputs, *given],
-                [v for _, v in roots],
-                create_graph=further,
-                allow_unused=True,
-            )
+            with without_hooks(inputs):
+                second = _second(pairs, inputs, given, u, further)
+        if second is None:
+            return None, None, *[None] * len(ctx.saved_tensors)
         return None, None, *second
 
 
-def aside(tensor: Tensor) -> Tensor:
-    """Return the tensor as a node of its own behind it: a place to stop at that leads on."""
-    return tensor.view_as(tensor)
+def _second(
+    pairs: list[tuple[Tensor, Tensor]],
+    inputs: list[Tensor],
+    given: list[Tensor],
+    u: tuple[Tensor | None, ...],
+    further: bool,
+) -> tuple[Tensor | None, ...] | None:
+    """Return the gradients of a gradient, for the inputs and the given cotangents."""
+    first = torch.autograd.grad(
+        [leaf for leaf, _ in pairs],
+        inputs,
+        [g for _, g in pairs],
+        create_graph=True,
+        allow_unused=True,
+    )
+    roots = [(g, v) for g, v in zip(first, u, strict=True)
+             if g is not None and v is not None and g.requires_grad]  # fmt: skip
+    if not roots:
+        return None
+    return torch.autograd.grad(
+        [g for g, _ in roots],
+        [*inputs, *given],
+        [v for _, v in roots],
+        create_graph=further,
+        allow_unused=True,
+    )
 
 
 @contextmanager

@@ -11,15 +11,13 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from chainograd.errors import ChainError
-from chainograd.exactness import Prepare, inexact
+from chainograd.exactness import CERTAIN, Prepare, all_steps, inexact
 from chainograd.findings import Finding, Findings
 from chainograd.refusals import compare_slices
 from chainograd.rehearsal import FIRST, Run, go_back, run_again, run_first, watched_loss
 from chainograd.sites import definition
 from chainograd.slices import SlicedSteps
 from chainograd.states import State, wants_gradient
-from chainograd.streams import undisturbed
-from chainograd.surroundings import autocast_as, unchanged
 from chainograd.tape import Tape
 from chainograd.verdicts import (
     cut_off,
@@ -60,22 +58,18 @@ def check(prepare: Prepare, num_steps: int, x: Any, loss: Loss | None) -> Findin
         if isinstance(tape.steps, SlicedSteps):
             first = prepare(min(FIRST, num_steps), x)
             assert isinstance(first.steps, SlicedSteps)
-            compare_slices(first, first.steps)
+            with first.beforehand():
+                compare_slices(first, first.steps)
     except ChainError as error:
         return Findings([Finding("refused", None, None, str(error))])
-    with (
-        ExitStack() as undo,
-        torch.enable_grad(),
-        undisturbed(tape.streams),
-        unchanged(tape.modes),
-        autocast_as(tape.autocast),
-    ):
+    with ExitStack() as undo, tape.like_first(), torch.enable_grad():
         return _checked(prepare, tape, nothing, loss, undo)
 
 
 def _checked(
     prepare: Prepare, tape: Tape, nothing: bool, loss: Loss | None, undo: ExitStack
 ) -> Findings:
+    begun = tape.streams.state()
     runs = run_first(tape, undo)
     found = [*in_training(runs), *of_noise(runs)]
     if runs[-1].error is not None:
@@ -83,6 +77,8 @@ def _checked(
     else:
         again = run_again(tape, runs, undo)
         found += [*in_place(runs, again), *unrepeated(runs, again, tape.verify)]
+        tape.streams.set(begun)
+        found += all_steps(prepare, tape)
         found += _of_gradients(prepare, tape, runs, loss, {finding.kind for finding in found})
     if nothing and not any(finding.kind == "captured tensor" for finding in found):
         found.insert(0, Finding("nothing to train", None, None, _NOTHING))
@@ -115,7 +111,7 @@ def _of_gradients(
             return [*found, Finding("refused", None, None, problem)]
         found += of_cotangents(runs, back)
         known |= {finding.kind for finding in found}
-        if not known & {"unknown generator", "not repeatable", "not finite"}:
+        if not known & {"unknown generator", "not repeatable", "not finite", *CERTAIN}:
             found += inexact(prepare, tape, runs, back)
     ends = {finding.where for finding in found if finding.kind in ("detached", "gradients off")}
     return [f for f in found if f.kind != "partly detached" or f.where not in ends]

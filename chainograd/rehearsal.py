@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from chainograd.errors import CapturedTensorError, ChainError
+from chainograd.errors import ChainError
 from chainograd.states import State, differentiable, wants_gradient
 from chainograd.streams import Streams
 from chainograd.tape import Tape
-from chainograd.watching import Changes, Cuts, Draws, Watch
+from chainograd.watching import Changes, Cut, Cuts, Draws, Watch
 
 FIRST = 3  # how many steps from the first one are run
 
@@ -80,6 +80,17 @@ def watched(tape: Tape, index: int, state: State, undo: ExitStack) -> Run:
     return run
 
 
+def first_cut(tape: Tape, index: int, state: State) -> tuple[State, Cut | None]:
+    """Run a step and return its result without a graph, and where that was cut off, if it was."""
+    cuts = Cuts()
+    with Watch(cuts):
+        leaving = tape.steps.run(index, state)
+    found = next(filter(None, map(cuts.of, leaving.tensors)), None)
+    if found is None and any(map(wants_gradient, state.leaves)):
+        found = cuts.last
+    return leaving.detached(), found
+
+
 def run_first(tape: Tape, undo: ExitStack) -> list[Run]:
     """Run the first steps and the last one, with one graph through them all.
 
@@ -90,7 +101,7 @@ def run_first(tape: Tape, undo: ExitStack) -> list[Run]:
         Exception: What a step raises that has another reason.
     """
     runs: list[Run] = []
-    start = state = tape.x_T.entering(tape.x_T_wanted)
+    state = tape.x_T.entering(tape.wanted[0])
     for i in sorted({*range(min(FIRST, tape.plan.num_steps)), tape.plan.num_steps - 1}):
         run = watched(tape, i, state, undo)
         if i >= FIRST and (run.error is not None or not finite(run.leaving)):
@@ -99,11 +110,6 @@ def run_first(tape: Tape, undo: ExitStack) -> list[Run]:
             raise run.error
         runs.append(run)
         if run.error is not None:
-            break
-        try:
-            tape.steps.uses_between(i, start, run.leaving)
-        except CapturedTensorError as error:
-            run.error = error
             break
         state = run.leaving._replace(leaves=tuple(map(_usable, run.leaving.leaves)))
     return runs

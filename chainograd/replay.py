@@ -2,35 +2,156 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from chainograd.dense_parts import dense_parts
+from chainograd.digests import Digest, digest
 from chainograd.errors import ReplayError
 
 Verify = Literal["exact", "close", "off"]
 
+# Note [Verdicts]
+# 1. A state that a step gives again is compared with the first one, where that is at hand on its
+#    device, or by its digest. Where bits need not be the same, it is compared with a sample.
+# 2. On a CPU the verdict is there at once. On an accelerator to ask for it would wait for the
+#    device after each step, so verdicts are gathered and asked for once, before gradients leave.
+
+
+@dataclass(slots=True, eq=False)
+class Verifier:
+    """Compares what steps give when they run again with what they gave first.
+
+    Attributes:
+        verify: How.
+        rounding: The dtype that states are kept in, if they are rounded.
+        coarsest: The coarsest floating dtype that steps are known to compute in.
+        digests: Of first states, by the index of the step they enter.
+        samples: Likewise.
+        open: Verdicts that were not asked for: what differs, as a tensor; the step; the words.
+    """
+
+    verify: Verify
+    rounding: torch.dtype | None = None
+    coarsest: torch.dtype | None = None
+    digests: dict[int, Digest] = field(default_factory=dict)
+    samples: dict[int, tuple[Tensor | None, ...]] = field(default_factory=dict)
+    open: list[tuple[Tensor, int, Callable[[], str]]] = field(default_factory=list)
+
+    @property
+    def exact(self) -> bool:
+        """Whether a state that is made again must be the same to the bit."""
+        return self.verify == "exact" and self.rounding is None
+
+    def saw(self, i: int, leaves: Sequence[object]) -> None:
+        """Remember what the state that enters step i is compared with later."""
+        if self.exact:
+            self.digests[i] = digest(leaves)
+        elif self.verify != "off":
+            self.samples[i] = sample(leaves)
+
+    def same(
+        self, i: int, again: Sequence[object], first: Callable[[], Sequence[object]] | None
+    ) -> None:
+        """Check that step i gave the state that it gave first.
+
+        Args:
+            i: The step.
+            again: The leaves of the state that it gives now.
+            first: Brings those of the first state, if it is kept and may be looked at.
+
+        Raises:
+            ReplayError: If it did not; on an accelerator `settle` raises it.
+        """
+        if self.verify == "off":
+            return
+        sampled = self.samples.get(i + 1)
+        if first is None and sampled is not None:
+            before: Sequence[object] | None = sampled
+            again = sample(again)
+        else:
+            before = None if first is None else first()
+        if before is None:
+            if i + 1 in self.digests:
+                self._same_digest(i, again)
+        elif self.rounding is not None:
+            compare_rounded(i, before, again, self.rounding)
+        else:
+            self._same_values(i, before, again)
+
+    def settle(self) -> None:
+        """Ask for the verdicts that are open.
+
+        Raises:
+            ReplayError: If a step did not give what it gave first.
+        """
+        verdicts, self.open = self.open, []
+        if not verdicts:
+            return
+        device = verdicts[0][0].device
+        answers = torch.stack([differs.to(device) for differs, _, _ in verdicts]).tolist()
+        for differs, (_, i, words) in zip(answers, verdicts, strict=True):
+            if differs:
+                raise ReplayError(f"Step {i} {words()}. {ADVICE}")
+
+    def _same_digest(self, i: int, again: Sequence[object]) -> None:
+        before, now = self.digests[i + 1], digest(again)
+        if [_kinds(d) for d in before] != [_kinds(d) for d in now]:
+            raise ReplayError(f"Step {i} {_UNKNOWN}. {ADVICE}")
+        for a, b in zip(before, now, strict=True):
+            for one, two in zip(a or (), b or (), strict=True):
+                self._judge(i, one != two, lambda: _UNKNOWN)
+
+    def _same_values(self, i: int, first: Sequence[object], again: Sequence[object]) -> None:
+        for a, b in zip(first, again, strict=False):
+            if isinstance(a, Tensor) and isinstance(b, Tensor):
+                pairs = _pairs(a, b)
+                if pairs is None:
+                    raise ReplayError(f"Step {i} {_other_kind(a, b)}. {ADVICE}")
+                for one, two in pairs:
+                    self._compare(i, one, two)
+        if len(first) != len(again):
+            raise ReplayError(
+                f"Step {i} was recomputed with {len(again)} leaves in its state, but the forward "
+                f"pass saw {len(first)}. {ADVICE}"
+            )
+
+    def _compare(self, i: int, a: Tensor, b: Tensor) -> None:
+        if a.device.type == "cpu" and torch.equal(a, b):
+            return
+        close = self.verify == "close" and (a.is_floating_point() or a.is_complex())
+        differs = _beyond(a, b, self._tolerance(a.dtype)) if close else _unequal(a, b)
+        largest = None if a.device.type == "cpu" else _largest_difference(a, b)
+        self._judge(i, differs, lambda: _difference(a, b) if largest is None else _by(largest))
+
+    def _judge(self, i: int, differs: Tensor, words: Callable[[], str]) -> None:
+        if differs.device.type != "cpu":
+            self.open.append((differs, i, words))
+        elif bool(differs):
+            raise ReplayError(f"Step {i} {words()}. {ADVICE}")
+
+    def _tolerance(self, dtype: torch.dtype) -> float:
+        # Room for reordered sums, far from what other noise or other weights would do: a twentieth
+        # of the largest entry, where a hundred times the rounding of bfloat16 would be all of it.
+        eps = torch.finfo(dtype).eps
+        if self.coarsest is not None:
+            eps = max(eps, torch.finfo(self.coarsest).eps)
+        return min(100 * eps, 0.05)
+
 
 def compare(index: int, first: Sequence[object], again: Sequence[object], verify: Verify) -> None:
-    """Check that step ``index`` gave the same state again.
+    """Check at once that step ``index`` gave the same state again.
 
     Raises:
         ReplayError: If it did not.
     """
-    if verify == "off":
-        return
-    for a, b in zip(first, again, strict=False):
-        if not isinstance(a, Tensor) or not isinstance(b, Tensor):
-            continue
-        if not (a.dtype == b.dtype and torch.equal(a, b)) and not _alike(a, b, verify):
-            raise ReplayError(f"Step {index} {_difference(a, b)}. {_ADVICE}")
-    if len(first) != len(again):
-        raise ReplayError(
-            f"Step {index} was recomputed with {len(again)} leaves in its state, but the forward "
-            f"pass saw {len(first)}. {_ADVICE}"
-        )
+    verifier = Verifier(verify)
+    verifier.same(index, again, lambda: first)
+    verifier.settle()
 
 
 def compare_rounded(
@@ -52,7 +173,7 @@ def compare_rounded(
         if off > room:
             raise ReplayError(
                 f"Step {index}, run again from a state rounded to {dtype}, is {off.item():.3g} "
-                f"away from what it gave first; rounding explains {room.item():.3g}. {_ADVICE} "
+                f"away from what it gave first; rounding explains {room.item():.3g}. {ADVICE} "
                 "Where a step is as sensitive as that, keep states in full, or pass `verify='off'`."
             )
 
@@ -63,85 +184,80 @@ def sample(leaves: Sequence[object]) -> tuple[Tensor | None, ...]:
 
 
 def _some(tensor: Tensor) -> Tensor:
-    entries = tensor.detach().flatten()
+    parts = dense_parts(tensor)
+    entries = parts[-1].flatten()  # the values, where there are indices too
     return entries[:: max(entries.numel() // 1024, 1)].clone()
 
 
-Digest = tuple[Tensor | None, ...]
-
-
-def digest(leaves: Sequence[object]) -> Digest:
-    """Return a number for each tensor that almost surely changes when a bit of it does.
-
-    It is the sum of the tensor's bits as integers, without carrying: 8 bytes in place of a state.
-    """
-    return tuple(_sum_of_bits(leaf) if isinstance(leaf, Tensor) else None for leaf in leaves)
-
-
-def compare_digest(index: int, first: Digest, again: Sequence[object]) -> None:
-    """Check that step ``index`` gave a state with the same digest again.
-
-    Raises:
-        ReplayError: If it did not.
-    """
-    for a, b in zip(first, digest(again), strict=False):
-        if (a is None) != (b is None) or (
-            a is not None and b is not None and not torch.equal(a, b)
-        ):
-            break
-    else:
-        if len(first) == len(again):
-            return
-    raise ReplayError(
-        f"Step {index} was recomputed with another result than in the forward pass (the state is "
-        f"not kept, so the difference is not known). {_ADVICE}"
-    )
-
-
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def _sum_of_bits(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach().resolve_neg()
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor.resolve_conj())
-    return tensor.view(_INTEGERS[tensor.element_size()]).sum(dtype=torch.int64)
-
-
-_ADVICE = (
-    "A step must be a pure function of its index and its state: carry what it remembers in the "
-    "state, hand its generators in with `generators=[…]`, and leave its weights and settings "
-    "alone until the backward pass is over. If the kernels in use do not repeat their results "
-    "exactly, pass `verify='close'`."
+ADVICE = (
+    "A step must be a pure function of its index and its state. Likely causes, in this order: it "
+    "draws from a generator that the chain does not know (name it, `generators=[…]`); its weights, "
+    "or attributes that it keeps, changed since the forward pass (call `backward()` before "
+    "`optimizer.step()`, carry what it remembers in the state); it runs in another context than in "
+    "the forward pass, such as a mode or a patch around that call only (put the context inside of "
+    "the step); its kernels do not repeat their results to the bit (pass `verify='close'`). "
+    "`chain.check(x)` looks for the line."
 )
+_AGAIN = "was recomputed with another result than in the forward pass"
+_UNKNOWN = f"{_AGAIN} (the state is not kept, so the difference is not known)"
 
 
-def _alike(a: Tensor, b: Tensor, verify: Verify) -> bool:
-    """Return whether tensors that are not equal are so for this comparison: NaNs, rounding."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    if verify == "exact":
-        return bool(((a == b) | (a.isnan() & b.isnan())).all())
-    if not (a.is_floating_point() or a.is_complex()):
-        return torch.equal(a, b)
-    # Room for reordered sums, far from what other noise or other weights would do.
-    tolerance = 100 * torch.finfo(a.dtype).eps
+def _kinds(parts: tuple[Tensor, ...] | None) -> int | None:
+    return None if parts is None else len(parts)
+
+
+def _pairs(a: Tensor, b: Tensor) -> list[tuple[Tensor, Tensor]] | None:
+    """Return the plain parts of two tensors side by side; None if they are not of one kind."""
+    if (a.shape, a.dtype, a.layout) != (b.shape, b.dtype, b.layout):
+        return None
+    ours, theirs = dense_parts(a), dense_parts(b)
+    if [part.shape for part in ours] != [part.shape for part in theirs]:
+        return None
+    return list(zip(ours, theirs, strict=True))
+
+
+def _unequal(a: Tensor, b: Tensor) -> Tensor:
+    """Return whether tensors differ, where NaN is equal to NaN."""
+    if a.element_size() == 1 and a.is_floating_point():  # float8 is not compared by torch
+        a, b = a.view(torch.uint8), b.view(torch.uint8)
+    differ = a != b
+    if a.is_floating_point() or a.is_complex():
+        differ &= ~(a.isnan() & b.isnan())
+    return differ.any()
+
+
+def _beyond(a: Tensor, b: Tensor, tolerance: float) -> Tensor:
+    """Return whether tensors differ by more than a part of the largest finite entry."""
+    if a.element_size() == 1:
+        a, b = a.float(), b.float()
     sizes = torch.where(a.isfinite(), a, 0).abs().flatten()
-    largest = float(sizes.max()) if sizes.numel() else 0.0
-    return torch.allclose(a, b, rtol=tolerance, atol=tolerance * largest, equal_nan=True)
+    room = tolerance * (a.abs() + (sizes.max() if sizes.numel() else 0))
+    both = a.isnan() & b.isnan()
+    return ~(((a - b).abs() <= room) | (a == b) | both).all()
 
 
 def _wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
+def _largest_difference(a: Tensor, b: Tensor) -> Tensor | None:
+    if not a.numel() or a.dtype is torch.bool:
+        return None
+    a, b = (t.float() if t.element_size() == 1 else t for t in (a, b))
+    return (a - b).abs().max()
+
+
 def _difference(a: Tensor, b: Tensor) -> str:
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return (
-            f"was recomputed with shape {tuple(b.shape)} and {b.dtype}, but the forward pass saw "
-            f"{tuple(a.shape)} and {a.dtype}"
-        )
-    return (
-        "was recomputed with another result than in the forward pass: the largest difference is "
-        f"{(_wide(a) - _wide(b)).abs().max().item():.3g}"
-    )
+    return _by((_wide(a) - _wide(b)).abs().max())
+
+
+def _by(largest: Tensor) -> str:
+    return f"{_AGAIN}: the largest difference is {largest.item():.3g}"
+
+
+def _other_kind(a: Tensor, b: Tensor) -> str:
+    def told(t: Tensor) -> str:
+        layout = "" if t.layout is torch.strided else f", {t.layout}"
+        return f"shape {tuple(t.shape)} and {t.dtype}{layout}"
+
+    return f"was recomputed with {told(b)}, but the forward pass saw {told(a)}"

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from chainograd.errors import ChainError
-from chainograd.kept import Look
-from chainograd.states import Cotangents, State, differentiable, wants_gradient
-from chainograd.steps import Recorded, Rerun, Steps
+from chainograd.graphs import Mark
+from chainograd.states import Cotangents, State, differentiable
+from chainograd.steps import Outcome, Recorded, Rerun, Steps, refuse_strangers
 from chainograd.sums import Sums
 
 # Note [Slices]
@@ -54,39 +54,49 @@ class SlicedSteps(Steps):
         """Run one step on every slice, in the grad mode that is in force."""
         return self._joined(index, state, [self._called(index, state, j) for j in self._starts])
 
-    def tried(
-        self, index: int, state: State, wanted: list[bool], look: Look | None = None
-    ) -> tuple[State, bool]:
-        """Run a step with graphs that are let go at once; return whether its result needs them."""
-        entering, parts, needed = state.entering(wanted), [], False
+    def _first(
+        self, index: int, state: State, wanted: list[bool], mark: Mark, *, light: bool
+    ) -> Outcome:
+        """Run a step with graphs that are let go, that of each slice before the next is made."""
+        entering, parts = state.entering(wanted), []
         for j in self._starts:
-            with torch.enable_grad(), self.recording():
-                part = self._called(index, entering, j)
-            if look is not None:
-                look.at(index, part)
-            needed |= any(map(wants_gradient, part.leaves))
-            parts.append(part.detached())  # or the graphs of all slices would be there at once
-        return self._joined(index, state, parts), needed
 
-    def record(
-        self, index: int, state: State, wanted: list[bool], rerun: Rerun | None = None
-    ) -> Recorded:
+            def called(i: int, whole: State, j: int = j) -> State:
+                return self._called(i, whole, j)
+
+            parts.append(self._let_go(index, entering, mark, called, light=light))
+        return self._one(index, state, parts)
+
+    def _one(self, index: int, state: State, parts: list[Outcome]) -> Outcome:
+        """Return the outcome of the whole batch from those of its slices."""
+        return Outcome(
+            self._joined(index, state, [part.leaving for part in parts]),
+            [any(wanted) for wanted in zip(*(part.wanted for part in parts), strict=True)],
+            set[int]().union(*(part.used for part in parts)),
+            set[int]().union(*(part.entered for part in parts)),
+        )
+
+    def again(self, index: int, state: State, wanted: list[bool], rerun: Rerun) -> Recorded:
         """Remember a step that is to be recorded slice by slice."""
-        rerun = rerun or Rerun(lambda: None, lambda after: None)
-        return Waiting(state.entering(wanted), state._replace(leaves=()), {}, index, rerun)
+        entering = state.entering(wanted)
+        return Waiting(entering, state._replace(leaves=()), {}, set(), [], [], index, rerun)
 
     def backprop(
         self, recorded: Recorded, after: Cotangents, at_node: Cotangents, sums: Sums
     ) -> Cotangents:
         """Record each slice of a step and send its share of the cotangents back through it."""
         assert isinstance(recorded, Waiting)
-        i, entering = recorded.index, recorded.entering
-        before, parts = at_node, []
-        recorded.rerun.rewind()
+        i, entering, rerun = recorded.index, recorded.entering, recorded.rerun
+        before, parts, used = at_node, [], set[int]()
         for j in self._starts:
-            with torch.enable_grad(), self.recording():
-                leaving = self._called(i, entering, j)
-            graph = Recorded(entering, leaving, self.uses_between(i, entering, leaving))
+
+            def called(i: int, whole: State, j: int = j) -> State:
+                with self.recording():
+                    return self._called(i, whole, j)
+
+            with rerun.around:
+                graph = self._recorded(i, entering, rerun.mark, called)
+            leaving = graph.leaving
             share = {
                 place: g[j : j + self.size] if self._is_cut(entering, leaving, place, j) else g
                 for place, g in after.items()
@@ -96,13 +106,16 @@ class SlicedSteps(Steps):
             sums.begin()  # each is added once: without kept graphs (3) nothing is done again
             before = Steps.backprop(self, graph, share, before, sums)
             parts.append(leaving.detached())
+            used |= graph.uses.keys()
+            strangers = graph.strangers
             del leaving, graph
-        recorded.rerun.check(self._joined(i, entering, parts))
+            refuse_strangers(strangers)
+        rerun.check(self._joined(i, entering, parts), used)
         return before
 
     @property
     def _starts(self) -> range:
-        return range(0, self.batch, self.size)
+        return range(0, max(self.batch, 1), self.size)  # an empty batch is one slice
 
     def _called(self, index: int, state: State, j: int) -> State:
         """Call the user's step on the slice that begins with sample j."""
@@ -173,12 +186,13 @@ def difference(steps: SlicedSteps, x_T: State, room: float) -> tuple[float, int]
     argument was cut that is no batch. The first step that is off by more than ``room`` counts.
     """
     pair, x = _pair(steps, x_T)
-    half = pair.size
+    half, mark = pair.size, Mark(object(), 0)
     for i in range(steps.num_steps):
         pair.size = half
-        apart = pair.advance(i, x)
+        apart = _given(pair, i, x, mark)
         pair.size = 2 * half
-        x = pair.advance(i, x)
+        x = _given(pair, i, x, mark)
+        steps.saves = pair.saves  # so that it is known before noise is drawn for good
         off = _apart(apart, x)
         if off > room:
             return off, i
@@ -194,21 +208,26 @@ def influence(
     first step that is off by more than ``room`` counts.
     """
     pair, x = _pair(steps, x_T)
-    half = pair.size
+    half, mark = pair.size, Mark(object(), 0)
     pair.size = 2 * half
     other = x._replace(leaves=tuple(_other(leaf, half) for leaf in x.leaves))
     rewind()
     states = []
     for i in range(steps.num_steps):
-        x = pair.advance(i, x)
+        x = _given(pair, i, x, mark)
         states.append(_first(x, 2 * half, half))
     rewind()
     for i in range(steps.num_steps):
-        other = pair.advance(i, other)
+        other = _given(pair, i, other, mark)
         off = _apart(_first(other, 2 * half, half), states[i])
         if off > room:
             return off, i
     return 0.0, 0
+
+
+def _given(pair: SlicedSteps, i: int, x: State, mark: Mark) -> State:
+    wanted = [differentiable(leaf) for leaf in x.leaves]
+    return pair.advance(i, x, wanted, mark._replace(step=i), lambda: None).leaving
 
 
 def _pair(steps: SlicedSteps, x_T: State) -> tuple[SlicedSteps, State]:
@@ -218,7 +237,7 @@ def _pair(steps: SlicedSteps, x_T: State) -> tuple[SlicedSteps, State]:
     pair = SlicedSteps(
         steps.step, steps.num_steps, arguments, steps.captured, steps.buffers, batch=2 * half
     )
-    pair.size = half
+    pair.size, pair.saves = half, steps.saves
     return pair, x
 
 
@@ -233,6 +252,8 @@ def _apart(a: State, b: State) -> float:
     off = size = 0.0
     for one, two in zip(a.leaves, b.leaves, strict=True):
         if differentiable(one):
+            if one.shape != two.shape:  # what is the same for all samples was joined as a batch
+                return 1.0
             off += float(torch.linalg.vector_norm(one - two, dtype=_wide(one)) ** 2)
             size += float(torch.linalg.vector_norm(two, dtype=_wide(two)) ** 2)
     return (off / size) ** 0.5 if off else 0.0

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 # Note [Stand-ins]
-# Of a tensor that is not a leaf, or that has hooks, the steps get a stand-in: a detached alias
-# that is a leaf. Otherwise each step's backward would run on into the graph outside the chain, or
-# call the hooks once per step instead of once.
+# Of a tensor that is not a leaf the steps get a stand-in: a detached alias that is a leaf.
+# Otherwise each step's backward would run on into the graph outside the chain. A leaf is used as it
+# is; its hooks wait until its whole gradient leaves the chain.
 
 
 def standing_in(tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -31,19 +31,15 @@ class StandIns(TorchFunctionMode):
 
     Attributes:
         stand_ins: By the ids of the tensors.
-        handed: Ids of those that an operation was given.
     """
 
-    def __init__(self, stand_ins: dict[int, Tensor], handed: set[int]) -> None:
+    def __init__(self, stand_ins: dict[int, Tensor]) -> None:
         super().__init__()
-        self.stand_ins, self.handed = stand_ins, handed
+        self.stand_ins = stand_ins
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         def swap(value: Any) -> Any:
-            if not isinstance(value, Tensor) or id(value) not in self.stand_ins:
-                return value
-            self.handed.add(id(value))
-            return self.stand_ins[id(value)]
+            return self.stand_ins.get(id(value), value) if isinstance(value, Tensor) else value
 
         args, kwargs = pytree.tree_map(swap, (args, kwargs or {}))
         return func(*args, **kwargs)

@@ -94,15 +94,25 @@ def versions(tensors: Sequence[Any]) -> list[int]:
 
 
 def stand_in(tensor: Tensor) -> Tensor:
-    """Return a leaf with the tensor's values, outside its graph and without its hooks.
+    """Return a leaf with the tensor's values, outside its graph and without its hooks."""
+    return aside(tensor.detach()).requires_grad_()
 
-    It is a view, because an autocast region that the step opens keeps its casts of leaves that are
-    none, and the gradients of all uses of one cast would be added up in its few bits.
+
+def aside(tensor: Tensor) -> Tensor:
+    """Return a view of the whole tensor, with its strides; its graph leads on to the tensor.
+
+    A view, because autocast caches the cast of every leaf that is not a view: all uses would share
+    one cast, and their gradients would be added up in its few bits. `view_as` would choose the
+    strides of dimensions of size 1 anew, and torch would take channels_last at batch 1 for another
+    memory format.
     """
-    outside = tensor.detach()
-    if outside.layout is torch.strided:  # autocast leaves other tensors alone
-        outside = outside.view_as(outside)
-    return outside.requires_grad_()
+    if tensor.layout is not torch.strided:  # autocast leaves others alone
+        return tensor
+    view = tensor.view_as(tensor)
+    return view if tensor.is_nested or view.stride() == tensor.stride() else _alias(tensor)
+
+
+_alias = torch.ops.aten.alias.default
 
 
 _SEEN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device,

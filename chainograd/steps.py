@@ -1,9 +1,11 @@
-"""One step at a time: run it without a graph, record it, send cotangents back through it."""
+"""One step at a time: run it, record it, send cotangents back through it."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import gc
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,9 +16,15 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.autograd import Variable
 
-from chainograd.captured import leaves_used
 from chainograd.errors import CapturedTensorError, ChainError, ChangedTensorError
-from chainograd.kept import Look
+from chainograd.graphs import (
+    Mark,
+    leaves_used,
+    needs_saved,
+    nothing_saved,
+    refuse_late_gradients,
+)
+from chainograd.hooks import without_hooks
 from chainograd.sharded import gathered, gradients_by_accumulation, is_shard, trainable
 from chainograd.stand_ins import StandIns
 from chainograd.states import (
@@ -41,34 +49,76 @@ class Recorded:
         entering: Detached leaves that it begins with.
         leaving: The state that it ends with.
         uses: Where it uses what the steps share.
+        entered: Places of the entering leaves that it uses.
+        strangers: Leaves that the chain does not know. A step may make leaves of its own.
+        guards: Hooks that refuse gradients that do not come from the chain.
     """
 
     entering: State
     leaving: State
     uses: Uses
+    entered: set[int]
+    strangers: list[Stranger]
+    guards: list[Any]
+
+
+class Stranger(NamedTuple):
+    """A leaf in a step's graph that the chain does not know: captured, or the step's own."""
+
+    step: int
+    shape: tuple[int, ...]
+    leaf: weakref.ref[Tensor]
+
+
+class Outcome(NamedTuple):
+    """What is left of a step that ran for the first time.
+
+    Attributes:
+        leaving: The state that it gave, outside its graph.
+        wanted: Which leaves of that state need a gradient.
+        used: Places of the tensors that the steps share which are in its graph.
+        entered: Places of the leaves of the state it was given which are in its graph.
+    """
+
+    leaving: State
+    wanted: list[bool]
+    used: set[int]
+    entered: set[int]
+
+
+def outcome(recorded: Recorded) -> Outcome:
+    """Return what is to be known of a recorded step when its graph is gone."""
+    leaving = recorded.leaving
+    return Outcome(
+        leaving.detached(),
+        [wants_gradient(leaf) for leaf in leaving.leaves],
+        set(recorded.uses),
+        recorded.entered,
+    )
 
 
 class Rerun(NamedTuple):
-    """What goes with running a step again: putting noise back before, checking the state after."""
+    """What goes with running a step again.
 
-    rewind: Callable[[], None]
-    check: Callable[[State], None]
+    Attributes:
+        around: What it runs in; entered for each slice of a step that runs slice by slice.
+        check: Looks at the state that it gives, and at the places of what it uses.
+        mark: For the nodes of its graph.
+    """
+
+    around: AbstractContextManager[None]
+    check: Callable[[State, set[int]], None]
+    mark: Mark
 
 
-def looking(look: Look | None, index: int) -> Rerun | None:
-    """Return what goes with a first run that is looked at: nothing before, the look after."""
-    return None if look is None else Rerun(lambda: None, partial(look.at, index))
+class NeedsSavedError(Exception):
+    """A step asked for what the graph of its first run did not save."""
 
 
 def _with_stand_ins(
-    swapped: dict[int, Tensor],
-    handed: set[int],
-    step: Callable[..., Any],
-    /,
-    *args: Any,
-    **kwargs: Any,
+    swapped: dict[int, Tensor], step: Callable[..., Any], /, *args: Any, **kwargs: Any
 ) -> Any:
-    with StandIns(swapped, handed):
+    with StandIns(swapped):
         return step(*args, **kwargs)
 
 
@@ -111,7 +161,7 @@ class Steps:
     called: Callable[..., Any] = field(init=False)  # the step, on what stands in for others
     watched: list[Tensor] = field(init=False)  # what must not change before the backward pass
     versions: list[int] = field(init=False)  # how often it was changed by now
-    handed: set[int] = field(default_factory=set)  # ids of what stand-ins were handed for
+    saves: bool = False  # whether graphs of first runs save what a step's own gradients need
     trains_shards: bool = field(init=False)
     nested: bool = field(init=False)  # whether arguments hold lists or dicts
 
@@ -126,13 +176,11 @@ class Steps:
             )
         )
         self.routes = self.routes or self.captured
-        # A plain parameter is used as it is: note [Stand-ins].
+        # A leaf is used as it is: note [Stand-ins].
         self.trains_shards = any(map(trainable, self.sharded))
         self.inner_captured = [
             stand_in(tensor)
-            if tensor._backward_hooks
-            or not tensor.is_leaf
-            or (self.trains_shards and not is_shard(tensor))
+            if not tensor.is_leaf or (self.trains_shards and not is_shard(tensor))
             else tensor
             for tensor in self.routes
         ]
@@ -152,22 +200,23 @@ class Steps:
         }
         self.called = self.step
         if swapped:
-            self.called = partial(_with_stand_ins, swapped, self.handed, self.step)
+            self.called = partial(_with_stand_ins, swapped, self.step)
 
     @property
     def inputs(self) -> list[Tensor]:
         """Tensors that gradients are returned for: of the arguments, and the captured ones."""
         return [leaf for leaf in self.arguments.leaves if wants_gradient(leaf)] + self.routes
 
-    def leave_out_unused(self) -> bool:
-        """Forget captured tensors with a graph that no step was handed; return if there were any.
+    def forget_unused(self, used: set[int]) -> None:
+        """Let go of captured tensors with a graph that no step uses: what is left of a call before.
 
         What stands in for them stays in their places, so that nothing holds their graphs.
         """
+        count = len(self.shared) - len(self.captured)
         unused = [
             place
-            for place, (outer, route) in enumerate(zip(self.captured, self.routes, strict=True))
-            if not route.is_leaf and id(outer) not in self.handed
+            for place, route in enumerate(self.routes)
+            if not route.is_leaf and count + place not in used
         ]
         for place in unused:
             inner = self.inner_captured[place]
@@ -175,11 +224,11 @@ class Steps:
             self.captured[place] = self.routes[place] = inner
         if unused:
             self._note_shared()
-        return bool(unused)
 
-    def on(self, inputs: list[Tensor]) -> Steps:
-        """Return the same steps, run on other tensors in place of ``inputs``."""
-        steps, coming = copy.copy(self), iter(inputs)
+    def on(self, others: dict[int, Tensor]) -> Steps:
+        """Return the same steps, run on other tensors at some places of what they share."""
+        steps, shared = copy.copy(self), [others.get(k, t) for k, t in enumerate(self.shared)]
+        coming = iter(shared)
         steps.inner_arguments = self.arguments._replace(
             leaves=tuple(next(coming) if wants_gradient(t) else t for t in self.arguments.leaves)
         )
@@ -191,16 +240,10 @@ class Steps:
         """Run one step, in the grad mode that is in force."""
         return self.call(index, state, self.inner_arguments)
 
-    def run_as_recorded(self, index: int, state: State) -> State:
-        """Run one step in the context that steps are recorded in."""
-        if self.recording is nullcontext:  # which takes longer than this question
-            return self.run(index, state)
-        with self.recording():
-            return self.run(index, state)
-
     def call(self, index: int, state: State, arguments: State) -> State:
         """Call the user's step; the state it is given must survive it."""
         before = versions(state.leaves)
+        torch.clear_autocast_cache()  # else a cast that a step made would serve the next one
         try:
             if arguments.spec is NO_ARGUMENTS.spec:
                 args, kwargs = (), {}
@@ -211,7 +254,15 @@ class Steps:
             after = State.of(result)
         except Exception as error:
             self._name(index, error)
-            raise
+            refused = _in_place(index, error)
+            if refused is None:
+                raise
+            raise refused from error
+        if result is None:
+            raise ChainError(
+                f"Step {index} returned None. A step returns the next state: end it with "
+                "`return x`."
+            )
         if not isinstance(result, Tensor):
             # An object that is only handed on holds nothing that a step computed.
             new = [leaf for leaf in after.leaves if all(leaf is not old for old in state.leaves)]
@@ -229,75 +280,135 @@ class Steps:
             )
         return after
 
-    def advance(self, index: int, state: State) -> State:
-        """Run a step without a graph."""
-        # As in a rerun: a gradient that a step takes for itself must be the same to the bit.
-        # Inside of torch's own functions graphs are off already, and to say so again takes time.
-        if not torch.is_grad_enabled():
-            after = self.run_as_recorded(index, state)
-        else:
-            with torch.no_grad():
-                after = self.run_as_recorded(index, state)
-        # A step that turns graphs on for a part of itself may return some of it.
-        return after.detached() if any(map(wants_gradient, after.leaves)) else after
+    def advance(
+        self,
+        index: int,
+        state: State,
+        wanted: list[bool],
+        mark: Mark,
+        begin_again: Callable[[], None],
+    ) -> Outcome:
+        """Run a step with a graph that saves nothing and is let go: note [First runs].
 
-    def tried(
-        self, index: int, state: State, wanted: list[bool], look: Look | None = None
-    ) -> tuple[State, bool]:
-        """Run a step with a graph that is let go at once; return whether its result needs one.
-
-        Where the state needs no gradient there is no graph until something trainable is met, so
-        this costs nothing.
+        Args:
+            index: The step.
+            state: The state that enters it.
+            wanted: Which leaves of that state need a gradient.
+            mark: For the nodes of its graph.
+            begin_again: Undoes what a run of the step has changed: streams, buffers.
         """
-        leaving = self.record(index, state, wanted, looking(look, index)).leaving
-        return leaving.detached(), any(map(wants_gradient, leaving.leaves))
+        if self.sharded and any(wanted):  # FSDP2 would wait for the gradients of the graph
+            leaving = self.unrecorded(index, state)
+            needed = [differentiable(leaf) for leaf in leaving.leaves]
+            return Outcome(leaving, needed, set(range(len(self.shared))), set(range(len(wanted))))
+        if not self.saves:
+            try:
+                return self._first(index, state, wanted, mark, light=True)
+            except NeedsSavedError:
+                self.saves = True
+            begin_again()
+        return self._first(index, state, wanted, mark, light=False)
 
-    def record(
-        self, index: int, state: State, wanted: list[bool], rerun: Rerun | None = None
+    def unrecorded(self, index: int, state: State) -> State:
+        """Run a step that no gradient passes."""
+        with torch.no_grad():
+            return self.run(index, state).detached()
+
+    def _first(
+        self, index: int, state: State, wanted: list[bool], mark: Mark, *, light: bool
+    ) -> Outcome:
+        """Run a step with a graph that is let go at once; a light one saves nothing."""
+        return self._let_go(index, state.entering(wanted), mark, self.run, light=light)
+
+    def _let_go(
+        self,
+        index: int,
+        entering: State,
+        mark: Mark,
+        run: Callable[[int, State], State],
+        *,
+        light: bool,
+    ) -> Outcome:
+        make = self._lightly if light else self._recorded
+        recorded = make(index, entering, mark, run)
+        result, strangers = outcome(recorded), recorded.strangers
+        del recorded
+        refuse_strangers(strangers)
+        return result
+
+    def _lightly(
+        self, index: int, entering: State, mark: Mark, run: Callable[[int, State], State]
     ) -> Recorded:
-        """Run a step with its graph, between leaves of its own, and what goes with the run."""
-        if rerun is not None:
-            rerun.rewind()
-        entering = state.entering(wanted)
+        """Record a step with a graph that saves nothing.
+
+        Raises:
+            NeedsSavedError: If the step itself needs what its graph would have saved.
+        """
+        with nothing_saved() as asking:
+            try:
+                recorded = self._recorded(index, entering, mark, run)
+            except Exception as error:
+                if needs_saved(error, asking):
+                    raise NeedsSavedError from error
+                raise
+            if asking.asked:
+                raise NeedsSavedError
+            return recorded
+
+    def record(self, index: int, state: State, wanted: list[bool], mark: Mark) -> Recorded:
+        """Run a step with its graph, between leaves of its own."""
+        return self._recorded(index, state.entering(wanted), mark, self.run_as_recorded)
+
+    def again(self, index: int, state: State, wanted: list[bool], rerun: Rerun) -> Recorded:
+        """Run a step again with its graph."""
+        with rerun.around:
+            recorded = self.record(index, state, wanted, rerun.mark)
+        rerun.check(recorded.leaving, set(recorded.uses))
+        return recorded
+
+    def run_as_recorded(self, index: int, state: State) -> State:
+        """Run one step in the context that steps are recorded in."""
+        if self.recording is nullcontext:  # which takes longer than this question
+            return self.run(index, state)
+        with self.recording():
+            return self.run(index, state)
+
+    def _recorded(
+        self, index: int, entering: State, mark: Mark, run: Callable[[int, State], State]
+    ) -> Recorded:
         graphs = torch.is_grad_enabled()
         torch._C._set_grad_enabled(True)  # what `torch.enable_grad()` does, in a fifth of its time
         try:
-            leaving = self.run_as_recorded(index, entering)
+            leaving = run(index, entering)
         finally:
             torch._C._set_grad_enabled(graphs)
-        if rerun is not None:
-            rerun.check(leaving)
-        return Recorded(entering, leaving, self.uses_between(index, entering, leaving))
+        return self.between(index, entering, leaving, mark)
 
-    def uses_between(self, index: int, entering: State, leaving: State) -> Uses:
-        """Return where the graph between two states uses what the steps share.
+    def between(self, index: int, entering: State, leaving: State, mark: Mark) -> Recorded:
+        """Return the graph between two states, and what it uses.
 
         Raises:
-            CapturedTensorError: If it has other leaves than the chain knows.
+            ChainError: If it leads to the graph of another step.
         """
         uses: Uses = {}
-        own = set(map(id, entering.leaves))
-        for use in leaves_used(leaving.leaves):
+        entered: set[int] = set()
+        strangers: list[Stranger] = []
+        own = {id(leaf): place for place, leaf in enumerate(entering.leaves)}
+        for use in leaves_used(leaving.leaves, mark):
             leaf = use[0]
-            at = self.known.get(id(leaf))
-            if at is not None:
+            if (at := self.known.get(id(leaf))) is not None:
                 uses.setdefault(at, []).append(use)
-            elif id(leaf) not in own and all(leaf is not part for part in gathered(self.sharded)):
-                raise CapturedTensorError(
-                    f"Step {index} uses a tensor of shape {tuple(leaf.shape)} that requires a "
-                    "gradient and that the chain cannot see. Name it, "
-                    "`CheckpointedChain(…, params=[tensor])`, pass it as an argument of the chain, "
-                    "or detach it if its gradient is not wanted. (If it began to require one after "
-                    "the forward pass: call `requires_grad_()` before the chain.)"
-                )
-        return uses
+            elif id(leaf) in own:
+                entered.add(own[id(leaf)])
+            elif all(leaf is not part for part in gathered(self.sharded)):
+                strangers.append(Stranger(index, tuple(leaf.shape), weakref.ref(leaf)))
+        guards = refuse_late_gradients(entering.leaves)
+        return Recorded(entering, leaving, uses, entered, strangers, guards)
 
-    def leaves_of(self, state: State) -> set[int]:
-        """Return the ids of what the steps share that is in a state's graph, as it is outside."""
-        found = {id(leaf) for leaf, _, _ in leaves_used(state.leaves)}
-        wanted = filter(wants_gradient, self.arguments.leaves)
-        outside = [*wanted, *self.captured]
-        return {id(t) for t, inner in zip(outside, self.shared, strict=True) if id(inner) in found}
+    def outside(self, used: Iterable[int]) -> set[int]:
+        """Return the ids of what the steps share at some places, as it is outside of them."""
+        shared = [*filter(wants_gradient, self.arguments.leaves), *self.captured]
+        return {id(shared[at]) for at in used}
 
     def backprop(
         self, recorded: Recorded, after: Cotangents, at_node: Cotangents, sums: Sums
@@ -313,6 +424,8 @@ class Steps:
         Returns:
             The cotangents of the state that entered it.
         """
+        for guard in recorded.guards:
+            guard.remove()
         entering, leaving = recorded.entering.leaves, recorded.leaving.leaves
         places = [place for place, leaf in enumerate(entering) if wants_gradient(leaf)]
         roots = [(leaving[p], g) for p, g in after.items() if leaving[p].requires_grad]
@@ -343,7 +456,17 @@ class Steps:
         if self.trains_shards:
             trained = [tensor for tensor in gathered(self.sharded) if tensor.requires_grad]
             return gradients_by_accumulation(outputs, inputs, cotangents, trained)
-        return _run_backward(outputs, cotangents, False, False, inputs)
+        try:
+            with without_hooks(self.inner_captured):
+                return _run_backward(outputs, cotangents, False, False, inputs)
+        except RuntimeError as error:
+            if "modified by an inplace operation" not in str(error):
+                raise
+            raise ChangedTensorError(
+                "A tensor that a step uses, a weight or a part of its state, was changed in place "
+                "after the step ran, so its gradient cannot be computed. Call `backward()` before "
+                f"`optimizer.step()` and other in-place changes. ({str(error).splitlines()[0]})"
+            ) from error
 
     @property
     def changed(self) -> list[Tensor]:
@@ -372,11 +495,6 @@ class Steps:
 
     def _name(self, index: int, error: Exception) -> None:
         notes = [f"This happened in step {index} of 0 … {self.num_steps - 1} of a chain."]
-        if "does not require grad" in str(error) and not torch.is_grad_enabled():
-            notes.append(
-                "Steps of a chain first run without graphs. Where a step takes a gradient for "
-                "itself, as guidance does, put that part under `with torch.enable_grad():`."
-            )
         if "Can't detach views in-place" in str(error):
             notes.append(
                 "A chain gives its steps views of their states, which `x.detach_()` does not take: "
@@ -386,3 +504,32 @@ class Steps:
             if note not in getattr(error, "__notes__", ()):
                 # What `add_note` does, which Python 3.10 has not.
                 error.__dict__.setdefault("__notes__", []).append(note)
+
+
+def _in_place(index: int, error: Exception) -> ChainError | None:
+    """Return the error for a step that changes a leaf in place, which torch forbids."""
+    if "leaf Variable that requires grad" not in str(error):
+        return None
+    return ChainError(
+        f"Step {index} changed a tensor that requires a gradient in place: its input state, most "
+        "likely, but the gradient needs that state again. Return new tensors (`x = x + …` instead "
+        "of `x += …`)."
+    )
+
+
+def refuse_strangers(strangers: Sequence[Stranger]) -> None:
+    """See that leaves which the chain does not know were the step's own, and are gone with it.
+
+    Raises:
+        CapturedTensorError: If one lives on: the step has captured it.
+    """
+    if any(stranger.leaf() is not None for stranger in strangers):
+        gc.collect()  # what the step made may wait in a circle
+    for step, shape, leaf in strangers:
+        if leaf() is not None:
+            raise CapturedTensorError(
+                f"Step {step} uses a tensor of shape {shape} that requires a gradient and that the "
+                "chain cannot see. Name it, `CheckpointedChain(…, params=[tensor])`, pass it as an "
+                "argument of the chain, or detach it if its gradient is not wanted. (If it began "
+                "to require one after the forward pass: call `requires_grad_()` before the chain.)"
+            ).in_step(step)

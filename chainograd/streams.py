@@ -106,3 +106,25 @@ def undisturbed(streams: RandomStreams) -> Iterator[None]:
         yield
     finally:
         streams.set(before)
+
+
+class Replayed:
+    """A step's random streams, put in force for each part of the step that runs again.
+
+    Entered again, they go on where they were left; outside, the caller's are as before.
+
+    Args:
+        streams: The streams.
+        start: Where they stood before the step.
+    """
+
+    def __init__(self, streams: RandomStreams, start: Streams) -> None:
+        self.streams, self.at = streams, start
+
+    def __enter__(self) -> None:
+        self.outside = self.streams.state()
+        self.streams.set(self.at)
+
+    def __exit__(self, *error: object) -> None:
+        self.at = self.streams.state()
+        self.streams.set(self.outside)

@@ -9,23 +9,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.nn import Module
+
+from chainograd.settings import Settings, set_as
 
 # Note [Surroundings]
 # 1. What a step sees besides its arguments is captured once, before the first run of that step.
 # 2. Every rerun happens inside those surroundings and leaves no trace outside.
 # 3. The streams that belong to the caller continue as if there had been no rerun.
+# 4. A backward pass is not a rerun: autocast, settings, streams and hooks are those in force where
+#    `backward()` was called, as in the plain loop. So the surroundings hold around each rerun,
+#    not around the gradient's way through its graph.
 
 
 @dataclass(frozen=True, slots=True)
 class Autocast:
     """The autocast state of one device type.
 
-    Steps always run with the cache of cast weights off: a weight that was cast without a graph
-    would be reused where the graph is wanted, and its gradient would be silently lost.
+    Steps always run with the cache of cast weights off: a cast that two steps shared would tie
+    their graphs together.
     """
 
     device_type: str
@@ -53,12 +55,47 @@ def autocast_as(states: Sequence[Autocast]) -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What steps see besides their arguments and random streams.
+
+    Attributes:
+        autocast: The autocast states that were in force.
+        settings: Torch's global settings.
+        modes: The modules that the steps reach, and whether each was in training.
+    """
+
+    autocast: tuple[Autocast, ...]
+    settings: Settings
+    modes: list[tuple[Module, bool]]
+
+    @classmethod
+    def now(cls, device_types: set[str], modes: list[tuple[Module, bool]]) -> Surroundings:
+        """Return what is in force, for tensors on some types of devices."""
+        autocast = tuple(
+            Autocast.current(kind)
+            for kind in sorted(device_types)
+            if torch.amp.is_autocast_available(kind)
+        )
+        return cls(autocast, Settings.now(), modes)
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Put them in force for a block."""
+        with (
+            set_as(self.settings),
+            in_modes(self.modes),
+            autocast_as(self.autocast),
+            uncached_parametrizations(),
+        ):
+            yield
+
+
 @contextmanager
 def uncached_parametrizations() -> Iterator[None]:
     """Let `torch.nn.utils.parametrize.cached` cache nothing.
 
-    A weight that was made without a graph would be reused where the graph is wanted, as under
-    autocast, and one that was made in a step's graph would tie the steps' graphs together.
+    As under autocast, a weight that two steps shared would tie their graphs together.
     """
     parametrize: Any = sys.modules.get("torch.nn.utils.parametrize")
     if parametrize is None or not parametrize._cache_enabled:
@@ -73,20 +110,6 @@ def uncached_parametrizations() -> Iterator[None]:
 
 
 @contextmanager
-def without_hooks(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Let hooks that tensors were given since the first run wait for the whole gradient."""
-    hooked = [tensor._backward_hooks for tensor in tensors if tensor._backward_hooks]
-    kept = [dict(hooks) for hooks in hooked]
-    for hooks in hooked:
-        hooks.clear()
-    try:
-        yield
-    finally:
-        for hooks, own in zip(hooked, kept, strict=True):
-            hooks.update(own)
-
-
-@contextmanager
 def in_modes(modes: Sequence[tuple[Module, bool]]) -> Iterator[None]:
     """Put modules in the modes they were in, training or not, and back in those they are in."""
     other = [(module, mode) for module, mode in modes if module.training != mode]
@@ -97,48 +120,3 @@ def in_modes(modes: Sequence[tuple[Module, bool]]) -> Iterator[None]:
     finally:
         for module, mode in other:
             module.training = not mode
-
-
-class Statistics:
-    """The buffers of modules in training as they are now, such as statistics of batches.
-
-    Args:
-        modes: Modules, and whether each is in training.
-    """
-
-    def __init__(self, modes: Sequence[tuple[Module, bool]]) -> None:
-        # The owner's table too: a module may count by `self.count = self.count + 1`.
-        self.known = [
-            (module._buffers, name, buffer, buffer.clone())
-            for module, training in modes
-            if training
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
-
-    def put_back(self) -> None:
-        """Let the modules have these buffers again, with the values that they had."""
-        for buffers, name, buffer, _ in self.known:
-            buffers[name] = buffer
-        put_back([buffer for _, _, buffer, _ in self.known], [value for *_, value in self.known])
-
-
-@contextmanager
-def unchanged(modes: Sequence[tuple[Module, bool]]) -> Iterator[None]:
-    """Put buffers back as they were: statistics of batches count a step's first run only."""
-    before = Statistics(modes)
-    try:
-        yield
-    finally:
-        before.put_back()
-
-
-def put_back(buffers: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Give buffers the values that they had."""
-    with torch.no_grad():
-        for buffer, value in zip(buffers, values, strict=True):
-            # Batch norm changes its statistics without counting a version; so does this, for
-            # graphs outside the chain that hold them. Of fakes it is not known what they hold.
-            if isinstance(buffer, FakeTensor) or not torch.equal(buffer, value):
-                with _unsafe_preserve_version_counter(buffer):
-                    buffer.copy_(value)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch.utils._pytree as pytree
@@ -10,10 +12,9 @@ from torch import Tensor
 
 from chainograd.errors import ChainError, ReplayError
 from chainograd.plan import RUNS, Action, Advance, Backprop, Drop, Keep, Load, Record
-from chainograd.replay import compare, compare_digest, compare_rounded, sample
 from chainograd.reporting import has_numbers
-from chainograd.states import Cotangents, State
-from chainograd.steps import Recorded, Rerun
+from chainograd.states import Cotangents, State, versions
+from chainograd.steps import Outcome, Recorded, Rerun, refuse_strangers
 from chainograd.stores import DeviceNode, Node
 from chainograd.sums import Sums
 from chainograd.tape import Tape
@@ -36,9 +37,10 @@ def go_back(tape: Tape, given: dict[int, Cotangents], *, keep: bool) -> list[Ten
     try:
         actions = tape.backward_actions()
         runs = sum(type(action) in RUNS for action in actions)
-        with tape.surroundings(), tape.log.showing("backward", runs):
+        with tape.log.showing("backward", runs):
             sweep = Sweep(tape, nodes, given)
             sweep.run(actions)
+            sweep.settle()
     finally:
         tape.log.settle()
         if not keep:
@@ -46,8 +48,8 @@ def go_back(tape: Tape, given: dict[int, Cotangents], *, keep: bool) -> list[Ten
             if not tape.twice:
                 tape.random.clear()
                 tape.x_T = tape.x_T._replace(leaves=())
-    wanted = [place for place, wanted in enumerate(tape.x_T_wanted) if wanted]
-    return [*map(sweep.cotangents.get, wanted), *sweep.sums.values]
+    of_x_T = map(sweep.cotangents.get, tape.asked_of_x_T)
+    return [*of_x_T, *(sweep.sums.values[at] for at in tape.asked)]
 
 
 @dataclass(slots=True, eq=False)
@@ -95,7 +97,7 @@ class Sweep:
                         self.backprop(i)
                     else:
                         self.graphs.pop(i, None)
-                        self.cotangents = self.given.get(i, {})
+                        self.begin_at(i)
                 case Drop():
                     self.drop(i, again=runs.get(i - 1, -1) > position)
                 case Advance():
@@ -110,74 +112,85 @@ class Sweep:
         if i in self.nodes:
             self.nodes[i].prefetch()
 
+    def begin_at(self, i: int) -> None:
+        """Begin with the cotangents that state i has from outside, if it has any."""
+        self.cotangents = self.given.get(i, {})
+        if self.tape.transform is not None and self.cotangents:
+            self.cotangents = self.transformed(i, self.cotangents)
+
     def drop(self, i: int, *, again: bool) -> None:
         """Forget a node; what it is compared with if its step runs again is noted first."""
         dropped = self.nodes.pop(i, None)
-        at_hand = isinstance(dropped, DeviceNode) or not self.tape.exact
+        at_hand = isinstance(dropped, DeviceNode) or not self.tape.verifier.exact
         if again and dropped is not None and at_hand:
-            self.tape.note(i, dropped.load())
+            self.tape.verifier.saw(i, dropped.load().leaves)
 
     def advance(self, i: int, state: State) -> State:
-        """Run a step again without a graph."""
-        began = self.tape.log.now()
-        self.tape.rewind(i)
-        after = self.tape.steps.advance(i, state)
-        self.compare(i, after, self.nodes.get(i + 1))
-        self.tape.log.ran("rerun", i, began)
-        return after
+        """Run a step again and let its graph go at once."""
+        tape, began = self.tape, self.tape.log.now()
+        around = tape.again(i)
+        with around:
+            if tape.passes(i):
+                wanted, mark = tape.wanted[i], tape.mark(i)
+                result = tape.steps.advance(i, state, wanted, mark, around.begin_again)
+            else:
+                result = Outcome(tape.steps.unrecorded(i, state), [], set(), set())
+        self.compare(i, result.leaving, result.used)
+        tape.log.ran("rerun", i, began)
+        return result.leaving
 
     def record(self, i: int, state: State) -> Recorded:
-        """Run a step again with its graph."""
-        tape, first = self.tape, self.nodes.get(i + 1)
-        rerun = Rerun(lambda: tape.rewind(i), lambda after: self.compare(i, after, first))
-        began, wanted = tape.log.now(), tape.wanted(i, state)
-
+        """Run a step again with its graph, if need be after the kept graphs have made room."""
+        began, recorded = self.tape.log.now(), None
         try:
-            recorded = tape.steps.record(i, state, wanted, rerun)
+            recorded = self.recorded(i, state)
         except Exception as error:
             if not self.recoverable(i, error):
                 raise
-            recorded = None
         if recorded is None:  # outside of `except`, which holds what the failed run left
-            tape.drop_graphs(i)
-            recorded = tape.steps.record(i, state, wanted, rerun)
-        tape.log.ran("rerun", i, began)
+            self.tape.drop_graphs(i)
+            recorded = self.recorded(i, state)
+        self.tape.log.ran("rerun", i, began)
         return recorded
+
+    def recorded(self, i: int, state: State) -> Recorded:
+        """Run a step again with its graph."""
+        tape = self.tape
+        rerun = Rerun(tape.again(i), partial(self.compare, i), tape.mark(i))
+        return tape.steps.again(i, state, tape.wanted[i], rerun)
 
     def recoverable(self, i: int, error: Exception) -> bool:
         """Return whether what step i failed in can be done again without the kept graphs."""
         return not self.tape.steps.trains_shards and self.tape.droppable(error, i, self.nodes)
 
-    def compare(self, i: int, after: State, node: Node | None) -> None:
+    def compare(self, i: int, after: State, used: set[int]) -> None:
         """Check that a step gave what it gave the first time, and used what it used then."""
-        steps = self.tape.steps
+        steps, node = self.tape.steps, self.nodes.get(i + 1)
         if steps.changed:
-            # Whether it is used shows in the graph; what has none shows in the values only.
-            inside = steps.leaves_of(after)
-            certain = self.tape.verify == "exact"
-            steps.refuse_changes(i, lambda t: id(t) in inside or not certain)
+            # What is used with a gradient shows in the graph. What has none shows in the values,
+            # if they are compared to the bit.
+            inside, certain = steps.outside(used), self.tape.verifier.exact
+            steps.refuse_changes(i, lambda t: id(t) in inside or not (certain or t.requires_grad))
         try:
-            self.compare_values(i, after, node)
+            self.tape.verifier.same(i, after.leaves, self.first(node))
         except ReplayError:
             steps.refuse_changes(i, lambda t: True)
             raise
 
-    def compare_values(self, i: int, after: State, node: Node | None) -> None:
-        """Check that a step gave what it gave the first time, by its node, digest or sample."""
-        verify, rounding = self.tape.verify, self.tape.store.dtype
-        if node is None and i + 1 in self.tape.samples:
-            first, again = self.tape.samples[i + 1], sample(after.leaves)
-            if rounding is not None:
-                compare_rounded(i, first, again, rounding)
-            else:
-                compare(i, first, again, verify)
-        elif rounding is not None:
-            if node is not None and verify != "off":
-                compare_rounded(i, node.load().leaves, after.leaves, rounding)
-        elif node is not None and (verify == "close" or isinstance(node, DeviceNode)):
-            compare(i, node.load().leaves, after.leaves, verify)
-        elif i + 1 in self.tape.digests:
-            compare_digest(i, self.tape.digests[i + 1], after.leaves)
+    def first(self, node: Node | None) -> Callable[[], Sequence[Any]] | None:
+        """Return what brings the state that a node keeps, if that is no more than a look."""
+        exact = self.tape.verifier.exact
+        if node is None or (exact and not isinstance(node, DeviceNode)):
+            return None
+        return lambda: node.load().leaves
+
+    def settle(self) -> None:
+        """Ask whether all steps gave what they gave the first time, where that is open."""
+        try:
+            self.tape.verifier.settle()
+        except ReplayError:
+            self.tape.steps.refuse_changes(self.tape.first, lambda t: True)
+            raise
 
     def backprop(self, i: int) -> None:
         """Send the cotangent through step i, from the state after it to the one before."""
@@ -202,18 +215,28 @@ class Sweep:
             recorded = self.restored(i)
             before = self.tape.steps.backprop(recorded, self.cotangents, given, self.sums)
         if self.tape.transform is not None and before:
-            before = self.transformed(i, before, recorded.entering)
+            before = self.transformed(i, before)
+        strangers = recorded.strangers
+        del recorded
+        refuse_strangers(strangers)
         self.cotangents = before
         self.tape.log.ran("backward", i, began)
         if self.numbers:
             self.tape.log.sent(i, before)
 
-    def transformed(self, i: int, before: Cotangents, entering: State) -> Cotangents:
-        """Return cotangents as the caller's transform changes them."""
+    def transformed(self, i: int, before: Cotangents) -> Cotangents:
+        """Return cotangents of state i as the caller's transform changes them."""
         assert self.tape.transform is not None
-        listed = [before.get(place) for place in range(len(entering.leaves))]
-        tree = pytree.tree_unflatten(listed, entering.spec)
+        spec = self.tape.specs[i]
+        listed = [before.get(place) for place in range(spec.num_leaves)]
+        tree, counted = pytree.tree_unflatten(listed, spec), versions(listed)
         changed = pytree.tree_leaves(self.tape.transform(i, tree), is_leaf=_none)
+        if versions(listed) != counted:
+            raise ChainError(
+                f"`grad_transform` changed the cotangent of state {i} in place. It may be the very "
+                "tensor that is the gradient of a parameter: return a new one, `g * 0.5` instead "
+                "of `g.mul_(0.5)`."
+            )
         if [g is None for g in changed] != [g is None for g in listed]:
             raise ChainError(
                 f"`grad_transform` gave {_count(changed)} of step {i}, where it was handed "

@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.nn import Module
 
-from chainograd.kept import Look
+from chainograd.buffers import Buffers, on_copies
+from chainograd.graphs import Mark
 from chainograd.plan import Action, Backprop, Plan
 from chainograd.planners import restricted
-from chainograd.replay import Digest, Verify, digest, sample
+from chainograd.replay import Verifier, Verify
 from chainograd.reporting import Log
-from chainograd.states import State, differentiable, wants_gradient
+from chainograd.states import State, wants_gradient
 from chainograd.steps import Recorded, Steps
 from chainograd.stores import Node, Shelf, Store
-from chainograd.streams import RandomStreams, Streams, undisturbed
-from chainograd.surroundings import (
-    Autocast,
-    autocast_as,
-    in_modes,
-    uncached_parametrizations,
-    unchanged,
-    without_hooks,
-)
+from chainograd.streams import RandomStreams, Replayed, Streams, undisturbed
+from chainograd.surroundings import Surroundings
 
 Transform = Callable[[int, Any], Any]
 
@@ -44,20 +37,26 @@ class Tape:
         x_T: The state that enters step 0.
         streams: Random streams that steps may draw from.
         verify: How a recomputed state is compared with the first one.
-        autocast: The autocast states that were in force.
-        modes: The modules that the steps reach, and whether each was in training.
+        surroundings: What else steps saw.
         transform: Applied to the cotangent of each node.
         grad_steps: Steps that the gradient may pass; None is all of them.
         store: Where nodes live.
         progress: Whether to show a bar.
         nodes: States that are kept, by the index of the step they enter.
         graphs: Steps that are recorded.
+        random: Where the random streams stood before each step, and at the end.
+        wanted: Which leaves of each state need a gradient, as far as steps have run.
+        specs: How the leaves of each of these states belong together.
+        used: Places of the tensors that the steps share which some step uses.
+        entered: Places of the leaves of x_T which step 0 uses.
         spent: Whether a backward pass has freed the nodes.
         twice: Whether a backward pass is itself to be differentiated, from x_T on.
-        drew_on_host: Whether the steps drew from Python's or numpy's stream.
-        look: Looks at the first graphs, where none were seen yet: note [Kept tensors].
         first: The first step that a gradient needs; those before it are never run again.
+        verifier: Knows what states were like.
+        foreseen: Knows what they were like when costs were measured, if they were.
         inputs: Tensors outside that gradients are returned for: of x_T, then of the steps.
+        asked_of_x_T: The places of the former.
+        asked: The places of the latter among what the steps share.
     """
 
     steps: Steps
@@ -65,34 +64,46 @@ class Tape:
     x_T: State
     streams: RandomStreams
     verify: Verify
-    autocast: tuple[Autocast, ...]
-    modes: list[tuple[Module, bool]] = field(default_factory=list)
+    surroundings: Surroundings
     transform: Transform | None = None
     grad_steps: frozenset[int] | None = None
     store: Store = field(default_factory=Store)
     progress: bool = False
     nodes: dict[int, Node] = field(default_factory=dict)
     graphs: dict[int, Recorded] = field(default_factory=dict)
-    digests: dict[int, Digest] = field(default_factory=dict)
-    samples: dict[int, tuple[Tensor | None, ...]] = field(default_factory=dict)
     random: list[Streams] = field(default_factory=list)
-    look: Look | None = None
+    used: set[int] = field(default_factory=set)
+    entered: set[int] = field(default_factory=set)
     first: int = 0
     spent: bool = False
     twice: bool = False
-    drew_on_host: bool = False
-    x_T_wanted: list[bool] = field(init=False)
+    wanted: list[list[bool]] = field(init=False)
+    specs: list[Any] = field(init=False)
     inputs: list[Tensor] = field(init=False)
+    asked_of_x_T: list[int] = field(init=False)
+    asked: list[int] = field(init=False)
+    verifier: Verifier = field(init=False)
+    foreseen: Verifier = field(init=False)
+    buffers: Buffers = field(init=False)
     shelf: Shelf = field(init=False)
     log: Log = field(init=False)
+    call: object = field(default_factory=object)  # stands for this call in the marks of graphs
+    mode: Any = None  # what calls have in common for which the same was found out
 
     def __post_init__(self) -> None:
-        self.x_T_wanted = [wants_gradient(leaf) for leaf in self.x_T.leaves]
-        outer = [leaf for leaf in self.x_T.leaves if wants_gradient(leaf)]
-        self.inputs = outer + self.steps.inputs
+        self.wanted = [[wants_gradient(leaf) for leaf in self.x_T.leaves]]
+        self.specs = [self.x_T.spec]
+        self.asked_of_x_T = [place for place, wanted in enumerate(self.wanted[0]) if wanted]
+        self.asked = list(range(len(self.steps.shared)))
+        self.inputs = [self.x_T.leaves[p] for p in self.asked_of_x_T] + self.steps.inputs
         self.x_T = self.x_T.detached()
         if any(isinstance(leaf, FakeTensor) for leaf in self.x_T.tensors):
             self.verify = "off"  # there are no values to compare
+        half = [a.dtype for a in self.surroundings.autocast if a.enabled]
+        coarsest = max(half, key=lambda dtype: torch.finfo(dtype).eps, default=None)
+        self.verifier = Verifier(self.verify, self.store.dtype, coarsest)
+        self.foreseen = Verifier(self.verify, None, coarsest)
+        self.buffers = Buffers(self.surroundings.modes)
         self.log = Log(self.x_T.device, self.progress)
         self.plan = self.as_run(self.plan)
 
@@ -100,34 +111,48 @@ class Tape:
         """Return a plan as far as the steps that the gradient may pass need it."""
         return plan if self.grad_steps is None else restricted(plan, self.grad_steps)
 
-    def leave_out_unused(self) -> None:
-        """Let go what steps could reach and were never handed, if it has a graph of its own.
+    def mark(self, i: int) -> Mark:
+        """Return what the nodes of step i's graph are marked with."""
+        return Mark(self.call, i)
 
-        A step's object may hold what is left of an iteration before: a loss, features that a hook
-        kept. Autograd would go into its graph, which is freed by now, with a gradient of None.
+    def leave_out_unused(self) -> None:
+        """Let go what steps could reach and do not use, as the plain loop's graph does.
+
+        Its hooks would be called, with a gradient of None, and autograd would go into its graph: a
+        step's object may hold what is left of an iteration before, whose graph is freed by now.
         """
-        if self.steps.leave_out_unused():
-            outer = self.inputs[: len(self.inputs) - len(self.steps.inputs)]
-            self.inputs = outer + self.steps.inputs
+        outer = dict(zip(self.asked_of_x_T, self.inputs, strict=False))
+        self.steps.forget_unused(self.used)
+        self.specs = [self.x_T.spec]
+        self.asked_of_x_T = [place for place in self.asked_of_x_T if place in self.entered]
+        self.asked = sorted(self.used)
+        inputs = self.steps.inputs
+        self.inputs = [outer[p] for p in self.asked_of_x_T] + [inputs[at] for at in self.asked]
 
     def let_go(self) -> None:
         """Free what is kept, and the store's room for it."""
-        for kept in (self.nodes, self.graphs, self.digests, self.samples):
+        for kept in (self.nodes, self.graphs, self.verifier.digests, self.verifier.samples):
             kept.clear()
         self.shelf.close()
 
     @contextmanager
-    def surroundings(self) -> Iterator[None]:
+    def beforehand(self) -> Iterator[None]:
+        """Let steps run that the plain loop does not run, and leave no trace."""
+        with torch.no_grad(), self.like_first():
+            yield
+
+    @contextmanager
+    def like_first(self) -> Iterator[None]:
         """Put in force what steps saw in the forward pass, and leave no trace."""
         with ExitStack() as stack:
-            if self.draws:
-                stack.enter_context(undisturbed(self.streams))
-            stack.enter_context(in_modes(self.modes))
-            stack.enter_context(unchanged(self.modes))
-            stack.enter_context(without_hooks(self.steps.inner_captured))
-            stack.enter_context(autocast_as(self.autocast))
-            stack.enter_context(uncached_parametrizations())
+            stack.enter_context(undisturbed(self.streams))
+            stack.enter_context(on_copies(self.buffers.changing()))
+            stack.enter_context(self.surroundings.in_force())
             yield
+
+    def again(self, i: int) -> Again:
+        """Return what step i runs again in."""
+        return Again(self, i)
 
     def backward_actions(self) -> list[Action]:
         """Return the backward actions until the first step that a gradient needs is done."""
@@ -135,11 +160,6 @@ class Tape:
         if self.first in (0, self.plan.num_steps):
             return actions
         return actions[: actions.index(Backprop(self.first)) + 1]
-
-    @property
-    def draws(self) -> bool:
-        """Whether any step drew from the streams."""
-        return any(a is not b for a, b in zip(self.random, self.random[1:], strict=False))
 
     def plain_loop(self, inputs: list[Tensor] | None = None) -> tuple[list[State], list[Tensor]]:
         """Run all steps with one graph through all of them.
@@ -150,25 +170,20 @@ class Tape:
         Returns:
             The states, x_T first, and the tensors that gradients can be taken for.
         """
-        if self.draws:
-            self.streams.set(self.random[0])
-        if inputs is None:
-            x_T, steps = self.x_T.entering(self.x_T_wanted), self.steps
-        else:
-            coming = iter(inputs)
-            pairs = zip(self.x_T.leaves, self.x_T_wanted, strict=True)
-            leaves = tuple(next(coming) if wanted else leaf for leaf, wanted in pairs)
-            x_T, steps = self.x_T._replace(leaves=leaves), self.steps.on(list(coming))
+        self.streams.set(self.random[0])
+        x_T, steps = self.x_T.entering(self.wanted[0]), self.steps
+        if inputs is not None:
+            count = len(self.asked_of_x_T)
+            given = dict(zip(self.asked_of_x_T, inputs[:count], strict=True))
+            leaves = tuple(given.get(place, leaf) for place, leaf in enumerate(x_T.leaves))
+            x_T = x_T._replace(leaves=leaves)
+            steps = steps.on(dict(zip(self.asked, inputs[count:], strict=True)))
         states = [x_T]
         for i in range(self.plan.num_steps):
             with torch.set_grad_enabled(self.passes(i)):
                 states.append(steps.run(i, states[-1]))
-        return states, inputs or [*filter(wants_gradient, x_T.leaves), *steps.shared]
-
-    @property
-    def from_start(self) -> bool:
-        """Whether x_T itself needs a gradient."""
-        return any(self.x_T_wanted) and self.passes(0)
+        own = [x_T.leaves[place] for place in self.asked_of_x_T]
+        return states, [*own, *(steps.shared[at] for at in self.asked)]
 
     def passes(self, i: int) -> bool:
         """Return whether the gradient may pass step i."""
@@ -189,38 +204,34 @@ class Tape:
             stacklevel=2,
         )
 
-    def differentiable(self, i: int, place: int, leaf: Any) -> bool:
-        """Return whether a leaf of state i depends, as far as is known, on what has a gradient."""
-        if i <= self.first or not self.passes(i - 1):
-            return False
-        recorded = self.graphs.get(i - 1)
-        if recorded is not None:
-            return wants_gradient(recorded.leaving.leaves[place])
-        return differentiable(leaf)
 
-    def wanted(self, i: int, state: State) -> list[bool]:
-        """Return which leaves of the state that enters step i need a gradient."""
-        if i == 0:
-            return self.x_T_wanted
-        needed = self.passes(i - 1) and (i > self.first or self.from_start)
-        return [needed and differentiable(leaf) for leaf in state.leaves]
+class Again:
+    """What a step runs again in: its surroundings, its random numbers, copies of its buffers.
 
-    def rewind(self, i: int) -> None:
-        """Put the random streams where they stood before step i, if it drew from them."""
-        if self.random[i] is not self.random[i + 1]:
-            self.streams.set(self.random[i])
+    It may be entered several times, for a step that runs slice by slice: each time the random
+    streams go on where they were left, and outside they are the caller's.
+    """
 
-    def note(self, i: int, state: State) -> None:
-        """Remember what a later run of step i - 1 is compared with: a digest, or a sample."""
-        if self.exact:
-            self.digests[i] = digest(state.leaves)
-        elif self.verify != "off":
-            self.samples[i] = sample(state.leaves)
+    def __init__(self, tape: Tape, i: int) -> None:
+        self.tape, self.start = tape, tape.random[i]
+        self.drew = self.start is not tape.random[i + 1]
+        self.noise = Replayed(tape.streams, self.start) if self.drew else nullcontext()
+        self.stack = ExitStack()
 
-    @property
-    def exact(self) -> bool:
-        """Whether a state that is run again must be the same to the bit."""
-        return self.verify == "exact" and self.store.dtype is None
+    def begin_again(self) -> None:
+        """Put the random numbers back to the step's first one, inside."""
+        if self.drew:
+            self.tape.streams.set(self.start)
+
+    def __enter__(self) -> None:
+        with ExitStack() as stack:
+            stack.enter_context(self.noise)
+            stack.enter_context(on_copies(self.tape.buffers.changing()))
+            stack.enter_context(self.tape.surroundings.in_force())
+            self.stack = stack.pop_all()
+
+    def __exit__(self, *error: Any) -> None:
+        self.stack.close()
 
 
 def _out_of_memory(error: Exception) -> bool:

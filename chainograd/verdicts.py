@@ -148,7 +148,7 @@ def cut_off(runs: Sequence[Run], trainable: bool) -> Iterator[Finding]:
         if not any(map(wants_gradient, run.leaving.leaves)):
             if expected and (cut is not None or any(map(wants_gradient, run.entering.leaves))):
                 lost = True
-                yield _without_gradient("What the step gives", cut, run.index)
+                yield without_gradient("What the step gives", cut, run.index)
             continue
         whole = [
             cut
@@ -171,7 +171,7 @@ def cut_off_in_the_loss(value: Any, cuts: Cuts) -> Iterator[Finding]:
     """Yield where a loss is cut off from the gradient."""
     if not wants_gradient(value):
         cut = (cuts.of(value) if isinstance(value, Tensor) else None) or cuts.last
-        yield _without_gradient("The loss", cut, None)
+        yield without_gradient("The loss", cut, None)
         return
     cut = cuts.of(value)
     if cut is not None and cut.site.direct:
@@ -228,7 +228,8 @@ _DETACHED = (
 )
 
 
-def _without_gradient(what: str, cut: Cut | None, step: int | None) -> Finding:
+def without_gradient(what: str, cut: Cut | None, step: int | None) -> Finding:
+    """Return what is said of something that has no gradient, and of the cut behind it."""
     if cut is None:
         return Finding(
             "no gradient", step, None,

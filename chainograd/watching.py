@@ -13,9 +13,9 @@ import torch.utils._pytree as pytree
 from torch import Generator, Tensor
 from torch.overrides import TorchFunctionMode
 
+from chainograd.buffers import put_back
 from chainograd.sites import Site, module_name, site
 from chainograd.states import differentiable
-from chainograd.surroundings import put_back
 
 
 class Call(NamedTuple):

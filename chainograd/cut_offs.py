@@ -1,0 +1,42 @@
+"""A chain whose result has no gradient although it uses what needs one: refused, with the line."""
+
+from __future__ import annotations
+
+import torch
+
+from chainograd.errors import ChainError
+from chainograd.rehearsal import first_cut
+from chainograd.tape import Tape
+from chainograd.verdicts import without_gradient
+
+
+def refuse_cut_off(tape: Tape) -> None:
+    """See that steps whose results need no gradient use nothing that needs one.
+
+    The steps run once more under watch, in a call in which no result needs a gradient although
+    the chain reaches something trainable. A step may do without it: a trainer's sampler that
+    reaches its discriminator too.
+
+    Raises:
+        ChainError: If a step cuts the gradient off.
+    """
+    state = tape.x_T
+    with tape.like_first(), torch.enable_grad():
+        tape.streams.set(tape.random[0])
+        for i in range(tape.plan.num_steps):
+            if not tape.passes(i):
+                state = tape.steps.unrecorded(i, state)
+                continue
+            entering = state.entering(tape.wanted[i])
+            state, cut = first_cut(tape, i, entering)
+            if cut is not None or any(tape.wanted[i]):
+                found = without_gradient("What the step gives", cut, i)
+                raise ChainError(
+                    f"Step {i} cuts every gradient off{_at(found.where)}, although it uses tensors "
+                    f"that require one. {found.text} `chain.check(x)` looks at all of this. If no "
+                    "gradient is wanted, call the chain under `torch.no_grad()`."
+                )
+
+
+def _at(where: str | None) -> str:
+    return "" if where is None else f" ({where})"

@@ -1,0 +1,83 @@
+"""Hooks of tensors outside a chain: called once, with the whole gradient, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+from torch.autograd import Variable
+
+# Note [Hooks]
+# 1. A leaf is used inside the steps as it is. While a step's gradient is computed its hooks are
+#    taken off, because the chain sums up the gradient first; they see the sum as it leaves.
+# 2. Torch calls the hooks of every input of the chain's node, with None where no gradient leaves
+#    it: a loss on an early state does not reach what later steps use. In the plain loop they would
+#    not be called, so until this backward pass is over they are called with gradients only.
+
+
+@contextmanager
+def without_hooks(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Let the hooks of tensors wait for the whole gradient: note [Hooks], 1."""
+    hooked = [tensor._backward_hooks for tensor in tensors if tensor._backward_hooks]
+    kept = [dict(hooks) for hooks in hooked]
+    for hooks in hooked:
+        hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, own in zip(hooked, kept, strict=True):
+            hooks.update(own)
+
+
+def call_with_gradients_only(tensors: Sequence[Tensor]) -> None:
+    """Let hooks of tensors be called in this backward pass with gradients only: note [Hooks], 2."""
+    undo = [_silence(tensor) for tensor in tensors if _hooked(tensor)]
+    if undo:
+
+        def restore() -> None:
+            for each in undo:
+                each()
+
+        Variable._execution_engine.queue_callback(restore)
+
+
+def _hooked(tensor: Tensor) -> bool:
+    return bool(tensor._backward_hooks or _after(tensor))
+
+
+def _after(tensor: Tensor) -> dict[int, Callable[..., Any]]:
+    """Return the hooks that are called when a leaf's gradient has been accumulated."""
+    return tensor._post_accumulate_grad_hooks or {}  # type: ignore[attr-defined]
+
+
+def _silence(tensor: Tensor) -> Callable[[], None]:
+    """Let a tensor's hooks see no gradient of None; return what undoes it."""
+    arrived = [False]
+
+    def note(g: Tensor | None) -> None:
+        arrived[0] = g is not None
+
+    own, after = dict(tensor._backward_hooks or {}), dict(_after(tensor))
+    if tensor._backward_hooks is not None:
+        tensor._backward_hooks.update((k, _if_gradient(hook)) for k, hook in own.items())
+    handle = tensor.register_hook(note)
+    if after:
+        _after(tensor).update((k, _if(arrived, hook)) for k, hook in after.items())
+
+    def undo() -> None:
+        handle.remove()
+        for table, hooks in ((tensor._backward_hooks or {}, own), (_after(tensor), after)):
+            # What was removed in the meantime stays removed.
+            table.update({k: hook for k, hook in hooks.items() if k in table})
+
+    return undo
+
+
+def _if_gradient(hook: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda g: None if g is None else hook(g)
+
+
+def _if(arrived: list[bool], hook: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda tensor: hook(tensor) if arrived[0] else None
