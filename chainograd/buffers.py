@@ -82,6 +82,17 @@ class Snapshot:
         put_back([buffer for _, _, buffer, _ in self.kept], [value for *_, value in self.kept])
 
 
+def statistics(modes: Sequence[tuple[Module, bool]]) -> list[Tensor]:
+    """Return the buffers of modules in training, which their steps may change."""
+    return [
+        buffer
+        for module, training in modes
+        if training
+        for buffer in module._buffers.values()
+        if buffer is not None
+    ]
+
+
 def put_back(buffers: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     """Give buffers the values that they had."""
     with torch.no_grad():

@@ -247,11 +247,13 @@ class CheckpointedChain:
     def check(
         self, x: Any, *args: Any, loss: Callable[[Any], Any] | None = None, **kwargs: Any
     ) -> Findings:
-        """Look at a few steps for what would make gradients missing, wrong or surprising.
+        """Look at the steps for what would make gradients missing, wrong or surprising.
 
         The first three steps and the last one run as the plain loop, and again as in a chain; a
-        gradient is sent back through both. That is 13 step evaluations, whatever M is (some more
-        with ``micro_batch``), and four graphs at once: take a small batch where one hardly fits.
+        gradient is sent back through both. Then all steps run once as in the forward pass of a
+        call, which refuses what any of them keeps or captures. That is 13 + M step evaluations
+        (some more with ``micro_batch``), and four graphs at once: take a small batch where one
+        hardly fits.
 
         It leaves no trace: random streams, statistics of batches, parameters and their ``.grad``
         are as before (but for attributes that a step keeps). ``grad_transform`` is left out, and

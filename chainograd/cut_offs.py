@@ -6,6 +6,7 @@ import torch
 
 from chainograd.errors import ChainError
 from chainograd.rehearsal import first_cut
+from chainograd.sites import definition
 from chainograd.tape import Tape
 from chainograd.verdicts import without_gradient
 
@@ -31,8 +32,9 @@ def refuse_cut_off(tape: Tape) -> None:
             state, cut = first_cut(tape, i, entering)
             if cut is not None or any(tape.wanted[i]):
                 found = without_gradient("What the step gives", cut, i)
+                where = found.where or definition(tape.steps.step)
                 raise ChainError(
-                    f"Step {i} cuts every gradient off{_at(found.where)}, although it uses tensors "
+                    f"Step {i} cuts every gradient off{_at(where)}, although it uses tensors "
                     f"that require one. {found.text} `chain.check(x)` looks at all of this. If no "
                     "gradient is wanted, call the chain under `torch.no_grad()`."
                 )

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.utils._mode_utils import no_dispatch
 
 from chainograd.dense_parts import dense_parts
 
@@ -58,6 +59,7 @@ def _words(tensor: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _weights(count: int, device: torch.device) -> Tensor:
-    generator = torch.Generator().manual_seed(20_240_501 + (count != CHUNK))
-    weights = torch.randint(-(1 << 62), 1 << 62, (count,), generator=generator) * 2 + 1
-    return weights.to(device)
+    with no_dispatch():  # they are not the run's own: no meter counts them, and none are fake
+        generator = torch.Generator().manual_seed(20_240_501 + (count != CHUNK))
+        weights = torch.randint(-(1 << 62), 1 << 62, (count,), generator=generator) * 2 + 1
+        return weights.to(device)

@@ -25,19 +25,33 @@ CERTAIN = ("captured tensor", "kept tensor")  # what makes every gradient of the
 
 
 def all_steps(prepare: Prepare, tape: Tape) -> Iterator[Finding]:
-    """Yield what the chain refuses in the forward pass, whichever step it is in."""
+    """Yield what the chain refuses in the forward pass, whichever step it is in.
+
+    That is M step evaluations, with one graph at a time that saves nothing.
+    """
     whole = prepare(tape.steps.num_steps, tape.x_T.entering(tape.wanted[0]).tree())
     try:
         go_forward(whole, lambda i, state: None)
     except CapturedTensorError as error:
         yield Finding("captured tensor", error.step, None, str(error))
     except ChainError as error:
-        kind = "refused" if error.step is None else "kept tensor"
-        yield Finding(kind, error.step, None, str(error))
-    except Exception:  # of a step that the few runs have not seen: note [Rehearsal], 2
+        yield Finding(
+            "refused" if error.step is None else "kept tensor", error.step, None, str(error)
+        )
+    except Exception:  # in a step that the few runs have not seen: note [Rehearsal], 2
         return
     finally:
         whole.let_go()
+    before = {id(tensor) for tensor in tape.steps.captured}
+    if whole.steps.outside(whole.used) & ({id(t) for t in whole.steps.captured} - before):
+        yield Finding("kept tensor", None, None, _KEPT)
+
+
+_KEPT = (
+    "The step has kept a tensor that it computed: merged weights, an embedding, keys and values. "
+    "What it is computed from gets no gradient through steps that run again. Compute it before the "
+    "chain and pass it as an argument, or compute it in every step."
+)
 
 
 def inexact(

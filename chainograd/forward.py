@@ -48,14 +48,15 @@ def _run(tape: Tape, visit: Callable[[int, State], None]) -> None:
     for action in tape.plan.forward:
         i = action.index
         if isinstance(action, Keep):
-            tape.nodes[i] = tape.shelf.put(i, state)
+            if tape.inputs:
+                tape.nodes[i] = tape.shelf.put(i, state)
             continue
         began = tape.log.now()
         tape.log.saw(i, state)
         state = _run_first(tape, action, state)
         tape.log.ran("forward", i, began)
         tape.random.append(tape.streams.state(tape.random[i]))
-        if i in again and i + 1 not in seen:
+        if tape.inputs and i in again and i + 1 not in seen:
             tape.verifier.saw(i + 1, state.leaves)
         visit(i + 1, state)
 
@@ -64,7 +65,7 @@ def _run_first(tape: Tape, action: Action, state: State) -> State:
     """Run a step as planned; if memory runs out, let all kept graphs go and run it without."""
     begin_again = _undo(tape, tape.random[-1])
     try:
-        if isinstance(action, Record) and tape.passes(action.index):
+        if isinstance(action, Record) and tape.inputs and tape.passes(action.index):
             return _record(tape, action.index, state)
         return _advance(tape, action.index, state, begin_again)
     except Exception as error:

@@ -67,20 +67,20 @@ def leaves_used(outputs: Iterable[Any], mark: Mark) -> list[Use]:
                 uses.append((output, None, 0))
             else:
                 stack.append(output.grad_fn)
-    seen = set(stack)
+    seen = dict.fromkeys(stack)  # in the order in which they are met
     while stack:
         node = stack.pop()
         for place, (parent, _) in enumerate(node.next_functions):
             if type(parent) is AccumulateGrad:
                 uses.append((parent.variable, node, place))
             elif parent is not None and parent not in seen:
-                seen.add(parent)
+                seen[parent] = None
                 stack.append(parent)
     _mark(seen, mark)
     return uses
 
 
-def _mark(nodes: set[Any], mark: Mark) -> None:
+def _mark(nodes: Iterable[Any], mark: Mark) -> None:
     tables = [(node, node.metadata) for node in nodes]
     for node, table in tables:
         if _MARK in table:

@@ -77,8 +77,10 @@ def _checked(
     else:
         again = run_again(tape, runs, undo)
         found += [*in_place(runs, again), *unrepeated(runs, again, tape.verify)]
-        tape.streams.set(begun)
-        found += all_steps(prepare, tape)
+        known = {finding.kind for finding in found}
+        if not known & {"changed in place", "unknown generator", "not repeatable"}:
+            tape.streams.set(begun)
+            found += all_steps(prepare, tape)
         found += _of_gradients(prepare, tape, runs, loss, {finding.kind for finding in found})
     if nothing and not any(finding.kind == "captured tensor" for finding in found):
         found.insert(0, Finding("nothing to train", None, None, _NOTHING))
@@ -103,7 +105,7 @@ def _of_gradients(
         found += cut_off_in_the_loss(value, cuts) if reached else ()
     known |= {finding.kind for finding in found}
     # What is changed in place is gone from the graph.
-    if reached and not known & {"changed in place", "not finite"}:
+    if reached and not known & {"changed in place", "not finite", *CERTAIN}:
         try:
             back = go_back(tape, runs, value if wants_gradient(value) else None)
         except RuntimeError as error:
@@ -111,7 +113,7 @@ def _of_gradients(
             return [*found, Finding("refused", None, None, problem)]
         found += of_cotangents(runs, back)
         known |= {finding.kind for finding in found}
-        if not known & {"unknown generator", "not repeatable", "not finite", *CERTAIN}:
+        if not known & {"unknown generator", "not repeatable", "not finite"}:
             found += inexact(prepare, tape, runs, back)
     ends = {finding.where for finding in found if finding.kind in ("detached", "gradients off")}
     return [f for f in found if f.kind != "partly detached" or f.where not in ends]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from chainograd.buffers import statistics
 from chainograd.errors import ChainError
 from chainograd.states import State, differentiable, wants_gradient
 from chainograd.streams import Streams
@@ -67,7 +68,7 @@ def watched(tape: Tape, index: int, state: State, undo: ExitStack) -> Run:
         entering=state,
         random=streams.state(),
         cuts=Cuts(),
-        changes=Changes(state.tensors, tape.steps.buffers, undo),
+        changes=Changes(state.tensors, statistics(tape.surroundings.modes), undo),
         draws=Draws(torch_streams, streams.generators, undo),
     )
     run.leaving = state._replace(leaves=())

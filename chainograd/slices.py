@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +63,8 @@ class SlicedSteps(Steps):
         for j in self._starts:
 
             def called(i: int, whole: State, j: int = j) -> State:
-                return self._called(i, whole, j)
+                with nullcontext() if light else self.recording():
+                    return self._called(i, whole, j)
 
             parts.append(self._let_go(index, entering, mark, called, light=light))
         return self._one(index, state, parts)

@@ -318,7 +318,8 @@ class Steps:
         self, index: int, state: State, wanted: list[bool], mark: Mark, *, light: bool
     ) -> Outcome:
         """Run a step with a graph that is let go at once; a light one saves nothing."""
-        return self._let_go(index, state.entering(wanted), mark, self.run, light=light)
+        run = self.run if light else self.run_as_recorded
+        return self._let_go(index, state.entering(wanted), mark, run, light=light)
 
     def _let_go(
         self,
@@ -506,9 +507,15 @@ class Steps:
                 error.__dict__.setdefault("__notes__", []).append(note)
 
 
+_INPLACE = (
+    "leaf Variable that requires grad is being used in an in-place operation",
+    "was created in no_grad mode and is being modified inplace",
+)
+
+
 def _in_place(index: int, error: Exception) -> ChainError | None:
     """Return the error for a step that changes a leaf in place, which torch forbids."""
-    if "leaf Variable that requires grad" not in str(error):
+    if not any(text in str(error) for text in _INPLACE):
         return None
     return ChainError(
         f"Step {index} changed a tensor that requires a gradient in place: its input state, most "

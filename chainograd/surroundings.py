@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import Module
 
 from chainograd.settings import Settings, set_as
@@ -107,6 +108,18 @@ def uncached_parametrizations() -> Iterator[None]:
         yield
     finally:
         parametrize._cache_enabled, parametrize._cache = depth, cache
+
+
+@contextmanager
+def same_frozen(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Let leaves that steps freeze, or the contrary, be as before: the last step has the say."""
+    before = [tensor.requires_grad for tensor in tensors]
+    try:
+        yield
+    finally:
+        for tensor, wanted in zip(tensors, before, strict=True):
+            if tensor.requires_grad != wanted:
+                tensor.requires_grad_(wanted)
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from chainograd.stores import DeviceNode, Node
 from chainograd.sums import Sums
 from chainograd.tape import Tape
 
+First = Callable[[], Sequence[Any]] | None  # brings the leaves of a state as it was first
+
 
 def go_back(tape: Tape, given: dict[int, Cotangents], *, keep: bool) -> list[Tensor | None]:
     """Carry out the backward actions of a tape's plan.
@@ -135,7 +137,7 @@ class Sweep:
                 result = tape.steps.advance(i, state, wanted, mark, around.begin_again)
             else:
                 result = Outcome(tape.steps.unrecorded(i, state), [], set(), set())
-        self.compare(i, result.leaving, result.used)
+        self.compare(i, self.first(self.nodes.get(i + 1)), result.leaving, result.used)
         tape.log.ran("rerun", i, began)
         return result.leaving
 
@@ -156,28 +158,29 @@ class Sweep:
     def recorded(self, i: int, state: State) -> Recorded:
         """Run a step again with its graph."""
         tape = self.tape
-        rerun = Rerun(tape.again(i), partial(self.compare, i), tape.mark(i))
+        first = self.first(self.nodes.get(i + 1))  # which may be dropped before it is asked for
+        rerun = Rerun(tape.again(i), partial(self.compare, i, first), tape.mark(i))
         return tape.steps.again(i, state, tape.wanted[i], rerun)
 
     def recoverable(self, i: int, error: Exception) -> bool:
         """Return whether what step i failed in can be done again without the kept graphs."""
         return not self.tape.steps.trains_shards and self.tape.droppable(error, i, self.nodes)
 
-    def compare(self, i: int, after: State, used: set[int]) -> None:
+    def compare(self, i: int, first: First, after: State, used: set[int]) -> None:
         """Check that a step gave what it gave the first time, and used what it used then."""
-        steps, node = self.tape.steps, self.nodes.get(i + 1)
+        steps = self.tape.steps
         if steps.changed:
             # What is used with a gradient shows in the graph. What has none shows in the values,
             # if they are compared to the bit.
             inside, certain = steps.outside(used), self.tape.verifier.exact
             steps.refuse_changes(i, lambda t: id(t) in inside or not (certain or t.requires_grad))
         try:
-            self.tape.verifier.same(i, after.leaves, self.first(node))
+            self.tape.verifier.same(i, after.leaves, first)
         except ReplayError:
             steps.refuse_changes(i, lambda t: True)
             raise
 
-    def first(self, node: Node | None) -> Callable[[], Sequence[Any]] | None:
+    def first(self, node: Node | None) -> First:
         """Return what brings the state that a node keeps, if that is no more than a look."""
         exact = self.tape.verifier.exact
         if node is None or (exact and not isinstance(node, DeviceNode)):

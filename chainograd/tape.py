@@ -19,10 +19,10 @@ from chainograd.planners import restricted
 from chainograd.replay import Verifier, Verify
 from chainograd.reporting import Log
 from chainograd.states import State, wants_gradient
-from chainograd.steps import Recorded, Steps
+from chainograd.steps import Recorded, Steps, refuse_strangers
 from chainograd.stores import Node, Shelf, Store
 from chainograd.streams import RandomStreams, Replayed, Streams, undisturbed
-from chainograd.surroundings import Surroundings
+from chainograd.surroundings import Surroundings, same_frozen
 
 Transform = Callable[[int, Any], Any]
 
@@ -123,11 +123,14 @@ class Tape:
         """
         outer = dict(zip(self.asked_of_x_T, self.inputs, strict=False))
         self.steps.forget_unused(self.used)
-        self.specs = [self.x_T.spec]
         self.asked_of_x_T = [place for place in self.asked_of_x_T if place in self.entered]
         self.asked = sorted(self.used)
         inputs = self.steps.inputs
         self.inputs = [outer[p] for p in self.asked_of_x_T] + [inputs[at] for at in self.asked]
+        if not self.inputs:  # then a graph leads to nothing that the chain knows
+            strangers = [each for recorded in self.graphs.values() for each in recorded.strangers]
+            self.graphs.clear()
+            refuse_strangers(strangers)
 
     def let_go(self) -> None:
         """Free what is kept, and the store's room for it."""
@@ -226,6 +229,7 @@ class Again:
     def __enter__(self) -> None:
         with ExitStack() as stack:
             stack.enter_context(self.noise)
+            stack.enter_context(same_frozen(self.tape.steps.inner_captured))
             stack.enter_context(on_copies(self.tape.buffers.changing()))
             stack.enter_context(self.tape.surroundings.in_force())
             self.stack = stack.pop_all()
