@@ -155,7 +155,6 @@ class CheckpointedChain:
             resolve_grad_steps(grad_steps, num_steps)
         self.grad_transform = grad_transform
         self.progress = progress
-        self._draws_on_host = False  # as far as is known
         self._log: Log | None = None  # of the last run
         self._costs: tuple[StepCost, ...] | None = None  # as measured last
 
@@ -356,12 +355,10 @@ class CheckpointedChain:
         return plan if self.micro_batch is None else without_graphs(plan)
 
     def _run(self, tape: Tape, visit: Callable[[int, State], None]) -> None:
-        tape.streams.closely = self._draws_on_host
         go_forward(tape, visit)
         if tape.look is not None:
             self._looked.add(tape.look.mode)
         tape.leave_out_unused()
-        self._draws_on_host |= tape.drew_on_host
 
     def _tape(
         self, x: Any, args: Any, kwargs: Any, grad_steps: frozenset[int] | None = None

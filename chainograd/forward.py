@@ -9,26 +9,12 @@ import torch
 from chainograd.plan import RUNS, Action, Advance, Keep, Load, Record
 from chainograd.states import State, wants_gradient
 from chainograd.steps import looking
-from chainograd.streams import Streams
 from chainograd.surroundings import Statistics, autocast_as, uncached_parametrizations
 from chainograd.tape import Tape
 
 
 def go_forward(tape: Tape, visit: Callable[[int, State], None]) -> None:
     """Carry out the forward actions; ``visit`` is shown every state that a step gives."""
-    streams = tape.streams
-    start, statistics = streams.state(), Statistics([] if streams.closely else tape.modes)
-    _carry_out(tape, visit, start)
-    tape.drew_on_host = not start.same_on_host(streams.state())
-    if tape.drew_on_host and not streams.closely:  # note [Host streams], 3
-        tape.let_go()
-        tape.first, streams.closely = 0, True
-        streams.set(start)
-        statistics.put_back()
-        _carry_out(tape, visit, start)
-
-
-def _carry_out(tape: Tape, visit: Callable[[int, State], None], start: Streams) -> None:
     tape.shelf = tape.store.shelf(tape.x_T, lambda: tape.plan.nodes)
     try:
         with (
@@ -37,7 +23,7 @@ def _carry_out(tape: Tape, visit: Callable[[int, State], None], start: Streams) 
             uncached_parametrizations(),
             tape.log.showing("forward", tape.plan.num_steps),
         ):
-            _run(tape, visit, start)
+            _run(tape, visit)
         tape.shelf.settle()
     except BaseException:
         tape.let_go()
@@ -46,8 +32,8 @@ def _carry_out(tape: Tape, visit: Callable[[int, State], None], start: Streams) 
         _forget_unneeded(tape)
 
 
-def _run(tape: Tape, visit: Callable[[int, State], None], start: Streams) -> None:
-    state, tape.random = tape.x_T, [start]
+def _run(tape: Tape, visit: Callable[[int, State], None]) -> None:
+    state, tape.random = tape.x_T, [tape.streams.state()]
     # Where the comparison is not to the bit, kept states are brought back for it.
     in_sight = tape.shelf.in_sight or not tape.exact
     seen = {a.index for a in tape.plan.forward if type(a) is Keep and in_sight}
@@ -61,21 +47,10 @@ def _run(tape: Tape, visit: Callable[[int, State], None], start: Streams) -> Non
         tape.log.saw(i, state)
         state = _run_first(tape, action, state)
         tape.log.ran("forward", i, began)
-        tape.random.append(_streams_after(tape, i))
+        tape.random.append(tape.streams.state(tape.random[i]))
         if i in again and i + 1 not in seen:
             tape.note(i + 1, state)
         visit(i + 1, state)
-
-
-def _streams_after(tape: Tape, i: int) -> Streams:
-    """Return where the streams stand after step i, the step before's object if not moved."""
-    before, closely = tape.random[i], tape.streams.closely
-    if closely or i > 0:
-        return tape.streams.state(before)
-    tape.streams.closely = True
-    after = tape.streams.state(before)
-    tape.streams.closely = not before.same_on_host(after)  # note [Host streams], 2
-    return after
 
 
 def _run_first(tape: Tape, action: Action, state: State) -> State:

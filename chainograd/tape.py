@@ -54,7 +54,6 @@ class Tape:
         graphs: Steps that are recorded.
         spent: Whether a backward pass has freed the nodes.
         twice: Whether a backward pass is itself to be differentiated, from x_T on.
-        drew_on_host: Whether the steps drew from Python's or numpy's stream.
         look: Looks at the first graphs, where none were seen yet: note [Kept tensors].
         first: The first step that a gradient needs; those before it are never run again.
         inputs: Tensors outside that gradients are returned for: of x_T, then of the steps.
@@ -80,7 +79,6 @@ class Tape:
     first: int = 0
     spent: bool = False
     twice: bool = False
-    drew_on_host: bool = False
     x_T_wanted: list[bool] = field(init=False)
     inputs: list[Tensor] = field(init=False)
     shelf: Shelf = field(init=False)
