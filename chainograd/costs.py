@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from chainograd.metering import meter
+from chainograd.dense_parts import tensor_bytes
+from chainograd.devices import synchronize
+from chainograd.metering import meter, storages
 from chainograd.plan import StepCost
 from chainograd.states import State, differentiable
 from chainograd.steps import Steps
@@ -91,7 +93,7 @@ def measure_step(steps: Steps, i: int, state: State, wanted: list[bool], store: 
         advance_bytes=advance_bytes,
         record_bytes=record_bytes,
         backprop_bytes=backprop_bytes,
-        gradient_bytes=sum(tensor.nbytes for tensor in steps.shared),
+        gradient_bytes=sum(tensor_bytes(tensor) for tensor in steps.shared),
         forward_seconds=1.0 if fake else forward_seconds,
         backward_seconds=1.0 if fake else backward_seconds,
         stored_bytes=store.stored_bytes(state),
@@ -100,11 +102,10 @@ def measure_step(steps: Steps, i: int, state: State, wanted: list[bool], store: 
 
 
 def _bytes(tensors: list[Tensor]) -> int:
-    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
-    return sum(storages.values())
+    found = {s._cdata: s.nbytes() for tensor in tensors for s in storages(tensor)}
+    return sum(found.values())
 
 
 def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     return time.perf_counter()
