@@ -79,6 +79,7 @@ class DeviceStream:
 
     def generator(self) -> Generator | None:
         """Return the generator that draws from the stream; None if torch keeps it to itself."""
+        self.get_state()  # where generators are made when the device is first used, this makes them
         if self.device.type == "mps":
             return self.module._get_default_mps_generator()
         generators = getattr(self.module, "default_generators", ())
