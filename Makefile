@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test oldest lint docs mutants bench bench-check clean
+.PHONY: demo test gpu oldest lint docs mutants bench bench-check clean
 .DEFAULT_GOAL := test
 
 # The stamp is remade when the dependencies change.
@@ -14,6 +14,10 @@ $(VENV)/.installed: pyproject.toml
 # The tests' tensors are small: more processes help, more threads in one do not.
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# What only a CUDA device can show; without one, all of it is skipped.
+gpu: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/test_cuda.py
 
 # The core's tests with the oldest versions that are allowed. Left out: what lists the schedulers of
 # one version of diffusers, and FSDP2, which torch 2.5 has under another name.

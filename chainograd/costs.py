@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from chainograd.metering import meter
+from chainograd.dense_parts import tensor_bytes
+from chainograd.devices import synchronize
+from chainograd.metering import meter, storages
 from chainograd.plan import StepCost
 from chainograd.states import State
 from chainograd.steps import Outcome, Recorded, Rerun
@@ -113,7 +115,7 @@ class _Runs(NamedTuple):
             advance_bytes=advance_bytes,
             record_bytes=record_bytes,
             backprop_bytes=backprop_bytes,
-            gradient_bytes=sum(tensor.nbytes for tensor in steps.shared),
+            gradient_bytes=sum(map(tensor_bytes, steps.shared)),
             forward_seconds=1.0 if fake else forward_seconds,
             backward_seconds=1.0 if fake else backward_seconds,
             stored_bytes=store.stored_bytes(state),
@@ -126,11 +128,10 @@ def _unchecked(after: State, used: set[int]) -> None:
 
 
 def _bytes(tensors: list[Tensor]) -> int:
-    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
-    return sum(storages.values())
+    found = {s._cdata: s.nbytes() for tensor in tensors for s in storages(tensor)}
+    return sum(found.values())
 
 
 def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     return time.perf_counter()

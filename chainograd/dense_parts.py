@@ -44,13 +44,13 @@ def dense_parts(tensor: Tensor) -> list[Tensor]:
         >>> [tuple(part.shape) for part in dense_parts(torch.eye(3).to_sparse())]
         [(2, 3), (3,)]
     """
+    if not is_plain(tensor) and is_traceable_wrapper_subclass(tensor):
+        return _parts_of_wrapper(tensor)
     tensor = tensor.detach()
     if _is_only_named(tensor):
         tensor = tensor.as_subclass(Tensor)
     if is_plain(tensor):
         return [tensor.resolve_conj().resolve_neg()]
-    if is_traceable_wrapper_subclass(tensor):
-        return _parts_of_wrapper(tensor)
     take_apart = _TAKE_APART.get(tensor.layout)
     if take_apart is not None:
         return [part for piece in take_apart(tensor) for part in dense_parts(piece)]

@@ -14,11 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from chainograd.background import Background
 from chainograd.errors import StoreError
-from chainograd.packing import Layout, dense, flat, with_tensors, without_tensors
+from chainograd.packing import Layout, refuse_kinds, with_tensors, without_tensors
 from chainograd.states import State
 
 
@@ -31,18 +30,15 @@ class FolderShelf:
         count: How many states will be there at once.
 
     Raises:
-        StoreError: If the folder cannot be written to, or has no room for them.
+        StoreError: If the folder cannot be written to, or has no room for them, or the state holds
+            tensors of a kind that cannot be kept in files.
     """
 
     in_sight = False
     waiting = 2  # states that may wait for the thread; more would be memory, not disk
 
     def __init__(self, folder: Path, x_T: State, count: int) -> None:
-        if any(isinstance(leaf, FakeTensor) for leaf in x_T.tensors):
-            raise StoreError(
-                f"`store` {str(folder)!r} cannot keep fake tensors, which have no bytes. Use "
-                "`chain.measure` under FakeTensorMode, or `store='device'`."
-            )
+        refuse_kinds(x_T, repr(str(folder)))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(folder).free
@@ -56,7 +52,7 @@ class FolderShelf:
         self.pending: deque[Future[Any]] = deque()
         _folders[self.folder] = self.thread
         weakref.finalize(self, _remove, self.thread, self.folder).atexit = False
-        needed = count * sum(leaf.numel() * leaf.element_size() for leaf in x_T.tensors)
+        needed = count * sum(leaf.nbytes for leaf in x_T.tensors)
         if needed > free:
             raise StoreError(
                 f"`store` {str(folder)!r} has {free:,} bytes free, but {count} states need "
@@ -64,7 +60,12 @@ class FolderShelf:
             )
 
     def put(self, index: int, state: State) -> FolderNode:
-        """Hand a state to the thread, once it is not too far behind."""
+        """Hand a state to the thread, once it is not too far behind.
+
+        Raises:
+            StoreError: If a tensor of it is of a kind that cannot be kept in files.
+        """
+        refuse_kinds(state, repr(str(self.folder.parent)))
         while len(self.pending) >= self.waiting:
             self._finish(self.pending.popleft())
         self.written += 1
@@ -103,10 +104,10 @@ class FolderNode:
     """A state in a file."""
 
     def __init__(self, state: State, shelf: FolderShelf, path: Path) -> None:
-        tensors = [dense(leaf) for leaf in state.tensors]
         self.rest, self.shelf, self.path = without_tensors(state), shelf, path
-        self.layouts = [Layout.of(tensor) for tensor in tensors]
-        parts = [flat(tensor).cpu().view(torch.uint8) for tensor in tensors]
+        self.layouts = [Layout.of(tensor) for tensor in state.tensors]
+        pairs = zip(self.layouts, state.tensors, strict=True)
+        parts = [layout.packed(tensor).cpu().view(torch.uint8) for layout, tensor in pairs]
         self.writing = shelf.thread.submit(_write, path, parts)
         self.coming: tuple[list[Tensor], Future[Any]] | None = None
         weakref.finalize(self, shelf.thread.later, _unlink, path).atexit = False
@@ -114,9 +115,9 @@ class FolderNode:
     def prefetch(self) -> None:
         """Let the thread read the file."""
         if self.coming is None:
-            tensors = [layout.empty(torch.device("cpu")) for layout in self.layouts]
-            parts = [flat(tensor).view(torch.uint8) for tensor in tensors]
-            self.coming = (tensors, self.shelf.thread.submit(_read, self.path, parts))
+            packed = [layout.room(torch.device("cpu")) for layout in self.layouts]
+            parts = [flat.view(torch.uint8) for flat in packed]
+            self.coming = (packed, self.shelf.thread.submit(_read, self.path, parts))
 
     def load(self) -> State:
         """Return the state, on its device.
@@ -126,7 +127,7 @@ class FolderNode:
         """
         self.prefetch()
         assert self.coming is not None
-        (tensors, reading), self.coming = self.coming, None
+        (packed, reading), self.coming = self.coming, None
         try:
             reading.result()
         except OSError as error:
@@ -134,8 +135,9 @@ class FolderNode:
                 f"A state could not be read back from {str(self.path)!r}: {error}. Leave the "
                 "folder alone until the backward pass is over."
             ) from error
-        pairs = zip(tensors, self.layouts, strict=True)
-        return with_tensors(self.rest, [tensor.to(layout.device) for tensor, layout in pairs])
+        pairs = zip(self.layouts, packed, strict=True)
+        tensors = [layout.unpacked(flat.to(layout.device)) for layout, flat in pairs]
+        return with_tensors(self.rest, tensors)
 
 
 def _write(path: Path, parts: Sequence[Tensor]) -> None:

@@ -10,7 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _get_current_dispatch_mode_stack,
+    is_traceable_wrapper_subclass,
+)
+
+from chainograd.dense_parts import dense_parts, is_plain
+from chainograd.devices import allocator_of, indexed, synchronize
 
 
 class Reading:
@@ -74,42 +82,39 @@ class _Follow(TorchDispatchMode):
 def _storages(value: Any) -> Iterator[torch.UntypedStorage]:
     # By hand: an operation has a few tensors and lists of them, for which pytree is slow.
     if isinstance(value, Tensor):
-        if value.layout is torch.strided:
+        if is_plain(value):
             yield value.untyped_storage()
         else:
-            for part in _dense_parts(value):
-                yield part.untyped_storage()
+            yield from storages(value)
     elif isinstance(value, (tuple, list)):
         for item in value:
             yield from _storages(item)
 
 
-def _dense_parts(tensor: Tensor) -> tuple[Tensor, ...]:
-    match tensor.layout:
-        case torch.sparse_coo:
-            return tensor._indices(), tensor._values()
-        case torch.sparse_csr | torch.sparse_bsr:
-            return tensor.crow_indices(), tensor.col_indices(), tensor.values()
-        case torch.sparse_csc | torch.sparse_bsc:
-            return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
-        case _:  # opaque layouts (oneDNN) have no storage to follow
-            return ()
+def storages(tensor: Tensor) -> Iterator[torch.UntypedStorage]:
+    """Yield the storages that a tensor of any kind lives in; oneDNN's has none to follow."""
+    if tensor.layout is torch.strided and not is_traceable_wrapper_subclass(tensor):
+        yield tensor.untyped_storage()  # parts of a quantized one would be copies
+    elif tensor.layout is not torch._mkldnn:  # pyright: ignore[reportAttributeAccessIssue]
+        for part in dense_parts(tensor):
+            yield part.untyped_storage()
 
 
 @contextmanager
 def meter(device: torch.device | str | None = None) -> Iterator[Reading]:
     """Count the bytes of tensors made in a block: storages, so that views cost nothing.
 
-    On a CUDA device the allocator's own peak is read. Elsewhere every operation's result is
-    followed until its storage dies, whether Python or autograd's graph held it; memory that a
-    kernel uses inside one operation is not seen, and every operation takes a little longer.
+    On CUDA, and on every accelerator whose allocator tells its peak, that peak is read. Elsewhere,
+    and for fake tensors, every operation's result is followed until its storage dies, whether
+    Python or autograd's graph held it; memory that a kernel uses inside one operation is not seen,
+    and every operation takes a little longer.
 
     Args:
         device: Where the tensors are; by default torch's default device.
 
     Yields:
-        The reading; ``peak_bytes`` and ``live_bytes`` may be read at any time, on CUDA after the
-        block.
+        The reading; ``peak_bytes`` and ``live_bytes`` may be read at any time, where an
+        allocator is asked after the block.
 
     Example:
         >>> with meter() as reading:
@@ -120,12 +125,18 @@ def meter(device: torch.device | str | None = None) -> Iterator[Reading]:
     """
     place = torch.get_default_device() if device is None else torch.device(device)
     reading = Reading()
-    if place.type == "cuda":
-        with _allocator_peak(reading, place):
+    allocator = None if _faking() else allocator_of(place)
+    if allocator is not None:
+        with _allocator_peak(reading, indexed(place), allocator):
             yield reading
     else:
         with _Follow(reading):
             yield reading
+
+
+def _faking() -> bool:
+    """Return whether tensors made now are fake, of which an allocator knows nothing."""
+    return any(isinstance(mode, FakeTensorMode) for mode in _get_current_dispatch_mode_stack())
 
 
 # The allocator has one peak a device, and a nested meter resets it: each meter that is open keeps
@@ -134,24 +145,24 @@ _open: list[tuple[Reading, torch.device, int]] = []
 
 
 @contextmanager
-def _allocator_peak(reading: Reading, device: torch.device) -> Iterator[None]:
-    _note_peaks(device)
-    entry = (reading, device, torch.cuda.memory_allocated(device))
+def _allocator_peak(reading: Reading, device: torch.device, allocator: Any) -> Iterator[None]:
+    _note_peaks(device, allocator)
+    entry = (reading, device, allocator.memory_allocated(device))
     _open.append(entry)
-    reading._note = partial(_note_peaks, device)
+    reading._note = partial(_note_peaks, device, allocator)
     try:
         yield
     finally:
-        _note_peaks(device)
+        _note_peaks(device, allocator)
         _open.remove(entry)
         reading._note = _nothing
 
 
-def _note_peaks(device: torch.device) -> None:
-    torch.cuda.synchronize(device)
-    peak = torch.cuda.max_memory_allocated(device)
+def _note_peaks(device: torch.device, allocator: Any) -> None:
+    synchronize(device)
+    peak = allocator.max_memory_allocated(device)
     for reading, place, at_entry in _open:
         if place == device:
             reading.peak_bytes = max(reading.peak_bytes, peak - at_entry)
-            reading.live_bytes = torch.cuda.memory_allocated(device) - at_entry
-    torch.cuda.reset_peak_memory_stats(device)
+            reading.live_bytes = allocator.memory_allocated(device) - at_entry
+    allocator.reset_peak_memory_stats(device)

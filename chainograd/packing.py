@@ -7,41 +7,116 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
+from chainograd.dense_parts import is_plain, kind_of
+from chainograd.errors import StoreError
 from chainograd.states import State
 
-_is_dense = torch.ops.aten.is_non_overlapping_and_dense.default
+# Note [Layouts]
+# 1. Kernels are chosen by strides, of dimensions of size 1 too (`channels_last` at batch 1), and
+#    other kernels round differently. So a tensor comes back with the strides that it had.
+# 2. Of a tensor without gaps its memory is kept, as it lies there; so are expanded and overlapping
+#    tensors, whose memory is less than their entries.
+# 3. Of a tensor with gaps, such as every second column, the entries are kept, one after another.
+#    It takes its gaps again when it is brought back.
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Layout:
-    """What the bytes of a tensor mean."""
+    """What the bytes of a tensor mean.
+
+    Attributes:
+        gaps: Whether its entries are kept one after another, not its memory.
+        conj: Whether it is lazily conjugated.
+        neg: Whether it is lazily negated.
+    """
 
     size: torch.Size
     stride: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+    gaps: bool
+    conj: bool
+    neg: bool
 
     @classmethod
     def of(cls, tensor: Tensor) -> Layout:
-        """Return a dense tensor's layout."""
-        return cls(tensor.size(), tensor.stride(), tensor.dtype, tensor.device)
+        """Return a plain tensor's layout."""
+        size, stride = tensor.size(), tensor.stride()
+        gaps = _apart(size, stride) and _reach(size, stride) > tensor.numel()
+        lazy = tensor.is_conj(), tensor.is_neg()
+        return cls(size, stride, tensor.dtype, tensor.device, gaps, *lazy)
 
-    def empty(self, device: torch.device | None = None) -> Tensor:
-        """Return an unset tensor of this layout."""
+    @property
+    def count(self) -> int:
+        """How many numbers are kept."""
+        return self.size.numel() if self.gaps else _reach(self.size, self.stride)
+
+    def packed(self, tensor: Tensor) -> Tensor:
+        """Return what is kept of a tensor of this layout, in one dimension."""
+        stored = _lazily(tensor.detach(), self)
+        return stored.contiguous().view(-1) if self.gaps else stored.as_strided((self.count,), (1,))
+
+    def room(self, device: torch.device | None = None) -> Tensor:
+        """Return an unset tensor for what is kept."""
         where = self.device if device is None else device
-        return torch.empty_strided(self.size, self.stride, dtype=self.dtype, device=where)
+        return torch.empty(self.count, dtype=self.dtype, device=where)
+
+    def unpacked(self, packed: Tensor) -> Tensor:
+        """Return the tensor that was packed; it may take over the memory that it is made from."""
+        if self.gaps:
+            stored = torch.empty_strided(
+                self.size, self.stride, dtype=packed.dtype, device=packed.device
+            ).copy_(packed.view(self.size))
+        else:  # by `set_` it is no view
+            stored = torch.empty(0, dtype=packed.dtype, device=packed.device).set_(
+                packed.untyped_storage(), packed.storage_offset(), self.size, self.stride
+            )
+        return _lazily(stored, self)
 
 
-def dense(tensor: Tensor) -> Tensor:
-    """Return the tensor, or a copy of its values, without gaps, overlaps and lazy conjugation."""
-    tensor = tensor.detach().resolve_conj().resolve_neg()
-    return tensor if _is_dense(tensor) else tensor.clone()
+def _lazily(tensor: Tensor, layout: Layout) -> Tensor:
+    """Return the memory of a lazily conjugated or negated tensor, or of its memory the tensor."""
+    tensor = tensor.conj() if layout.conj else tensor
+    return torch.ops.aten._neg_view.default(tensor) if layout.neg else tensor
 
 
-def flat(tensor: Tensor) -> Tensor:
-    """Return a dense tensor's memory as one dimension, in the order it lies there."""
-    return tensor.as_strided((tensor.numel(),), (1,))
+def _reach(size: Sequence[int], stride: Sequence[int]) -> int:
+    """Return how many numbers lie from a tensor's first to its last."""
+    if 0 in size:
+        return 0
+    return 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+
+
+def _apart(size: Sequence[int], stride: Sequence[int]) -> bool:
+    """Return whether, for sure, no two entries of a tensor share memory."""
+    reach = 1
+    for step, n in sorted((step, n) for n, step in zip(size, stride, strict=True) if n > 1):
+        if step < reach:
+            return False
+        reach += (n - 1) * step
+    return True
+
+
+def refuse_kinds(state: State, store: str) -> None:
+    """Refuse tensors whose bytes alone do not bring them back.
+
+    Raises:
+        StoreError: If there is one in the state.
+    """
+    for leaf in state.tensors:
+        if isinstance(leaf, FakeTensor):
+            raise StoreError(
+                f"`store` {store} cannot keep fake tensors, which have no bytes. Use "
+                "`chain.measure` under FakeTensorMode, or `store='device'`."
+            )
+        if not is_plain(leaf):
+            raise StoreError(
+                f"`store` {store} keeps plain strided tensors only, and the state holds a "
+                f"{kind_of(leaf)}. Use `store='device'`, or carry the tensors that it is made of "
+                "in the state."
+            )
 
 
 def without_tensors(state: State) -> State:

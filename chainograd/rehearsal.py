@@ -61,15 +61,13 @@ class Run:
 def watched(tape: Tape, index: int, state: State, undo: ExitStack) -> Run:
     """Run a step in the grad mode in force, and see what it does."""
     streams = tape.streams
-    torch_streams = [torch.default_generator]
-    torch_streams += [torch.cuda.default_generators[device] for device in streams.cuda]
     run = Run(
         index,
         entering=state,
         random=streams.state(),
         cuts=Cuts(),
         changes=Changes(state.tensors, statistics(tape.surroundings.modes), undo),
-        draws=Draws(torch_streams, streams.generators, undo),
+        draws=Draws(streams.defaults, streams.generators, undo),
     )
     run.leaving = state._replace(leaves=())
     try:

@@ -18,6 +18,8 @@ from torch._C._functorch import (  # pyright: ignore[reportMissingImports]
 )
 from torch._subclasses.fake_tensor import FakeTensor
 
+from chainograd.dense_parts import is_plain, tensor_bytes
+from chainograd.devices import Moment, module_of, moment, seconds_between
 from chainograd.plan import StepCost
 from chainograd.states import Cotangents, State
 
@@ -25,7 +27,6 @@ SMALL = 1 << 10  # bytes of a cotangent that may wait for its norm
 TOGETHER = 64  # cotangents that wait
 
 Phase = Literal["forward", "rerun", "backward"]
-Moment = Any  # seconds, or a CUDA event
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class StepReport:
         node_bytes: The state that enters it.
         graph_bytes: Its graph, if `CheckpointedChain.measure` or a byte budget has measured it.
         cotangent_norm: Euclidean norm of the cotangent of the state that enters it; None if the
-            gradient did not come that far.
+            gradient did not come that far, or torch has no norm for a tensor of its kind.
     """
 
     index: int
@@ -99,15 +100,15 @@ class Log:
     progress: bool = False
     times: list[tuple[Phase, int, Moment, Moment]] = field(default_factory=list)
     node_bytes: dict[int, int] = field(default_factory=dict)
-    norms: dict[int, list[float | Tensor]] = field(default_factory=dict)
+    norms: dict[int, list[float | Tensor | None]] = field(default_factory=dict)
     waiting: list[tuple[int, Tensor]] = field(default_factory=list)  # small ones without a norm
     bar: Any = None
     queued: bool = field(init=False)  # whether what is started runs later, by itself
     now: Callable[[], Moment] = field(init=False)  # this moment, without waiting for the device
 
     def __post_init__(self) -> None:
-        self.queued = self.device.type == "cuda"
-        self.now = partial(_event, self.device) if self.queued else time.perf_counter
+        self.queued = module_of(self.device) is not None
+        self.now = partial(moment, self.device) if self.queued else time.perf_counter
 
     def ran(self, phase: Phase, i: int, began: Moment) -> None:
         """Note that step i ran, or its backward pass, from ``began`` until now."""
@@ -117,20 +118,20 @@ class Log:
 
     def saw(self, i: int, state: State) -> None:
         """Note the state that enters step i."""
-        self.node_bytes[i] = sum([leaf.nbytes for leaf in state.leaves if isinstance(leaf, Tensor)])
+        self.node_bytes[i] = sum(map(tensor_bytes, state.tensors))
 
     def sent(self, i: int, cotangents: Cotangents) -> None:
         """Note the cotangents of the state that enters step i, without waiting for them."""
         self.norms[i] = []
         for g in cotangents.values():
             # A small norm takes as long as a small step's backward pass; together they do not.
-            if type(g) is Tensor and g.layout is torch.strided and g.nbytes <= SMALL:
+            if is_plain(g) and g.nbytes <= SMALL and g.dtype.itemsize > 1:
                 self.waiting.append((i, g))
                 if len(self.waiting) == TOGETHER:
                     self.settle()
             else:
-                norm = torch.linalg.vector_norm(g)
-                self.norms[i].append(norm if self.queued else norm.item())
+                norm = _norm_of(g)
+                self.norms[i].append(norm if self.queued or norm is None else norm.item())
 
     def settle(self) -> None:
         """Take the norms of the cotangents that wait, and let these go."""
@@ -160,11 +161,11 @@ class Log:
                 self.bar = None
 
     def report(self, num_steps: int, costs: tuple[StepCost, ...] | None) -> Report:
-        """Return what was noted; on a CUDA device this waits for it."""
+        """Return what was noted; on an accelerator this waits for it."""
         seconds: dict[tuple[Phase, int], float] = defaultdict(float)
         reruns: dict[int, int] = defaultdict(int)
         for phase, i, began, ended in self.times:
-            seconds[phase, i] += self._between(began, ended)
+            seconds[phase, i] += seconds_between(began, ended)
             reruns[i] += phase == "rerun"
         return Report(
             tuple(
@@ -182,18 +183,6 @@ class Log:
             )
         )
 
-    def _between(self, began: Moment, ended: Moment) -> float:
-        if isinstance(began, float):
-            return ended - began
-        ended.synchronize()
-        return began.elapsed_time(ended) / 1e3
-
-
-def _event(device: torch.device) -> torch.cuda.Event:
-    event = torch.cuda.Event(enable_timing=True)
-    event.record(torch.cuda.current_stream(device))
-    return event
-
 
 def has_numbers(g: Tensor) -> bool:
     """Return whether a cotangent has a norm: it is no batch of gradients, and no fake."""
@@ -201,7 +190,21 @@ def has_numbers(g: Tensor) -> bool:
     return not (wrapped or isinstance(g, FakeTensor))
 
 
-def _norm(parts: list[float | Tensor]) -> float | None:
-    if not parts:
+def _norm_of(g: Tensor) -> Tensor | None:
+    """Return a cotangent's norm, or None if torch has none for its kind.
+
+    A report must not stop a gradient, so whatever torch says of the kind is taken for an answer.
+    """
+    try:
+        if g.layout is torch.sparse_coo:
+            g = g.coalesce()  # what lies at one place is added before it is squared
+        return torch.linalg.vector_norm(g if g.layout is torch.strided else g.values())
+    except (RuntimeError, TypeError):
         return None
-    return sum(float(part) ** 2 for part in parts) ** 0.5
+
+
+def _norm(parts: list[float | Tensor | None]) -> float | None:
+    found = [float(part) for part in parts if part is not None]
+    if not parts or len(found) < len(parts):
+        return None
+    return sum(part**2 for part in found) ** 0.5

@@ -7,16 +7,19 @@ state back, and which frees what it holds when it is itself let go.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from chainograd.dense_parts import is_plain, tensor_bytes
+from chainograd.devices import is_accelerator
 from chainograd.errors import ChangedTensorError
 from chainograd.folders import FolderShelf
+from chainograd.packing import Layout, refuse_kinds
 from chainograd.states import State, versions
 from chainograd.transfers import HostShelf, Transfers
 
@@ -60,11 +63,13 @@ class Store:
     """Where a chain keeps its nodes, and in what precision.
 
     Args:
-        place: ``"device"`` keeps states as they are. ``"host"`` copies those of a CUDA device to
-            pinned host memory on a stream of its own, and begins to bring each back before it is
-            needed; states on a CPU stay as they are. A folder (a `pathlib.Path`, or text with a
-            slash in it) keeps them in files, written and read by a thread; they are removed when
-            the gradient is there, after an exception, and when the result is let go.
+        place: ``"device"`` keeps states as they are. ``"host"`` copies those of an accelerator
+            (CUDA, ROCm, XPU, NPU, …) to pinned host memory on a stream of its own, and begins to
+            bring each back before it is needed; states on a CPU stay as they are. A folder (a
+            `pathlib.Path`, or text with a slash in it) keeps them in files, written and read by a
+            thread; they are removed when the gradient is there, after an exception, and when the
+            result is let go. Both keep plain strided tensors, with their strides, and refuse
+            sparse, nested and quantized tensors and subclasses.
         dtype: A floating dtype to keep states in, such as ``torch.bfloat16``. Steps then run
             again from rounded states: half the memory, and gradients that are **not exact**. None
             keeps every bit.
@@ -103,7 +108,7 @@ class Store:
 
     def elsewhere(self, device: torch.device) -> bool:
         """Return whether states of a device are kept in other memory than the device's."""
-        return self.place != "device" and (self.place != "host" or device.type == "cuda")
+        return self.place != "device" and (self.place != "host" or is_accelerator(device))
 
     def stored_bytes(self, state: State) -> int | None:
         """Return what a kept state takes on its device, or None if that is the state itself."""
@@ -111,18 +116,20 @@ class Store:
             return 0
         if self.dtype is None:
             return None
-        return sum(leaf.numel() * _kept_dtype(leaf, self.dtype).itemsize for leaf in state.tensors)
+        return sum(_rounded_bytes(leaf, self.dtype) for leaf in state.tensors)
 
     def shelf(self, x_T: State, count: Callable[[], int]) -> Shelf:
         """Return a shelf for states like ``x_T``; ``count`` says how many at once.
 
         Raises:
-            StoreError: If the folder cannot be written to, or has no room for them.
+            StoreError: If the folder cannot be written to, or has no room for them, or the state
+                holds tensors of a kind that cannot be kept there.
         """
         device = x_T.device
         if not self.elsewhere(device):
             shelf: Shelf = _DEVICE
         elif self.place == "host":
+            refuse_kinds(x_T, "'host'")
             if device not in self._transfers:
                 self._transfers[device] = Transfers(device)
             shelf = HostShelf(self._transfers[device])
@@ -185,6 +192,11 @@ _DEVICE = DeviceShelf()
 # In fewer bits
 
 
+# What a leaf was before it was rounded: its layout, its dtype if it is not plain, None if it is
+# kept in full.
+Rounded = Layout | torch.dtype | None
+
+
 class RoundingShelf:
     """Keeps states rounded to a dtype, on another shelf."""
 
@@ -195,12 +207,18 @@ class RoundingShelf:
 
     def put(self, index: int, state: State) -> RoundedNode:
         """Keep a state, rounded."""
-        rounded = tuple(
-            leaf.to(_kept_dtype(leaf, self.dtype)) if isinstance(leaf, Tensor) else leaf
-            for leaf in state.leaves
-        )
-        dtypes = [leaf.dtype for leaf in state.tensors]
-        return RoundedNode(self.shelf.put(index, state._replace(leaves=rounded)), dtypes)
+        pairs = [self._rounded(leaf) for leaf in state.leaves]
+        kept = state._replace(leaves=tuple(leaf for leaf, _ in pairs))
+        return RoundedNode(self.shelf.put(index, kept), [was for _, was in pairs])
+
+    def _rounded(self, leaf: Any) -> tuple[Any, Rounded]:
+        """Return what is kept of a leaf, and what it was."""
+        if not isinstance(leaf, Tensor) or _kept_dtype(leaf, self.dtype) == leaf.dtype:
+            return leaf, None
+        if not is_plain(leaf):
+            return leaf.to(self.dtype), leaf.dtype
+        layout = Layout.of(leaf)  # else strides of dimensions of size 1, or of gaps, would be lost
+        return layout.packed(leaf).to(self.dtype), layout
 
     def settle(self) -> None:
         """Wait for the other shelf."""
@@ -216,21 +234,30 @@ class RoundedNode:
     """A state that is kept in fewer bits."""
 
     node: Node
-    dtypes: list[torch.dtype]
+    rounded: Sequence[Rounded]
 
     def load(self) -> State:
         """Return the rounded state in its own dtypes."""
         state = self.node.load()
-        dtypes = iter(self.dtypes)
-        return state._replace(
-            leaves=tuple(
-                leaf.to(next(dtypes)) if isinstance(leaf, Tensor) else leaf for leaf in state.leaves
-            )
-        )
+        return state._replace(leaves=tuple(map(_restored, state.leaves, self.rounded)))
 
     def prefetch(self) -> None:
         """Begin to bring the state back."""
         self.node.prefetch()
+
+
+def _restored(kept: Any, was: Rounded) -> Any:
+    """Return a leaf in its own dtype and with its own strides."""
+    if was is None:
+        return kept
+    return kept.to(was) if isinstance(was, torch.dtype) else was.unpacked(kept.to(was.dtype))
+
+
+def _rounded_bytes(leaf: Tensor, dtype: torch.dtype) -> int:
+    kept = _kept_dtype(leaf, dtype)
+    if kept == leaf.dtype or not is_plain(leaf):
+        return tensor_bytes(leaf) * kept.itemsize // leaf.element_size()
+    return Layout.of(leaf).count * kept.itemsize
 
 
 def _kept_dtype(leaf: Tensor, dtype: torch.dtype) -> torch.dtype:

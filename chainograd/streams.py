@@ -2,49 +2,44 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import string_at
-from functools import partial
-from typing import Any, NamedTuple
+from dataclasses import dataclass
 
-import numpy
 import torch
 from torch import Generator
 from torch.utils._mode_utils import no_dispatch
 
-# Note [Host streams]
-# 1. To read where Python's and numpy's streams stand takes longer than much that the engine does
-#    in a small step, and hardly any step draws from them. So they are read around step 0, for a
-#    chain that draws at all mostly draws there, and around the whole forward pass.
-# 2. If step 0 drew, they are read at every step from there on, and from then on in every call.
-# 3. If they have moved in the end only, it is not known in which step: the forward pass is run
-#    once more from where everything stood, and they are read at every step.
+from chainograd.devices import device_streams
+from chainograd.host_streams import HostStreams
 
 
 class RandomStreams:
     """The random streams that steps may draw from: the global ones, and named generators.
 
-    Global are those of Python, of numpy, of torch on the CPU and on each CUDA device in use.
+    Global are those of Python, of numpy, of torch on the CPU and on each accelerator in use.
 
     Args:
-        devices: Devices in use; each CUDA device has a global stream of its own.
-        generators: Generators that the steps draw from.
+        devices: Devices in use; each accelerator has a global stream of its own.
+        generators: Generators that the steps draw from, on any device.
+
+    Attributes:
+        on_devices: The global streams of the accelerators.
     """
 
     def __init__(
         self, devices: Iterable[torch.device], generators: Sequence[Generator] = ()
     ) -> None:
-        in_use = {d.index or 0 for d in devices if d.type == "cuda"}
-        self.cuda = sorted(in_use) if torch.cuda.is_available() else []  # else they are fake
+        self.on_devices = device_streams(devices)
         self.generators = tuple(generators)
-        self.closely = True  # note [Host streams]
-        self._states = [
-            torch.default_generator.get_state,
-            *(partial(torch.cuda.get_rng_state, index) for index in self.cuda),
-            *(generator.get_state for generator in self.generators),
-        ]
+        self._all = [torch.default_generator, *self.on_devices, *self.generators]
+
+    @property
+    def defaults(self) -> list[Generator]:
+        """Torch's generators of the global streams."""
+        handed_out = [stream.generator() for stream in self.on_devices]
+        return [torch.default_generator, *(g for g in handed_out if g is not None)]
 
     def state(self, since: Streams | None = None) -> Streams:
         """Return where the streams stand; ``since`` itself if nothing was drawn since then."""
@@ -53,49 +48,46 @@ class RandomStreams:
                 own = self._torchs()
         else:  # where a context of nothing would take as long as the rest
             own = self._torchs()
-        still = since is not None and own == since.torch
-        if since is None or self.closely:
-            now = Streams(own, random.getstate(), numpy.random.get_state(legacy=False))
-            return since if since is not None and still and since.same_on_host(now) else now
-        return since if still else Streams(own, since.python, since.numpy)
+        host = HostStreams.now(None if since is None else since.host)
+        if since is not None and host is since.host and own == since.torch:
+            return since
+        return Streams(own, host)
 
     def _torchs(self) -> list[bytes]:
-        return [string_at(s.data_ptr(), s.nbytes) for s in [state() for state in self._states]]
+        return [string_at(s.data_ptr(), s.nbytes) for s in [each.get_state() for each in self._all]]
 
     def set(self, state: Streams) -> None:
         """Put the streams where they stood."""
         with no_dispatch():
-            cpu, *rest = (
-                torch.frombuffer(bytearray(own), dtype=torch.uint8) for own in state.torch
-            )
-        torch.set_rng_state(cpu)
-        for index, device_state in zip(self.cuda, rest, strict=False):
-            torch.cuda.set_rng_state(device_state, index)
-        for generator, own in zip(self.generators, rest[len(self.cuda) :], strict=True):
-            generator.set_state(own)
-        random.setstate(state.python)
-        numpy.random.set_state(state.numpy)
+            tensors = [torch.frombuffer(bytearray(own), dtype=torch.uint8) for own in state.torch]
+        for each, own in zip(self._all, tensors, strict=True):
+            each.set_state(own)
+        state.host.put_back()
 
 
-class Streams(NamedTuple):
-    """Where random streams stand: torch's as text, which is compared faster than tensors."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Streams:
+    """Where random streams stand; equal to another if nothing was drawn between the two.
+
+    Attributes:
+        torch: Torch's own, as text, which is compared faster than tensors.
+        host: Python's and numpy's.
+    """
 
     torch: list[bytes]
-    python: Any
-    numpy: Any
+    host: HostStreams
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether all streams stand where they stand in the other."""
+        if not isinstance(other, Streams):
+            return NotImplemented
+        return self is other or (self.torch == other.torch and self.same_on_host(other))
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
 
     def same_on_host(self, other: Streams) -> bool:
         """Return whether nothing was drawn from Python's or numpy's stream between the two."""
-        if self.python is other.python and self.numpy is other.numpy:
-            return True
-        return self.python == other.python and _equal(self.numpy, other.numpy)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    """Return whether two nested dicts of numbers, text and arrays are the same."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
-    return numpy.array_equal(a, b)
+        return self.host == other.host
 
 
 @contextmanager

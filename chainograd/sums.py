@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from chainograd.dense_parts import is_plain
+from chainograd.devices import current_stream
+
 # Note [Sums in order]
 # 1. The plain loop adds up a gradient use by use, from the last step to the first. To give the same
 #    bits, a tensor that a step uses more than once is among the outputs that are differentiated,
@@ -121,12 +124,12 @@ class Sums:
 
 
 def _is_strided(g: Tensor) -> bool:
-    return type(g) is Tensor and g.layout is torch.strided
+    return type(g) is Tensor and is_plain(g)
 
 
 def _large(g: Tensor) -> bool:
-    return g.layout is torch.strided and g.nbytes >= LARGE  # others do not tell their bytes
+    return g.layout is torch.strided and g.nbytes >= LARGE
 
 
 def _stream(tensor: Tensor) -> object:
-    return torch.cuda.current_stream(tensor.device) if tensor.is_cuda else None
+    return current_stream(tensor.device)

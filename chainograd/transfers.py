@@ -1,4 +1,4 @@
-"""States of a CUDA device in pinned host memory, copied there and back beside the steps."""
+"""States of an accelerator in pinned host memory, copied there and back beside the steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chainograd.packing import Layout, dense, flat, with_tensors, without_tensors
+from chainograd.devices import module_of, pinned, unpin_unused
+from chainograd.packing import Layout, refuse_kinds, with_tensors, without_tensors
 from chainograd.states import State
 
 # Note [One side stream]
@@ -23,38 +24,65 @@ from chainograd.states import State
 # 4. Device memory belongs to the current stream's pool and is used on the side stream, so the
 #    allocator is told (`record_stream`): it may be freed at any time, also after an exception.
 # 5. The steps wait for a copy's event only when they need what it brings.
+# 6. A device without streams (MPS, where all memory is the host's) copies in its one queue, and
+#    the host waits.
 
-
-def pinned(count: int, *, dtype: torch.dtype) -> Tensor:
-    """Return a buffer in pinned host memory."""
-    return torch.empty(count, dtype=dtype, pin_memory=True)
+# Note [Spare buffers]
+# Pinned memory is slow to ask for, so buffers are taken again and again. It is also memory that
+# nobody else can use, so only sizes that the call at hand uses stay: a buffer of another size goes
+# when a new one must be made, or as soon as it is given back. Torch, which keeps such buffers in
+# turn, is asked to return them when the next call begins, and not from a finalizer.
 
 
 class Transfers:
     """Copies out to the host and back, for one device.
 
-    Host buffers are pinned, which is slow to ask for, so they are taken again and again.
-
     Args:
-        device: The CUDA device.
-        cuda: Where streams come from: `torch.cuda`, or what stands for it in a test.
+        device: The accelerator.
+        module: Where streams come from: torch's module for the device, or what stands for it.
         allocate: Makes a host buffer of a number of elements and a dtype.
+
+    Attributes:
+        spare: Buffers that wait to be taken again, by number of elements and dtype.
     """
 
     def __init__(
         self,
         device: torch.device,
-        cuda: Any = torch.cuda,
+        module: Any = None,
         allocate: Callable[..., Tensor] = pinned,
     ) -> None:
-        self.device, self.cuda, self.allocate = device, cuda, allocate
-        self.side = cuda.Stream(device)
+        self.device, self.allocate = device, allocate
+        self.module: Any = module_of(device) if module is None else module
+        new_stream = getattr(self.module, "Stream", None)
+        self.side: Any = None if new_stream is None else new_stream(device)
+        if new_stream is None:
+            self.allocate = torch.empty
         self.spare: dict[tuple[int, torch.dtype], list[Tensor]] = defaultdict(list)
+        self._used: set[tuple[int, torch.dtype]] = set()
+        self._dropped = False
+
+    def __reduce__(self) -> Any:
+        """Let copies of a chain have streams and buffers of their own."""
+        return Transfers, (self.device,)
+
+    def begin(self) -> None:
+        """Begin a call: what none of the last call's states fitted is returned to the system."""
+        self._drop_unused()
+        self._used = set()
+        if self._dropped:
+            self._dropped = False
+            unpin_unused()
 
     def out(self, flat: Tensor) -> Tensor:
         """Start copying a one-dimensional tensor to the host; return the buffer."""
-        spare = self.spare[flat.numel(), flat.dtype]
-        buffer = spare.pop() if spare else self.allocate(flat.numel(), dtype=flat.dtype)
+        key = flat.numel(), flat.dtype
+        self._used.add(key)
+        if not self.spare[key]:
+            self._drop_unused()  # note [Spare buffers]
+            buffer = self.allocate(flat.numel(), dtype=flat.dtype)
+        else:
+            buffer = self.spare[key].pop()
         self._copy(buffer, flat, on_device=flat)
         return buffer
 
@@ -64,16 +92,29 @@ class Transfers:
 
     def wait(self, event: Any) -> None:
         """Let the current stream wait for a copy."""
-        self.cuda.current_stream(self.device).wait_event(event)
+        if event is not None:
+            self.module.current_stream(self.device).wait_event(event)
 
     def give_back(self, buffer: Tensor) -> None:
-        """Let a buffer be taken again."""
-        self.spare[buffer.numel(), buffer.dtype].append(buffer)
+        """Let a buffer be taken again. A finalizer may call this."""
+        key = buffer.numel(), buffer.dtype
+        if key in self._used:
+            self.spare[key].append(buffer)
+        else:
+            self._dropped = True
+
+    def _drop_unused(self) -> None:
+        for key in [key for key in self.spare if key not in self._used]:
+            del self.spare[key]
+            self._dropped = True
 
     def _copy(self, into: Tensor, source: Tensor, *, on_device: Tensor) -> Any:
-        current = self.cuda.current_stream(self.device)  # note [One side stream], 2
+        if self.side is None:  # note [One side stream], 6
+            into.copy_(source)
+            return None
+        current = self.module.current_stream(self.device)  # note [One side stream], 2
         self.side.wait_stream(current)  # 3
-        with self.cuda.stream(self.side):
+        with self.module.stream(self.side):
             into.copy_(source, non_blocking=True)
             event = self.side.record_event()
         on_device.record_stream(self.side)  # 4
@@ -81,15 +122,21 @@ class Transfers:
 
 
 class HostShelf:
-    """Keeps the states of a CUDA device in pinned host memory."""
+    """Keeps the states of an accelerator in pinned host memory."""
 
     in_sight = False
 
     def __init__(self, transfers: Transfers) -> None:
         self.transfers = transfers
+        transfers.begin()
 
     def put(self, index: int, state: State) -> HostNode:
-        """Start copying a state to the host."""
+        """Start copying a state to the host.
+
+        Raises:
+            StoreError: If a tensor of it is of a kind that cannot be kept there.
+        """
+        refuse_kinds(state, "'host'")
         return HostNode(state, self.transfers)
 
     def settle(self) -> None:
@@ -104,28 +151,29 @@ class HostNode:
 
     def __init__(self, state: State, transfers: Transfers) -> None:
         self.transfers = transfers
-        tensors = [dense(leaf) for leaf in state.tensors]
         self.rest = without_tensors(state)
-        self.layouts = [Layout.of(tensor) for tensor in tensors]
-        self.buffers = [transfers.out(flat(tensor)) for tensor in tensors]
+        self.layouts = [Layout.of(tensor) for tensor in state.tensors]
+        pairs = zip(self.layouts, state.tensors, strict=True)
+        self.buffers = [transfers.out(layout.packed(tensor)) for layout, tensor in pairs]
         self.coming: tuple[list[Tensor], list[Any]] | None = None
         weakref.finalize(self, _give_back, transfers, self.buffers).atexit = False
 
     def prefetch(self) -> None:
         """Start copying the state back."""
         if self.coming is None:
-            tensors = [layout.empty() for layout in self.layouts]
-            pairs = zip(self.buffers, tensors, strict=True)
-            self.coming = (tensors, [self.transfers.back(b, flat(t)) for b, t in pairs])
+            packed = [layout.room() for layout in self.layouts]
+            pairs = zip(self.buffers, packed, strict=True)
+            self.coming = (packed, [self.transfers.back(b, flat) for b, flat in pairs])
 
     def load(self) -> State:
         """Return the state; the current stream waits for it."""
         self.prefetch()
         assert self.coming is not None
-        (tensors, events), self.coming = self.coming, None
+        (packed, events), self.coming = self.coming, None
         for event in events:
             self.transfers.wait(event)
-        return with_tensors(self.rest, tensors)
+        pairs = zip(self.layouts, packed, strict=True)
+        return with_tensors(self.rest, [layout.unpacked(flat) for layout, flat in pairs])
 
 
 def _give_back(transfers: Transfers, buffers: list[Tensor]) -> None:

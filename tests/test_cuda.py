@@ -259,3 +259,56 @@ def test_micro_batches_and_losses_on_every_state():
 def test_noise_by_its_seed_is_the_same_on_every_device():
     x = torch.zeros(1000)
     assert torch.equal(SeededNoise(7)(x.cuda(), 3).cpu(), SeededNoise(7)(x, 3))
+
+
+@pytest.mark.parametrize("sample", [(1, 32, 8, 8), (4, 1, 8, 8), (1, 1, 8, 8)], ids=str)
+@pytest.mark.parametrize("store", ["host", "folder"])
+def test_states_elsewhere_keep_the_strides_of_channels_last(store, sample, tmp_path):
+    seen = []
+
+    def step(x, i):
+        seen.append((i, x.stride()))
+        return torch.sin(x)
+
+    x = torch.randn(sample, device="cuda").to(memory_format=torch.channels_last).requires_grad_()
+    y = CheckpointedChain(step, M, store=tmp_path if store == "folder" else store)(x)
+    first = dict(seen)
+    seen.clear()
+    y.sum().backward()
+
+    assert len(seen) == M - 1
+    assert all(first[i] == stride for i, stride in seen)
+
+
+def test_pinned_memory_is_that_of_the_last_size_only():
+    w = torch.tensor(0.9, device="cuda", requires_grad=True)
+    chain = CheckpointedChain(lambda x, i: torch.sin(w * x), 50, store="host")
+    for size in (1000, 3000, 2000, 5000, 4000):
+        chain(torch.ones(size, device="cuda")).sum().backward()
+        (transfers,) = chain.store._transfers.values()
+        spare = [buffer for some in transfers.spare.values() for buffer in some]
+        assert all(buffer.is_pinned() for buffer in spare)
+        assert sum(buffer.numel() for buffer in spare) <= 50 * size
+
+
+def test_a_report_has_the_seconds_of_the_gpu_and_its_norms():
+    w = torch.tensor(0.9, device="cuda", requires_grad=True)
+    slow = torch.randn(2048, 2048, device="cuda") / 64
+    chain = CheckpointedChain(lambda x, i: torch.sin(w * x) + 0 * (slow @ slow)[0, 0], 4)
+    chain(torch.ones(100, device="cuda", requires_grad=True)).sum().backward()
+    rows = chain.report().steps
+
+    assert all(row.forward_seconds > 0 and row.backward_seconds > 0 for row in rows)
+    assert all(row.cotangent_norm > 0 for row in rows)
+
+
+def test_a_meter_of_the_current_gpu_and_one_by_its_index_are_of_one_allocator():
+    with meter("cuda") as outer:
+        x = torch.ones(MiB, device="cuda")
+        del x
+        with meter("cuda:0") as inner:
+            y = torch.ones(MiB // 4, device="cuda")
+        del y
+
+    assert outer.peak_bytes == 4 * MiB
+    assert inner.peak_bytes == MiB

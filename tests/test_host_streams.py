@@ -1,4 +1,4 @@
-"""Noise of Python and numpy, which later calls look for around the forward pass only."""
+"""Noise of Python and numpy, which is looked for after every step."""
 
 import random
 
@@ -6,7 +6,8 @@ import numpy
 import pytest
 import torch
 
-from chainograd import CheckpointedChain, binomial
+from chainograd import CheckpointedChain, binomial, host_streams
+from chainograd.streams import RandomStreams
 from tests.problems import plain
 
 M = 6
@@ -58,15 +59,14 @@ def test_steps_that_begin_to_draw_in_a_later_call_are_replayed(draw, at, plan):
         assert torch.equal(got[0], expected[0])
         assert torch.equal(got[1], expected[1])
         assert got[2] == expected[2]
-        # Statistics of batches count a step once, although the forward pass may have run twice.
         assert torch.equal(nets[1].norm.running_mean, nets[0].norm.running_mean)
 
 
-def test_streams_that_nothing_draws_from_are_read_around_step_0_and_the_pass_only(monkeypatch):
-    chain = CheckpointedChain(lambda x, i: torch.sin(x + i), 40)
-    x = torch.ones(3, requires_grad=True)
-    reads = []
-    get_state = numpy.random.get_state
+def test_streams_that_nothing_draws_from_are_read_whole_once_a_call_and_not_once_a_step(
+    monkeypatch,
+):
+    numpy.random.seed(0)  # no number is left over from a pair
+    reads, get_state = [], numpy.random.get_state
 
     def read(**how):
         reads.append(how)
@@ -74,13 +74,17 @@ def test_streams_that_nothing_draws_from_are_read_around_step_0_and_the_pass_onl
 
     monkeypatch.setattr(numpy.random, "get_state", read)
 
-    chain(x).sum().backward()
+    def reads_of(steps):
+        reads.clear()
+        x = torch.ones(3, requires_grad=True)
+        CheckpointedChain(lambda x, i: torch.sin(x + i), steps)(x).sum().backward()
+        return len(reads)
 
-    assert len(reads) == 3
+    assert reads_of(40) == reads_of(4) <= 3
 
 
-@pytest.mark.parametrize(("at", "forward"), [((0, 2), M), ((0,), M), ((2,), 2 * M), ((), M)])
-def test_only_draws_that_begin_after_step_0_cost_a_second_forward_pass(at, forward):
+@pytest.mark.parametrize("at", [(0, 2), (0,), (2,), (M - 1,), ()], ids=str)
+def test_the_forward_pass_runs_each_step_once_wherever_draws_begin(at):
     net = Drawing(random.random)
     net.at, calls = at, []
 
@@ -89,9 +93,71 @@ def test_only_draws_that_begin_after_step_0_cost_a_second_forward_pass(at, forwa
         return net(x, i)
 
     chain = CheckpointedChain(step, M)
-    for expected in (forward, M):
+    for _ in range(2):
         calls.clear()
         y = chain(torch.linspace(-1, 1, 12).view(4, 3))
-        assert len(calls) == expected
+        assert calls == list(range(M))
         y.sum().backward()
-        assert len(calls) == expected + M - 1
+        assert len(calls) == 2 * M - 1
+
+
+def moves(draw):
+    """Return whether a draw is seen, and is seen to be undone."""
+    streams = RandomStreams(())
+    before = streams.state()
+    assert streams.state(before) is before
+    draw()
+    after = streams.state(before)
+    streams.set(before)
+    assert streams.state(before) is before
+    assert streams.state() == before
+    return after is not before and after != before
+
+
+@pytest.mark.parametrize("first", [None, *DRAWS], ids=str)
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_every_number_drawn_is_seen_and_can_be_drawn_again(draw, first):
+    random.seed(3)
+    numpy.random.seed(3)
+    if first is not None:
+        DRAWS[first]()
+    assert moves(draw)
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_where_words_do_not_lie_in_memory_the_public_way_is_used(draw, monkeypatch):
+    monkeypatch.setattr("chainograd.host_streams._place_of_python", lambda: None)
+    monkeypatch.setattr("chainograd.host_streams._place_of_numpy", lambda source: None)
+    assert moves(draw)
+    assert not moves(lambda: None)
+
+
+def test_a_place_in_memory_is_believed_only_if_it_holds_the_words(monkeypatch):
+    monkeypatch.setattr(host_streams, "string_at", lambda place, size: bytes(size))
+
+    assert host_streams._place_of_python.__wrapped__() is None
+    assert host_streams._place_of_numpy.__wrapped__(numpy.random.get_bit_generator()) is None
+
+
+def test_a_step_may_draw_from_numpy_with_another_bit_generator():
+    before = numpy.random.get_bit_generator()
+    numpy.random.set_bit_generator(numpy.random.PCG64(1))
+    try:
+        for draw in (numpy.random.rand, numpy.random.randn, numpy.random.randn):
+            assert moves(draw)
+        assert not moves(lambda: None)
+    finally:
+        numpy.random.set_bit_generator(before)
+
+
+def test_streams_stand_at_the_same_place_or_do_not():
+    streams = RandomStreams((), [named := torch.Generator()])
+    before = streams.state()
+
+    draws = (lambda: torch.rand(1), lambda: torch.rand(1, generator=named), *DRAWS.values())
+    for draw in draws:
+        draw()
+        assert streams.state() != before
+        streams.set(before)
+        assert streams.state() == before
+    assert before != "another thing"

@@ -13,13 +13,13 @@ import chainograd
 ROOT = Path(chainograd.__file__).parent
 # A module may import those before it, never those after.
 ROOMS = (
-    "errors", "dense_parts", "compiling", "drawing", "plan", "planners", "metering",
-    "sharded", "sums", "captured", "streams", "surroundings", "replay", "states", "saved", "kept",
-    "recipes", "alive", "stand_ins", "frozen", "steps", "slices", "packing", "transfers",
-    "background", "folders", "stores", "costs", "reporting", "tape", "forward", "sweep",
-    "functions", "grad_steps", "refusals", "findings", "sites", "watching", "rehearsal",
-    "exactness", "verdicts", "preflight", "chain", "cotangents", "truncation", "samplers",
-    "adapters",
+    "errors", "dense_parts", "devices", "host_streams", "compiling", "drawing", "plan", "planners",
+    "metering", "sharded", "sums", "captured", "streams", "settings", "surroundings", "buffers",
+    "digests", "replay", "states", "graphs", "hooks", "saved", "recipes", "alive", "stand_ins",
+    "frozen", "steps", "slices", "packing", "transfers", "background", "folders", "stores",
+    "reporting", "tape", "costs", "forward", "sweep", "functions", "grad_steps", "refusals",
+    "findings", "sites", "watching", "rehearsal", "exactness", "verdicts", "preflight", "cut_offs",
+    "chain", "cotangents", "truncation", "samplers", "adapters",
 )  # fmt: skip
 
 

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.two_tensor import TwoTensor
 
 from chainograd import meter
+from tests.accelerators import Accelerator
 
 
 def test_the_peak_is_what_was_alive_at_once_and_views_cost_nothing():
@@ -78,28 +81,44 @@ def test_a_resized_storage_counts_at_its_new_size():
     assert reading.peak_bytes == 1200
 
 
-def test_nested_meters_of_the_allocator_keep_their_own_peaks(monkeypatch):
-    allocated, peak = 100, 100
-
-    def allocate(by):
-        nonlocal allocated, peak
-        allocated += by
-        peak = max(peak, allocated)
-
-    def reset(device):
-        nonlocal peak
-        peak = allocated
-
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: allocated)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peak)
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
-    with meter("cuda:0") as outer:
-        allocate(70)
-        allocate(-50)
-        with meter("cuda:0") as inner:
-            allocate(30)
-            allocate(-10)
+@pytest.mark.parametrize("kind", ["cuda", "xpu", "privateuseone"])
+def test_nested_meters_of_an_allocator_keep_their_own_peaks(kind, monkeypatch):
+    device = Accelerator.standing_for(kind, monkeypatch)
+    with meter(f"{kind}:0") as outer:
+        device.allocate(70)
+        device.allocate(-50)
+        with meter(kind) as inner:  # the current one, which is 0
+            device.allocate(30)
+            device.allocate(-10)
 
     assert (outer.peak_bytes, outer.live_bytes) == (70, 40)
     assert (inner.peak_bytes, inner.live_bytes) == (30, 20)
+    assert device.log.count(("synchronize", 0)) == 4
+
+
+def test_fake_tensors_of_an_accelerator_are_followed_for_its_allocator_knows_none(monkeypatch):
+    device = Accelerator.standing_for("cuda", monkeypatch)
+    with FakeTensorMode(), meter("cuda:0") as reading:
+        x = torch.ones(10)
+        device.allocate(70)
+    assert reading.peak_bytes == x.nbytes
+
+
+@pytest.mark.parametrize("kind", ["mps", "meta", "vulkan"])
+def test_where_no_allocator_tells_its_peak_storages_are_followed(kind, monkeypatch):
+    Accelerator.standing_for("mps", monkeypatch, lacks=("max_memory_allocated",))
+    with meter(kind) as reading:
+        torch.ones(10)
+    assert reading.peak_bytes == 40
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_the_parts_of_tensors_of_other_classes_count_until_they_are_freed():
+    with meter() as reading:
+        a = TwoTensor(torch.ones(10), torch.ones(10)) + 1
+        assert reading.live_bytes == 80
+        values = torch.ones(6, 3) + 1
+        b = torch.nested.nested_tensor_from_jagged(values, torch.tensor([0, 2, 6])) * 2
+        assert reading.live_bytes >= 80 + 2 * 72
+    del a, b, values
+    assert reading.live_bytes < 80

@@ -5,8 +5,12 @@ import weakref
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.two_tensor import TwoTensor
 
 from chainograd import ChainError, CheckpointedChain, binomial
+from chainograd.dense_parts import tensor_bytes
+from chainograd.reporting import Log
+from chainograd.states import State
 from tests.problems import Counted, Net
 
 M = 6
@@ -78,6 +82,65 @@ def test_norms_of_cotangents_of_every_kind_are_those_of_each():
     norm = sum(leaf.detach().to(torch.complex128).norm() ** 2 for leaf in kinds).real ** 0.5
     for i, row in enumerate(chain.report().steps):
         assert row.cotangent_norm == pytest.approx(16 * 2 ** (3 - i) * norm.item(), rel=1e-5)
+
+
+KINDS = {
+    "COO": lambda: torch.tensor([[0.0, 3], [4, 0]]).to_sparse(),
+    "CSR": lambda: torch.tensor([[0.0, 3], [4, 0]]).to_sparse_csr(),
+    "jagged": lambda: torch.nested.nested_tensor(
+        [torch.tensor([[3.0]]), torch.tensor([[4.0], [0.0]])], layout=torch.jagged
+    ),
+    "nested": lambda: torch.nested.nested_tensor([torch.tensor([3.0]), torch.tensor([4.0, 0])]),
+    "8 bits": lambda: torch.tensor([3.0, 4]).to(torch.float8_e4m3fn),
+    "8 bits, many": lambda: torch.ones(4000).to(torch.float8_e4m3fn),
+    "quantized": lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 3, torch.qint8),
+    "a wrapper": lambda: TwoTensor(torch.tensor([3.0, 4]), torch.tensor([3.0, 4])),
+}
+OF_NO_NORM = {"nested", "8 bits", "8 bits, many", "quantized"}  # torch has none
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Sparse .* tensor support is in beta",
+    "ignore:The PyTorch API of nested tensors",
+    "ignore:torch.quantize_per_tensor, torch.quantize_per_channel",
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_report_of_tensors_of_any_kind_has_their_bytes_and_a_norm_or_none(kind):
+    tensor = KINDS[kind]()
+    log = Log(torch.device("cpu"))
+    log.saw(0, State.of([tensor, torch.ones(2), 3]))
+    log.sent(0, {0: tensor, 1: torch.zeros(2)})
+    log.settle()
+    (row,) = log.report(1, None).steps
+
+    assert row.node_bytes == tensor_bytes(tensor) + 8
+    if kind in OF_NO_NORM:
+        assert row.cotangent_norm is None
+    else:
+        assert row.cotangent_norm == pytest.approx(5)
+
+
+def test_entries_of_a_sparse_cotangent_at_one_place_are_added_before_their_norm_is_taken():
+    log = Log(torch.device("cpu"))
+    twice = torch.sparse_coo_tensor([[1, 1]], [3.0, 4.0], (3,), check_invariants=True)
+    log.sent(0, {0: twice})
+    assert log.report(1, None).steps[0].cotangent_norm == pytest.approx(7)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Sparse .* tensor support is in beta", "ignore:The PyTorch API of nested tensors"
+)
+@pytest.mark.parametrize("kind", ["COO", "jagged", "8 bits"])
+@pytest.mark.parametrize("plan", ["graph", "nodes"])
+def test_a_state_with_a_tensor_of_any_kind_is_reported_and_gives_the_gradient(kind, plan):
+    other = KINDS[kind]()
+    chain = CheckpointedChain(lambda x, i: (w * x[0], x[1]), 3, plan=plan, verify="off")
+    w = torch.tensor(2.0, requires_grad=True)
+    y, _ = chain((torch.ones(2), other))
+    y.sum().backward()
+
+    assert w.grad.item() == 2 * 3 * 2**2
+    assert [row.node_bytes for row in chain.report().steps] == [8 + tensor_bytes(other)] * 3
 
 
 def test_a_large_cotangent_is_let_go_at_once():

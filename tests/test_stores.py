@@ -1,16 +1,18 @@
 """Nodes on the device, on the host, in a folder, in fewer bits."""
 
+import copy
 import gc
 import os
 import shutil
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.two_tensor import TwoTensor
 
 from chainograd import (
     ChainError,
@@ -22,9 +24,11 @@ from chainograd import (
     keep_last,
     meter,
 )
-from chainograd.packing import dense
+from chainograd.dense_parts import tensor_bytes
+from chainograd.packing import Layout
 from chainograd.states import State
 from chainograd.transfers import HostShelf, Transfers
+from tests.accelerators import Accelerator
 from tests.problems import Net, Noisy, Wide, plain, states_of
 
 M = 7
@@ -73,8 +77,22 @@ def test_every_store_gives_the_gradients_of_the_plain_loop_to_the_bit(plan, plac
 STRANGE = {
     "transposed": lambda: torch.randn(4, 3).t(),
     "expanded": lambda: torch.randn(3, 1).expand(3, 4),
+    "expanded with gaps": lambda: torch.randn(3, 8)[:, ::2, None].expand(3, 4, 5),
+    "overlapping": lambda: torch.randn(9).unfold(0, 4, 1),
     "strided": lambda: torch.randn(3, 8)[:, ::2],
+    "a part with gaps": lambda: torch.randn(4, 3, 8)[1:, 1, 2:],
     "channels last": lambda: torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
+    "channels last, one sample": lambda: torch.randn(1, 8, 4, 4).to(
+        memory_format=torch.channels_last
+    ),
+    "channels last, one channel": lambda: torch.randn(2, 1, 4, 4).to(
+        memory_format=torch.channels_last
+    ),
+    "channels last, 3d, one sample": lambda: torch.randn(1, 8, 2, 4, 4).to(
+        memory_format=torch.channels_last_3d
+    ),
+    "channels last, one row": lambda: torch.randn(1, 8, 1, 4).to(memory_format=torch.channels_last),
+    "negated": lambda: torch.randn(3, 4, dtype=torch.complex64).conj().imag,
     "conjugated": lambda: torch.randn(3, 4, dtype=torch.complex64).conj(),
     "empty": lambda: torch.randn(0, 4),
     "a number": lambda: torch.tensor(3.0),
@@ -84,18 +102,113 @@ STRANGE = {
 }
 
 
+def shelf_of(place, state, folder):
+    if place == "folder":
+        return Store(folder).shelf(state, lambda: 1)
+    if place == "host":
+        return HostShelf(Transfers(torch.device("cpu"), Accelerator(), torch.empty))
+    return Store("device", torch.bfloat16).shelf(state, lambda: 1)
+
+
+@pytest.mark.parametrize("place", ["folder", "host", "rounded"])
 @pytest.mark.parametrize("make", STRANGE.values(), ids=STRANGE)
-def test_a_state_comes_back_from_its_file_with_values_dtype_and_order_in_memory(make, tmp_path):
+def test_a_state_comes_back_with_values_dtype_and_strides(make, place, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, side: None)
     tensor = make()
     state = State.of({"x": tensor, "step": 3, "none": None})
-    node = Store(tmp_path).shelf(state, lambda: 1).put(0, state)
+    shelf = shelf_of(place, state, tmp_path)
+    node = shelf.put(0, state)
 
     back = node.load().tree()
 
-    assert torch.equal(back["x"].cpu().to(torch.complex64), tensor.to(torch.complex64))
+    expected = tensor
+    if place == "rounded" and tensor.is_floating_point() and tensor.itemsize > 2:
+        expected = tensor.bfloat16().to(tensor.dtype)
+    assert torch.equal(back["x"].to(torch.complex64), expected.to(torch.complex64))
     assert back["x"].dtype == tensor.dtype
-    assert back["x"].stride() == dense(tensor).stride()
+    assert back["x"].stride() == tensor.stride()
+    assert (back["x"].is_conj(), back["x"].is_neg()) == (tensor.is_conj(), tensor.is_neg())
     assert (back["step"], back["none"]) == (3, None)
+    again = shelf.put(1, State.of(back)).load().tree()  # what came back can be kept
+    assert again["x"].stride() == tensor.stride()
+    shelf.close()
+
+
+def test_entries_with_gaps_between_them_are_kept_without_the_gaps():
+    assert Layout.of(torch.randn(3, 8)[:, ::4]).count == 6
+    assert Layout.of(torch.randn(3, 1).expand(3, 100)).count == 3
+    assert Layout.of(torch.randn(9).unfold(0, 4, 1)).count == 9
+
+
+@pytest.mark.parametrize("store", ["folder", "rounded"])
+def test_channels_last_at_batch_1_has_the_plain_gradient_with_every_store(store, tmp_path):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3, padding=1), torch.nn.GroupNorm(2, 8))
+    seen = []
+
+    def step(x, i):
+        seen.append((i, x.stride()))
+        return x + 0.1 * net(x)
+
+    x = torch.randn(1, 8, 4, 4).to(memory_format=torch.channels_last)
+    place = Store(tmp_path) if store == "folder" else Store(dtype=torch.bfloat16)
+    loss = CheckpointedChain(step, M, store=place)(x).square().sum()
+    first = dict(seen)
+    seen.clear()
+    loss.backward()
+
+    assert len(seen) == M - 1
+    assert all(first[i] == stride for i, stride in seen)
+
+
+class Named(torch.Tensor):
+    """A tensor of another class, and nothing more."""
+
+
+ODD = {
+    "sparse_coo": lambda: torch.eye(3).to_sparse(),
+    "sparse_csr": lambda: torch.eye(3).to_sparse_csr(),
+    "NestedTensor": lambda: torch.nested.nested_tensor(
+        [torch.ones(2, 3), torch.ones(4, 3)], layout=torch.jagged
+    ),
+    "nested tensor": lambda: torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)]),
+    "quantized tensor": lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 3, torch.qint8),
+    "class TwoTensor": lambda: TwoTensor(torch.ones(3), torch.ones(3)),
+    "class Named": lambda: torch.ones(3).as_subclass(Named),
+}
+odd = pytest.mark.filterwarnings(
+    "ignore:Sparse .* tensor support is in beta",
+    "ignore:The PyTorch API of nested tensors",
+    "ignore:torch.quantize_per_tensor, torch.quantize_per_channel",
+)
+
+
+@odd
+@pytest.mark.parametrize("place", ["folder", "host"])
+@pytest.mark.parametrize("kind", ODD)
+def test_a_state_that_bytes_do_not_bring_back_is_refused_by_the_name_of_its_kind(
+    kind, place, tmp_path, monkeypatch
+):
+    state = State.of([torch.ones(2), ODD[kind]()])
+    message = rf"(?s)`store` .*holds a .*{kind}.*store='device'"
+    plain_state = State.of(torch.ones(2))
+
+    store = Store(tmp_path if place == "folder" else "host")
+    monkeypatch.setattr("chainograd.stores.is_accelerator", lambda device: True)
+    with pytest.raises(StoreError, match=message):  # as the state that enters the chain
+        store.shelf(state, lambda: 1)
+    shelf = shelf_of(place, plain_state, tmp_path)
+    with pytest.raises(StoreError, match=message):  # and as one on the way
+        shelf.put(1, state)
+    shelf.close()
+
+
+@odd
+@pytest.mark.parametrize("kind", ODD)
+def test_a_rounding_store_says_what_a_state_of_any_kind_takes(kind):
+    state = State.of([torch.ones(4), ODD[kind]()])
+    kept = Store(dtype=torch.bfloat16).stored_bytes(state)
+    assert 8 < kept <= 8 + tensor_bytes(state.leaves[1])
 
 
 def test_nodes_in_a_folder_take_no_memory_but_that_of_the_few_in_use(tmp_path):
@@ -304,57 +417,13 @@ def test_fake_tensors_are_not_written_to_files(tmp_path):
             CheckpointedChain(lambda x, i: w * x, M, store=tmp_path)(x)
 
 
-class Recorder:
-    """Stands for `torch.cuda`: logs what streams are asked to do, and sees who asks."""
-
-    def __init__(self):
-        self.log, self.current = [], "main"
-
-    def Stream(self, device):  # noqa: N802
-        return Side(self)
-
-    def current_stream(self, device):
-        return Waiting(self, self.current)
-
-    @contextmanager
-    def stream(self, side):
-        before, self.current = self.current, "side"
-        try:
-            yield
-        finally:
-            self.current = before
-
-
-class Waiting:
-    def __init__(self, cuda, name):
-        self.cuda, self.name = cuda, name
-
-    def wait_event(self, event):
-        assert self.name == "main", "the steps' stream waits, not the side stream"
-        self.cuda.log.append(("main waits", event))
-
-
-class Side:
-    def __init__(self, cuda):
-        self.cuda, self.events = cuda, 0
-
-    def wait_stream(self, stream):
-        assert stream.name == "main", "the current stream was asked for too late"
-        self.cuda.log.append(("side waits for", stream.name))
-
-    def record_event(self):
-        assert self.cuda.current == "side"
-        self.events += 1
-        return self.events
-
-
 def test_copies_are_ordered_by_one_side_stream_and_waited_for(monkeypatch):
-    cuda, allocated, copy = Recorder(), [], torch.Tensor.copy_
+    cuda, allocated, copy_ = Accelerator(), [], torch.Tensor.copy_
 
     def copied(into, source, non_blocking):
         assert cuda.current == "side"
         cuda.log.append(("copy", non_blocking))
-        return copy(into, source)
+        return copy_(into, source)
 
     monkeypatch.setattr(torch.Tensor, "copy_", copied)
     monkeypatch.setattr(
@@ -390,7 +459,88 @@ def test_a_store_on_the_host_leaves_states_of_the_host_where_they_are():
     x = State.of(torch.ones(3))
     assert Store("host").shelf(x, lambda: 1).put(0, x).load().leaves[0] is x.leaves[0]
     assert not Store("host").elsewhere(torch.device("cpu"))
-    assert Store("host").elsewhere(torch.device("cuda"))
+    for kind in ("cuda", "xpu", "mps", "privateuseone"):
+        assert Store("host").elsewhere(torch.device(kind))
+
+
+@pytest.fixture
+def side_by_side(monkeypatch):
+    """Copies from and to an accelerator that is none, and what was allocated for them."""
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, side: None)
+    allocated = []
+
+    def allocate(count, *, dtype):
+        buffer = torch.empty(count, dtype=dtype)
+        allocated.append(buffer)
+        return buffer
+
+    return Transfers(torch.device("cpu"), Accelerator(), allocate), allocated
+
+
+def idle(transfers):
+    """Return the bytes of buffers that wait to be taken again."""
+    return sum(buffer.nbytes for some in transfers.spare.values() for buffer in some)
+
+
+def test_idle_pinned_memory_is_that_of_the_last_size_only(side_by_side):
+    transfers, allocated = side_by_side
+    for size in (100, 150, 80, 200, 120):
+        shelf = HostShelf(transfers)
+        nodes = [shelf.put(i, State.of(torch.full((size,), float(i)))) for i in range(50)]
+        assert idle(transfers) == 0
+        assert all(torch.equal(n.load().tree(), torch.full((size,), float(i)))
+                   for i, n in enumerate(nodes))  # fmt: skip
+        del nodes
+        assert idle(transfers) == 50 * size * 4
+    assert len(allocated) == 5 * 50
+
+
+def test_every_size_of_one_state_is_taken_again_by_the_next_call(side_by_side):
+    transfers, allocated = side_by_side
+    state = State.of([torch.ones(100), torch.ones(30), torch.ones(30, dtype=torch.float64)])
+    for _ in range(3):
+        shelf = HostShelf(transfers)
+        nodes = [shelf.put(i, state) for i in range(4)]
+        del nodes
+    assert len(allocated) == 12
+
+
+def test_a_buffer_given_back_late_does_not_stay_if_its_size_is_out_of_use(side_by_side):
+    transfers, _ = side_by_side
+    late = HostShelf(transfers).put(0, State.of(torch.ones(100)))
+    HostShelf(transfers).put(0, State.of(torch.ones(10)))
+    del late
+    assert idle(transfers) == 40
+
+
+def test_what_was_dropped_is_returned_to_the_system_when_the_next_call_begins(
+    side_by_side, monkeypatch
+):
+    transfers, _ = side_by_side
+    returned = []
+    monkeypatch.setattr("chainograd.transfers.unpin_unused", lambda: returned.append(1))
+    for size, times in ((10, 0), (10, 0), (20, 0), (20, 1), (20, 1)):
+        HostShelf(transfers).put(0, State.of(torch.ones(size)))
+        assert len(returned) == times
+
+
+def test_a_device_without_streams_copies_while_the_host_waits():
+    transfers = Transfers(torch.device("cpu"), SimpleNamespace())
+    node = HostShelf(transfers).put(0, State.of(torch.arange(3.0)))
+    node.prefetch()
+    assert torch.equal(node.load().tree(), torch.arange(3.0))
+
+
+def test_a_copy_of_a_chain_copies_beside_its_own_steps(side_by_side, monkeypatch):
+    transfers, _ = side_by_side
+    HostShelf(transfers).put(0, State.of(torch.ones(10)))
+    assert idle(transfers) == 40
+    monkeypatch.setattr("chainograd.transfers.module_of", lambda device: Accelerator())
+
+    other = copy.deepcopy(transfers)
+
+    assert idle(other) == 0
+    assert other.side is not transfers.side
 
 
 def test_a_failed_store_is_an_error_of_the_chain():
