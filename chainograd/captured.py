@@ -193,6 +193,7 @@ class _Search:
             return
         self.spaces[space] = None
         if isinstance(space, type):
+            self.stack.extend(space.__mro__)
             self.stack.extend(
                 value
                 for name, value in vars(space).items()
