@@ -61,13 +61,12 @@ def sample(container: Any, plain: frozenset[type]) -> list[Any]:
         entry
         for kind, alike in kinds.items()
         if kind not in plain
-        for entry in alike[:: max(1, len(alike) // _EACH)][:_EACH]
+        for entry in alike[:: -(-len(alike) // _EACH)]
     ]
 
 
 def _some(container: Any) -> list[Any]:
     """Return up to `_LOOKED_AT` entries, from wherever a container is quick to reach."""
-    half = _LOOKED_AT // 2
     if isinstance(container, (list, tuple)):
         whole: Any = _base(container)
         if size(container) <= _LOOKED_AT:
@@ -76,19 +75,13 @@ def _some(container: Any) -> list[Any]:
         return list(whole.__getitem__(container, slice(None, None, step)))
     if isinstance(container, (set, frozenset)):
         return list(islice(_base(container).__iter__(container), _LOOKED_AT))
-    if isinstance(container, deque):
-        ends = (container, reversed(container))
-    elif isinstance(container, dict):
-        keys = islice(dict.__iter__(container), _LOOKED_AT)
-        ends = (dict.values(container), reversed(dict.values(container)))
-        return [*keys, *_ends(ends, half)]
-    else:
-        ends = (container.values(), reversed(container.values()))
-    return _ends(ends, half)
-
-
-def _ends(ends: tuple[Iterable[Any], Iterable[Any]], half: int) -> list[Any]:
-    return [entry for end in ends for entry in islice(end, half)]
+    if isinstance(container, types.MappingProxyType):
+        return list(islice(container.values(), _LOOKED_AT))
+    ends = [container, reversed(container)]
+    if isinstance(container, dict):
+        keys, values = dict.__iter__(container), dict.values(container)
+        ends = [keys, values, reversed(values)]
+    return [entry for end in ends for entry in islice(end, _LOOKED_AT // 2)]
 
 
 def _base(container: Any) -> Any:

@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 import torch
 
 from chainograd.containers import BARE, CONTAINERS, entries
-from chainograd.wrappers import ScriptMethod, is_internal, scripted_parts
+from chainograd.scripted import ScriptMethod, scripted_parts
 
 _LIBRARIES = frozenset(
-    ("torch", "numpy", "builtins", "math", "functools", "itertools", "random")
+    ("torch", "numpy", "builtins", "math", "functools", "itertools", "random", "chainograd")
 )  # where no step keeps tensors
+_INTERNAL = ("torch._dynamo", "torch._inductor", "torch._functorch", "torch._subclasses",
+             "torch.fx")  # fmt: skip
 _PYTHON = sysconfig.get_paths()["stdlib"] + os.sep
 PLAIN = frozenset((int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device,
                    torch.Size))  # fmt: skip
@@ -50,6 +52,13 @@ class Kind(NamedTuple):
     slots: tuple[str, ...]
 
 
+def _is_internal(cls: type) -> bool:
+    """Return whether objects of a class are a compiler's own: graphs, guards, examples."""
+    return str(cls.__module__).startswith(_INTERNAL) and not issubclass(
+        cls, (torch.nn.Module, torch.Tensor)
+    )
+
+
 _kinds: weakref.WeakKeyDictionary[type, Kind] = weakref.WeakKeyDictionary()
 
 
@@ -58,7 +67,7 @@ def kind_of(cls: type) -> Kind:
     if cls not in _kinds:
         _kinds[cls] = Kind(
             tensor=issubclass(cls, torch.Tensor),
-            atom=issubclass(cls, _ATOMS) or is_internal(cls),
+            atom=issubclass(cls, _ATOMS) or _is_internal(cls),
             space=issubclass(cls, (type, types.ModuleType)),
             container=issubclass(cls, CONTAINERS),
             module=issubclass(cls, torch.nn.Module),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import Module
 
@@ -96,34 +95,3 @@ def is_compiled(thing: Any) -> bool:
     # What `torch.compiler.disable` makes has the first of these too.
     marks = getattr(thing, "__dict__", {})
     return "_torchdynamo_orig_callable" in marks and "_torchdynamo_disable" not in marks
-
-
-_INTERNAL = (
-    "torch._dynamo",
-    "torch._inductor",
-    "torch._functorch",
-    "torch._subclasses",
-    "torch.fx",
-)
-
-
-def is_internal(cls: type) -> bool:
-    """Return whether objects of a class are a compiler's own: graphs, guards, examples."""
-    return str(cls.__module__).startswith(_INTERNAL) and not issubclass(cls, (Module, Tensor))
-
-
-ScriptMethod: type = torch._C.ScriptMethod
-
-
-def scripted_parts(thing: Any) -> list[Any]:
-    """Return what a TorchScript module holds, which is in C++ and not in its ``__dict__``."""
-    if isinstance(thing, ScriptMethod):
-        return [torch.jit._recursive.wrap_cpp_module(thing.owner)]
-    if not isinstance(thing, torch.jit.RecursiveScriptModule):
-        return []  # what tracing makes has one of those among its attributes
-    # A frozen module has not what the others keep of it.
-    kind = torch._C.ConcreteModuleType.from_jit_type(thing._c._type())
-    names = kind.get_attributes()
-    attributes = [thing._c.getattr(name) for name in names]
-    held = (thing._parameters, thing._buffers, thing._modules)
-    return attributes + [value for table in held for value in table.values()]

@@ -14,7 +14,7 @@ ROOT = Path(chainograd.__file__).parent
 # A module may import those before it, never those after.
 ROOMS = (
     "errors", "compiling", "drawing", "plan", "planners", "metering", "sharded", "sums", "wrappers",
-    "containers", "parts", "captured",
+    "containers", "scripted", "parts", "search", "captured",
     "streams", "surroundings", "replay", "states", "saved", "kept", "recipes", "alive",
     "stand_ins", "frozen", "steps", "slices", "packing", "transfers", "background", "folders",
     "stores", "costs", "reporting", "tape", "forward", "sweep", "functions", "grad_steps",
