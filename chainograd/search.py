@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Iterable
 from typing import Any
@@ -33,7 +34,8 @@ from chainograd.wrappers import (
 _MANY = 4096  # in more entries than that, tensors that require no gradient are not looked for
 _CALLED = frozenset(("__call__", "forward", "__getattr__", "__getitem__", "__iter__", "__next__",
                      "__enter__", "__exit__"))  # fmt: skip  # without being named
-_FUNCTIONS = (types.FunctionType, staticmethod, classmethod, property)
+_FUNCTIONS = (types.FunctionType, staticmethod, classmethod, property, functools.cached_property,
+              functools.partialmethod)  # fmt: skip
 
 
 class Search:

@@ -252,10 +252,11 @@ def a_weak_dict():
 
 
 @case
-def a_weak_method():
-    net = kept_elsewhere(layers())
-    held = weakref.WeakMethod(net.forward)
-    return (lambda x, i: held()(x)), list(net.parameters())
+def weak_methods():
+    nets = kept_elsewhere([layers() for _ in range(3)])
+    held = [weakref.WeakMethod(net.forward) for net in nets]  # which make a method when asked
+    parameters = [p for net in nets for p in net.parameters()]
+    return (lambda x, i: held[2]()(held[1]()(held[0]()(x)))), parameters
 
 
 CONTEXT = contextvars.ContextVar("context")
@@ -727,7 +728,7 @@ SHAPES = {
     "a tuple": lambda n, net: tuple(record(k) for k in range(n)),
     "a set": lambda n, net: {f"cat {k}" for k in range(n)},
     "a deque": lambda n, net: collections.deque((k, "a cat") for k in range(n)),
-    "tensors": lambda n, net: [torch.zeros(())] * n,
+    "tensors": lambda n, net: list(torch.zeros(n).unbind()),
 }
 
 
