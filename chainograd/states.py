@@ -11,8 +11,8 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.nn import Module
 
-from chainograd.captured import parts
 from chainograd.errors import ChainError
+from chainograd.parts import parts
 
 Cotangents = dict[int, Tensor]  # of a state, by the leaf's place
 

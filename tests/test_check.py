@@ -1,5 +1,6 @@
 """The preflight: each finding is provoked, and is not there where all is well."""
 
+import itertools
 import math
 import random
 import warnings
@@ -612,17 +613,8 @@ def test_a_chain_in_which_nothing_is_trained_is_named(net):
 
 
 def test_a_tensor_that_the_chain_cannot_see_is_named_with_the_way_out():
-    hidden = torch.ones(8, requires_grad=True)
-
-    class Property:
-        tensors = staticmethod(lambda: iter([hidden]))
-
-        @property
-        def w(self):
-            return next(Property.tensors())
-
-    thing = Property()
-    finding = only(lambda x, i: torch.tanh(thing.w * x))
+    hidden = itertools.repeat(torch.ones(8, requires_grad=True))
+    finding = only(lambda x, i: torch.tanh(next(hidden) * x))
 
     assert finding.kind == "captured tensor"
     assert "params=[tensor]" in finding.text

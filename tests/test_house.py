@@ -14,7 +14,8 @@ ROOT = Path(chainograd.__file__).parent
 # A module may import those before it, never those after.
 ROOMS = (
     "errors", "dense_parts", "devices", "host_streams", "compiling", "drawing", "plan", "planners",
-    "metering", "sharded", "sums", "captured", "streams", "settings", "surroundings", "buffers",
+    "metering", "sharded", "sums", "wrappers", "containers", "scripted", "parts",
+    "search", "captured", "streams", "settings", "surroundings", "buffers",
     "digests", "replay", "states", "graphs", "hooks", "saved", "recipes", "alive", "stand_ins",
     "frozen", "steps", "slices", "packing", "transfers", "background", "folders", "stores",
     "reporting", "tape", "costs", "forward", "sweep", "functions", "grad_steps", "refusals",
