@@ -18,9 +18,6 @@ from chainograd.sharded import sharded_modules, with_shards
 # 2. A search can miss something (a tensor in a C extension, in an iterator, behind a computed
 #    name). So the graph of every step is searched for leaves that are not inputs.
 
-AccumulateGrad: type = torch._C._functions.AccumulateGrad  # pyright: ignore
-
-
 class Captured(NamedTuple):
     """What a step can reach that the chain must know of.
 
