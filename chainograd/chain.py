@@ -19,7 +19,7 @@ from chainograd.cut_offs import refuse_cut_off
 from chainograd.errors import ChainError
 from chainograd.findings import Findings
 from chainograd.forward import go_forward
-from chainograd.frozen import FrozenLayers
+from chainograd.frozen import Saving
 from chainograd.functions import attach
 from chainograd.grad_steps import GradSteps, drawn, reached, resolve_grad_steps
 from chainograd.plan import Plan, StepCost
@@ -78,8 +78,9 @@ class CheckpointedChain:
             is run twice, 2M evaluations of every slice; random noise is drawn slice by slice.
             None is the whole batch at once.
         frozen: ``"auto"`` lets layers whose weights need no gradient keep only what the gradient of
-            their input needs: less memory, and results and gradients equal to the bit. ``"off"``
-            leaves every layer to torch.
+            their input needs: less memory, and results and gradients equal to the bit. It leaves
+            small layers alone, and steps that torch.compile has a part in. ``"off"`` leaves every
+            layer to torch.
         verify: How each recomputed state is compared with the one kept: ``"exact"``, ``"close"``
             (for kernels that do not repeat their results to the bit) or ``"off"``.
         grad_steps: Steps that the gradient may pass; the others run as under ``no_grad``. The last
@@ -119,7 +120,7 @@ class CheckpointedChain:
         generators: Iterable[Generator] = (),
         store: Store | str | os.PathLike[str] = "device",
         micro_batch: int | None = None,
-        frozen: Frozen = "off",
+        frozen: Frozen = "auto",
         verify: Verify = "exact",
         grad_steps: GradSteps | Callable[[int], GradSteps] | None = None,
         grad_transform: Transform | None = None,
@@ -144,6 +145,7 @@ class CheckpointedChain:
         self.plan = self._sliced(self.plan)
         self._compared: set[Any] = set()  # shapes for which slices were compared with the whole
         self._unused: set[Any] = set()  # shapes for which nothing that needs a gradient is used
+        self._saving: dict[Any, Saving] = {}  # whether frozen layers are worth watching, by shapes
         self._saves = False  # whether steps take gradients of their own, as far as is known
         self.generators = list(generators)
         self.store = store if isinstance(store, Store) else Store(store)
@@ -325,6 +327,8 @@ class CheckpointedChain:
         leaves = (*tape.x_T.tensors, *tape.steps.arguments.tensors)
         key = tuple((t.shape, t.dtype, t.device, t.requires_grad) for t in leaves)
         tape.mode = (key, len(tape.steps.buffers))  # modules in training may look at the batch
+        if self.frozen == "auto" and not tape.compiled:
+            tape.steps.recording = self._saving.setdefault(tape.mode, Saving()).recording()
         if isinstance(tape.steps, SlicedSteps) and tape.mode not in self._compared:
             with tape.beforehand():
                 compare_slices(tape, tape.steps)
@@ -372,7 +376,7 @@ class CheckpointedChain:
             arguments,
             named + found,
             captured.buffers,
-            FrozenLayers if self.frozen == "auto" else nullcontext,
+            nullcontext,
             standing_in(named + found),
             captured.sharded,
         )
@@ -388,6 +392,7 @@ class CheckpointedChain:
             x_T=x_T,
             streams=RandomStreams(devices, self.generators),
             verify=self.verify,
+            compiled=captured.compiled,
             surroundings=Surroundings.now({d.type for d in devices}, captured.modes),
             transform=self.grad_transform,
             grad_steps=grad_steps,

@@ -12,6 +12,8 @@ its input although that can be made again from what the norm before it keeps any
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,11 +28,13 @@ from chainograd.recipes import Recipe, cast_again, recipe_of_norm
 from chainograd.saved import let_go, make_again, saved_are_hooked
 from chainograd.stand_ins import StandIns
 
+SMALL = 1 << 14  # bytes of a layer's result; to keep less of a smaller one is not worth the time
+
 # Note [Frozen layers]
 # 1. The user's call is made as it stands, by torch; then its node in the graph is told to save
 #    less (note [Saved tensors]).
 # 2. A layer is left as it is whenever a weight of it requires a gradient, its input requires none,
-#    or anything about the call is not known here.
+#    its result is small, or anything about the call is not known here.
 # 3. Weights are kept as they are and cast again in the backward pass where autocast cast them.
 
 _transforms_active = torch._C._are_functorch_transforms_active
@@ -45,21 +49,43 @@ _SAVED = {"SiluBackward0": "self", "GeluBackward0": "self", "ReluBackward0": "re
 _AFFINE = (Tensor.mul, torch.mul, Tensor.add, torch.add)
 
 
+class Saving:
+    """Whether frozen layers of steps of one kind are worth watching.
+
+    To watch takes a microsecond or two an operation. Where a whole call has shown no layer that
+    keeps less, later calls like it are not watched.
+
+    Attributes:
+        layers: How many were told to keep less.
+        ran: Whether a step was watched.
+    """
+
+    def __init__(self) -> None:
+        self.layers, self.ran = 0, False
+
+    def recording(self) -> Callable[[], AbstractContextManager[object]]:
+        """Return what makes the context for the recorded steps of a call."""
+        return nullcontext if self.ran and not self.layers else partial(FrozenLayers, self)
+
+
 class FrozenLayers(TorchFunctionMode):
     """Runs a recorded step so that its frozen layers keep less.
 
     Attributes:
+        saving: Counts them.
         recipes: Of results of norms, with their versions.
         inputs: Those of the norms before activations, by the results of these.
         alone: Whether no mode of the user's own stands around, which may run other functions.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, saving: Saving) -> None:
         super().__init__()
+        self.saving = saving
         self.recipes: WhileAlive[tuple[int, Recipe]] = WhileAlive()
         self.inputs: WhileAlive[Tensor] = WhileAlive()
 
     def __enter__(self) -> Self:
+        self.saving.ran = True
         around = _get_current_function_mode_stack()
         self.alone = all(isinstance(mode, _TRANSPARENT) for mode in around)
         return super().__enter__()
@@ -72,7 +98,8 @@ class FrozenLayers(TorchFunctionMode):
         if layer is not None and self.alone and not torch.compiler.is_compiling():
             node = y.grad_fn
             # What a transform differentiates twice would come out wrong.
-            if node is not None and not _transforms_active() and not saved_are_hooked():
+            worth = node is not None and y.numel() * y.element_size() >= SMALL
+            if worth and not _transforms_active() and not saved_are_hooked():
                 layer(self, y, node, func, args, kwargs)
         return y
 
@@ -102,6 +129,7 @@ class FrozenLayers(TorchFunctionMode):
         else:
             make_again(node, saved, lambda: func(recipe.made(), **kwargs))
         self.inputs.put(y, recipe.x)
+        self.saving.layers += 1
 
     def _recipe(self, y: Any) -> Recipe | None:
         version, recipe = self.recipes.of(y) or (0, None)
@@ -114,6 +142,7 @@ class FrozenLayers(TorchFunctionMode):
         if not _frozen(x, weight, bias) or type(node).__name__ != "ConvolutionBackward0":
             return
         let_go(node, "input", self.inputs.of(x))
+        self.saving.layers += 1
         if y.dtype != weight.dtype:  # note [Frozen layers], 3
             make_again(node, "weight", cast_again(weight, y.dtype))
 
@@ -124,6 +153,7 @@ class FrozenLayers(TorchFunctionMode):
         frozen = _frozen(given["input"], given.get("weight"), given.get("bias"))
         if frozen and not plain and hasattr(node, "_raw_saved_input"):
             let_go(node, "input", dense=True)
+            self.saving.layers += 1
 
 
 _TRANSPARENT = (FrozenLayers, StandIns, DeviceContext)

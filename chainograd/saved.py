@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._prims_common import make_contiguous_strides_for
 
 # Note [Saved tensors]
 # 1. The functions, their derivatives and the order of all sums are torch's own: only what a node
@@ -66,15 +65,26 @@ def _call(make: Callable[[], Tensor]) -> Tensor:
     return make()  # torch gives it the place in the graph that the tensor had
 
 
+def _contiguous(size: torch.Size) -> tuple[int, ...]:
+    """Return the strides of a tensor of that size in the order of its dimensions."""
+    strides, step = [], 1
+    for length in reversed(size):
+        strides.append(step)
+        step *= max(length, 1)
+    return tuple(reversed(strides))
+
+
 class _Form:
     """The form of a tensor, and how to get one of that form."""
 
-    __slots__ = ("alike", "dense", "device", "dtype", "one", "size", "stride")
+    __slots__ = ("alike", "dense", "device", "dtype", "one", "plain", "size", "stride")
 
     def __init__(self, alike: Tensor | None, dense: bool, tensor: Tensor) -> None:
         self.alike, self.dense = alike, dense
         self.size, self.stride = tensor.size(), tensor.stride()
         self.dtype, self.device = tensor.dtype, tensor.device
+        # Kernels are chosen by the order in memory, which one channel has two of.
+        self.plain = self.stride == _contiguous(self.size)
         # A subclass makes its own kind.
         self.one = None if type(tensor) is Tensor else tensor.new_full((), math.nan)
 
@@ -86,7 +96,6 @@ class _Form:
             return kept
         if one is None:
             one = torch.full((), math.nan, dtype=self.dtype, device=self.device)
-        # Kernels are chosen by the order in memory, which one channel has two of.
-        if self.dense or self.stride != make_contiguous_strides_for(self.size):
+        if self.dense or not self.plain:
             return one.new_empty_strided(self.size, self.stride).fill_(math.nan)
         return one.expand(self.size)

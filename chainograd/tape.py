@@ -42,6 +42,7 @@ class Tape:
         grad_steps: Steps that the gradient may pass; None is all of them.
         store: Where nodes live.
         progress: Whether to show a bar.
+        compiled: Whether torch.compile made a part of the steps.
         nodes: States that are kept, by the index of the step they enter.
         graphs: Steps that are recorded.
         random: Where the random streams stood before each step, and at the end.
@@ -69,6 +70,7 @@ class Tape:
     grad_steps: frozenset[int] | None = None
     store: Store = field(default_factory=Store)
     progress: bool = False
+    compiled: bool = False
     nodes: dict[int, Node] = field(default_factory=dict)
     graphs: dict[int, Recorded] = field(default_factory=dict)
     random: list[Streams] = field(default_factory=list)
