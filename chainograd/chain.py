@@ -6,7 +6,6 @@ import copy
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from typing import Any, Literal, get_args
 
 import torch
@@ -78,9 +77,9 @@ class CheckpointedChain:
             is run twice, 2M evaluations of every slice; random noise is drawn slice by slice.
             None is the whole batch at once.
         frozen: ``"auto"`` lets layers whose weights need no gradient keep only what the gradient of
-            their input needs: less memory, and results and gradients equal to the bit. It leaves
-            small layers alone, and steps that torch.compile has a part in. ``"off"`` leaves every
-            layer to torch.
+            their input needs: less memory, and results and gradients equal to the bit. Where a call
+            saves little by it, later calls like it leave their layers to torch, as do steps that
+            torch.compile has a part in. ``"off"`` leaves every layer to torch.
         verify: How each recomputed state is compared with the one kept: ``"exact"``, ``"close"``
             (for kernels that do not repeat their results to the bit) or ``"off"``.
         grad_steps: Steps that the gradient may pass; the others run as under ``no_grad``. The last
@@ -241,8 +240,7 @@ class CheckpointedChain:
             One cost a step, for `Plan.with_costs` and `within`.
         """
         tape = self._tape(x, args, kwargs)
-        with torch.enable_grad(), tape.beforehand():
-            self._costs = measure(tape, kind)
+        self._costs = self._measure(tape, kind)
         return self._costs
 
     @eager
@@ -324,19 +322,14 @@ class CheckpointedChain:
     ) -> Tape:
         """Return a tape with its plan, after what is measured or tried once for given shapes."""
         tape = self._tape(x, args, kwargs, grad_steps)
-        leaves = (*tape.x_T.tensors, *tape.steps.arguments.tensors)
-        key = tuple((t.shape, t.dtype, t.device, t.requires_grad) for t in leaves)
-        tape.mode = (key, len(tape.steps.buffers))  # modules in training may look at the batch
-        if self.frozen == "auto" and not tape.compiled:
-            tape.steps.recording = self._saving.setdefault(tape.mode, Saving()).recording()
+        key = tape.mode[0]
         if isinstance(tape.steps, SlicedSteps) and tape.mode not in self._compared:
             with tape.beforehand():
                 compare_slices(tape, tape.steps)
             self._compared.add(tape.mode)
         if self._budget is not None and tape.inputs:
             if key not in self._measured:
-                with tape.beforehand():
-                    self._measured[key] = measure(tape)
+                self._measured[key] = self._measure(tape)
             self._costs = self._measured[key]
             if (key, tape.grad_steps) not in self._plans:
                 self._plans[key, tape.grad_steps] = within(
@@ -345,6 +338,13 @@ class CheckpointedChain:
             self.plan = tape.plan = self._plans[key, tape.grad_steps]
         self._log = tape.log
         return tape
+
+    def _measure(self, tape: Tape, kind: Kind | None = None) -> tuple[StepCost, ...]:
+        if tape.mode in self._saving:
+            self._saving[tape.mode].measured = True
+            tape.steps.recording = self._saving[tape.mode].recording()
+        with tape.beforehand():
+            return measure(tape, kind)
 
     def _sliced(self, plan: Plan) -> Plan:
         return plan if self.micro_batch is None else without_graphs(plan)
@@ -376,7 +376,6 @@ class CheckpointedChain:
             arguments,
             named + found,
             captured.buffers,
-            nullcontext,
             standing_in(named + found),
             captured.sharded,
         )
@@ -384,6 +383,11 @@ class CheckpointedChain:
             steps = Steps(*seen_by_steps)
         else:
             steps = SlicedSteps(*seen_by_steps, batch=batch_of(x_T), size=self.micro_batch)
+        leaves = (*x_T.tensors, *arguments.tensors)
+        key = tuple((t.shape, t.dtype, t.device, t.requires_grad) for t in leaves)
+        mode = (key, len(captured.buffers))  # modules in training may look at the batch
+        if self.frozen == "auto" and not captured.compiled:
+            steps.recording = self._saving.setdefault(mode, Saving()).recording()
         devices = {t.device for t in (*x_T.tensors, *arguments.tensors, *named)}
         devices |= captured.devices
         return Tape(
@@ -392,7 +396,7 @@ class CheckpointedChain:
             x_T=x_T,
             streams=RandomStreams(devices, self.generators),
             verify=self.verify,
-            compiled=captured.compiled,
+            mode=mode,
             surroundings=Surroundings.now({d.type for d in devices}, captured.modes),
             transform=self.grad_transform,
             grad_steps=grad_steps,
