@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Generator, Tensor
 
+from chainograd.budget import within
 from chainograd.captured import find_captured
 from chainograd.compiling import eager
 from chainograd.costs import Kind, measure
@@ -20,21 +21,24 @@ from chainograd.findings import Findings
 from chainograd.forward import go_forward
 from chainograd.frozen import FrozenLayers
 from chainograd.functions import attach
-from chainograd.grad_steps import GradSteps, drawn, reached, resolve_grad_steps
+from chainograd.grad_steps import GradSteps, drawn, reached
 from chainograd.kept import Look, may_look
-from chainograd.plan import Plan, StepCost
-from chainograd.planners import PlanName, parse_bytes, resolve, within, without_graphs
-from chainograd.preflight import check
-from chainograd.refusals import (
+from chainograd.options import (
+    as_choice,
+    as_count,
+    as_function,
+    as_generators,
+    as_grad_steps,
     as_params,
-    compare_slices,
-    refuse_choice,
-    refuse_kept,
-    refuse_micro_batch,
-    refuse_progress,
-    refuse_step,
-    run_without_gradient,
+    as_plan,
+    as_progress,
+    as_step,
+    as_store,
 )
+from chainograd.plan import Plan, StepCost
+from chainograd.planners import PlanName, resolve, without_graphs
+from chainograd.preflight import check
+from chainograd.refusals import compare_slices, refuse_kept, run_without_gradient
 from chainograd.replay import Verify
 from chainograd.reporting import Log, Report
 from chainograd.slices import SlicedSteps, batch_of
@@ -127,34 +131,26 @@ class CheckpointedChain:
         grad_transform: Transform | None = None,
         progress: bool = False,
     ) -> None:
-        refuse_step(step, num_steps)
+        self.step = as_step(step)
+        self.num_steps = as_count("num_steps", num_steps, "an integer")
+        self.micro_batch = (
+            None
+            if micro_batch is None
+            else as_count("micro_batch", micro_batch, "None or a number of samples")
+        )
+        self.plan, self._budget = as_plan(plan, self.num_steps, self.micro_batch)
         self.params = as_params(params)
-        refuse_choice("verify", verify, get_args(Verify))
-        refuse_choice("frozen", frozen, get_args(Frozen))
-        refuse_micro_batch(micro_batch)
-        refuse_progress(progress)
-        self.step = step
-        self.num_steps = num_steps
-        self._budget: int | None = None
+        self.generators = as_generators(generators)
+        self.store = as_store(store)
+        self.frozen: Frozen = as_choice("frozen", frozen, get_args(Frozen))
+        self.verify: Verify = as_choice("verify", verify, get_args(Verify))
+        self.grad_steps = as_grad_steps(grad_steps, self.num_steps)
+        self.grad_transform = as_function("grad_transform", grad_transform, "f(i, g)")
+        self.progress = as_progress(progress)
         self._measured: dict[Any, tuple[StepCost, ...]] = {}
         self._plans: dict[Any, Plan] = {}
-        if isinstance(plan, Plan) or plan in get_args(PlanName):
-            self.plan = resolve(plan, num_steps)  # type: ignore[arg-type]
-        else:
-            self._budget, self.plan = parse_bytes(plan), resolve("nodes", num_steps)
-        self.micro_batch = micro_batch
-        self.plan = self._sliced(self.plan)
         self._compared: set[Any] = set()  # shapes for which slices were compared with the whole
         self._looked: set[Any] = set()  # shapes for which it is known that steps keep nothing
-        self.generators = list(generators)
-        self.store = store if isinstance(store, Store) else Store(store)
-        self.verify: Verify = verify
-        self.frozen: Frozen = frozen
-        self.grad_steps = grad_steps
-        if grad_steps is not None and not callable(grad_steps):
-            resolve_grad_steps(grad_steps, num_steps)
-        self.grad_transform = grad_transform
-        self.progress = progress
         self._draws_on_host = False  # as far as is known
         self._log: Log | None = None  # of the last run
         self._costs: tuple[StepCost, ...] | None = None  # as measured last

@@ -13,12 +13,13 @@ import chainograd
 ROOT = Path(chainograd.__file__).parent
 # A module may import those before it, never those after.
 ROOMS = (
-    "errors", "compiling", "drawing", "plan", "planners", "metering", "sharded", "sums", "captured",
+    "errors", "compiling", "drawing", "integers", "actions", "carried_out", "holding", "plan",
+    "planners", "budget", "metering", "sharded", "sums", "captured",
     "streams", "surroundings", "replay", "states", "saved", "kept", "recipes", "alive",
     "stand_ins", "frozen", "steps", "slices", "packing", "transfers", "background", "folders",
     "stores", "costs", "reporting", "tape", "forward", "sweep", "functions", "grad_steps",
-    "refusals", "findings", "sites", "watching", "rehearsal", "exactness", "verdicts", "preflight",
-    "chain", "cotangents", "truncation", "samplers", "adapters",
+    "options", "refusals", "findings", "sites", "watching", "rehearsal", "exactness", "verdicts",
+    "preflight", "chain", "cotangents", "truncation", "samplers", "adapters",
 )  # fmt: skip
 
 
