@@ -136,7 +136,7 @@ class CheckpointedChain:
         self.micro_batch = (
             None
             if micro_batch is None
-            else as_count("micro_batch", micro_batch, "None or a number of samples")
+            else as_count("micro_batch", micro_batch, "a number of samples")
         )
         self.plan, self._budget = as_plan(plan, self.num_steps, self.micro_batch)
         self.params = as_params(params)

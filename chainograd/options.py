@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import os
 from collections.abc import Callable, Iterable
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from torch import Generator, Tensor
 from torch.nn import Module
@@ -94,20 +94,15 @@ def as_plan(
     """Return the plan to begin with and, where it is planned within one, the budget in bytes.
 
     Raises:
-        TypeError: If it is no kind of plan.
         ValueError: If there is no such plan, or the chain cannot carry it out.
     """
-    if not isinstance(plan, (Plan, str)) and not is_integer(plan):
-        raise TypeError(
-            "`plan` must be 'nodes', 'graph', a number of bytes such as '8GiB', or a `Plan`, got "
-            f"{_shown(plan)}. Leave it out for 'nodes'."
-        )
-    named = isinstance(plan, Plan) or plan in get_args(PlanName)
-    budget = None if named else parse_bytes(plan)
-    first = resolve(plan if named else "nodes", num_steps)
+    if isinstance(plan, Plan) or (isinstance(plan, str) and plan in get_args(PlanName)):
+        first, budget = resolve(cast("PlanName | Plan", plan), num_steps), None
+    else:
+        first, budget = resolve("nodes", num_steps), parse_bytes(plan)
     if micro_batch is None:
         return first, budget
-    if first.graphs > 1 and named:
+    if first.graphs > 1:
         which = "'graph'" if plan == "graph" else "a plan"
         raise ValueError(
             f"`plan` is {which}, which keeps {first.graphs} graphs, but with `micro_batch` "
@@ -178,9 +173,11 @@ def refuse_shadowed(step: Callable[..., Any], method: str, keyword: str) -> None
     Raises:
         TypeError: If the step has a parameter of that name.
     """
-    if isinstance(step, functools.partial) and keyword in step.keywords:
-        return  # it has its value
-    called = step.forward if isinstance(step, Module) else step
+    while isinstance(step, functools.partial):
+        if keyword in step.keywords:
+            return  # the step has its value
+        step = step.func
+    called = cast("Module", step).forward if isinstance(step, Module) else step
     try:
         parameter = inspect.signature(called).parameters.get(keyword)
     except (TypeError, ValueError):

@@ -204,7 +204,7 @@ def restricted(plan: Plan, steps: frozenset[int]) -> Plan:
     """
     M, program = plan.num_steps, plan.program
     passed = _marked(M, list(steps))
-    backward, before = program.backward, -1
+    backward, before, needed = program.backward, -1, passed
     while len(backward) != before:  # a node that is loaded no more need not be led to either
         before = len(backward)
         needed = passed | _marked(M, indices_of(backward[kinds_of(backward) == LOAD]))
