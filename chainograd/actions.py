@@ -88,15 +88,14 @@ def encoded(actions: Iterable[Action]) -> Codes:
         TypeError: If something among them is no action.
     """
     kind_of = {kind: code for code, kind in enumerate(KINDS)}
-    result = []
+    actions = tuple(actions)
     for position, action in enumerate(actions):
         if type(action) not in kind_of or type(action.index) is not int:
             raise TypeError(
                 f"A plan consists of actions on steps, such as `chainograd.plan.Advance(0)`; "
                 f"entry {position} is {action!r}."
             )
-        result.append(WIDTH * action.index + kind_of[type(action)])
-    return np.array(result, dtype=np.int32)
+    return np.array([WIDTH * a.index + kind_of[type(a)] for a in actions], dtype=np.int32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
