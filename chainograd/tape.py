@@ -42,6 +42,7 @@ class Tape:
         grad_steps: Steps that the gradient may pass; None is all of them.
         store: Where nodes live.
         progress: Whether to show a bar.
+        counts_passes: The class of a module whose hooks pair forward and backward passes.
         mode: What calls have in common for which the same was found out.
         nodes: States that are kept, by the index of the step they enter.
         graphs: Steps that are recorded.
@@ -71,6 +72,7 @@ class Tape:
     store: Store = field(default_factory=Store)
     progress: bool = False
     mode: Any = None
+    counts_passes: str | None = None
     nodes: dict[int, Node] = field(default_factory=dict)
     graphs: dict[int, Recorded] = field(default_factory=dict)
     random: list[Streams] = field(default_factory=list)
