@@ -553,6 +553,12 @@ def a_tensor_each_in_many_functions():
 
 
 @case
+def a_tensor_in_every_record_but_the_first_ones():
+    held = [{"w": weight()} if k > 50 else {"text": "a cat"} for k in range(200)]
+    return times(lambda: held[150]["w"])
+
+
+@case
 def many_lists_of_tensors():
     held = [[weight() for _ in range(100)] for _ in range(100)]
     return times(lambda: held[50][50])
