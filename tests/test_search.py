@@ -193,6 +193,10 @@ class Slotted:
     w: torch.Tensor
 
 
+class Referred:
+    __slots__ = ("__weakref__", "w")
+
+
 class Private:
     __slots__ = ("__w",)
 
@@ -242,6 +246,13 @@ def a_weak_proxy():
     net = kept_elsewhere(layers())
     held = weakref.proxy(net)
     return (lambda x, i: held(x)), list(net.parameters())
+
+
+@case
+def a_weak_proxy_of_what_cannot_be_called():
+    held = weakref.proxy(kept_elsewhere(Referred()))
+    held.w = weight()
+    return times(lambda: held.w)
 
 
 @case
