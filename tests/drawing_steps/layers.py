@@ -240,6 +240,10 @@ def _of_vectors_and_tokens() -> dict[str, Kind]:
 
         return make
 
+    def encoder(s: Shape) -> nn.Module:
+        layer = transformer("TransformerEncoderLayer")(s)
+        return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
     def recurrent(name: str, **options: Any) -> Callable[[Shape], nn.Module]:
         return lambda s: getattr(nn, name)(s.channels, 3, **options)
 
@@ -296,9 +300,7 @@ def _of_vectors_and_tokens() -> dict[str, Kind]:
         ),
         "TransformerEncoder": Kind(
             "t",
-            lambda s: nn.TransformerEncoder(
-                transformer("TransformerEncoderLayer")(s), 2, enable_nested_tensor=False
-            ),
+            encoder,
         ),
         "TransformerDecoderLayer": Kind("t", transformer("TransformerDecoderLayer"), _to_memory),
         "TransformerDecoder": Kind(
@@ -316,7 +318,7 @@ def _of_vectors_and_tokens() -> dict[str, Kind]:
                 6,
                 0.1,
                 batch_first=True,
-                custom_encoder=transformer("TransformerEncoderLayer")(s),
+                custom_encoder=encoder(s),
             ),
             _to_memory,
         ),

@@ -29,7 +29,7 @@ def like(y: Tensor, x: Tensor) -> Tensor:
     """Return y, repeated or cut sample by sample until it has the shape of x."""
     if y.shape == x.shape:
         return y
-    flat, wanted = y.flatten(1), x[0].numel()
+    flat, wanted = y.reshape(len(y), -1), x[0].numel()
     return flat.repeat(1, -(-wanted // flat.shape[1]))[:, :wanted].reshape(x.shape)
 
 
@@ -158,7 +158,7 @@ class Problem:
 
     def ids_of(self, x: Tensor, i: int) -> Tensor:
         """Return indices for a state that does not carry them."""
-        return (torch.arange(3 * x.shape[0]).view(-1, 3) + i) % WORDS
+        return (torch.arange(3) + i).repeat(len(x), 1) % WORDS
 
     def _moved(self, x: Tensor, ids: Tensor, i: int, c: Tensor) -> Tensor:
         y = x + 0.3 * (self.net(x, ids) - 0.5 * x) * (1 + c) + i / 8
@@ -193,7 +193,8 @@ class Problem:
         with self.around(cached=False):
             for i in range(M):
                 torch.clear_autocast_cache()
-                state = self.step(states[-1], i, self.c)
+                with torch.set_grad_enabled(i in passed):
+                    state = self.step(states[-1], i, self.c)
                 states.append(state if i in passed else pytree.tree_map(_detached, state))
         return states
 
