@@ -114,6 +114,12 @@ def _kinds() -> dict[str, Kind]:
         kinds[name] = Kind("vt123", lambda s, name=name: getattr(nn, name)())
     for name in ("Softmax", "LogSoftmax", "Softmin"):
         kinds[name] = Kind("vt123", lambda s, name=name: getattr(nn, name)(dim=1))
+    for name in ("ReLU", "SiLU", "Hardtanh", "Dropout", "RReLU"):
+        kinds[f"{name} in place"] = Kind(
+            "vt123",
+            lambda s, name=name: getattr(nn, name)(inplace=True),
+            lambda layer, x, ids: layer(x * 2),
+        )
     kinds["GELU of tanh"] = Kind("vt123", lambda s: nn.GELU("tanh"))
     kinds["Threshold"] = Kind("vt123", lambda s: nn.Threshold(0.1, 0.2))
     kinds["PReLU"] = Kind("vt123", lambda s: nn.PReLU(s.full[1]))

@@ -13,6 +13,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
 
 from chainograd import CheckpointedChain, binomial, keep_last
 from tests.drawing_steps.draw import Draw
@@ -66,6 +67,22 @@ class Network(nn.Module):
         return like(KINDS[name].call(layer, x, ids), x)
 
 
+class Halved(torch.autograd.Function):
+    """Sine of half of x, with a matrix product in its derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.sin(0.5 * x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        slope = 0.5 * torch.cos(0.5 * x)
+        column = (gradients[0] * slope).reshape(len(x), -1)
+        return (column @ torch.eye(column.shape[1], dtype=x.dtype)).reshape(x.shape).to(x.dtype)
+
+
 class Problem:
     """Everything that one run needs, made anew from the seed."""
 
@@ -87,6 +104,7 @@ class Problem:
         self.ids = torch.randint(0, WORDS, (drawn.batch, 3))
         self.generator = torch.Generator().manual_seed(drawn.seed + 1)
         self.unseen = random.Random(drawn.seed)  # by the chain
+        self.chained = False
         self.kept: dict[str, Tensor] = {}
         self.heard: list[tuple[str, Tensor | None]] = []
         self._listen()
@@ -160,8 +178,31 @@ class Problem:
         """Return indices for a state that does not carry them."""
         return (torch.arange(3) + i).repeat(len(x), 1) % WORDS
 
+    def _called(self, x: Tensor, ids: Tensor) -> Tensor:
+        """Call the network as it is drawn."""
+        match self.drawn.inside:
+            case "guidance":
+                with torch.enable_grad():
+                    z = x.detach().requires_grad_()
+                    (pull,) = torch.autograd.grad(self.net(z, ids).float().square().sum(), z)
+                return self.net(x, ids) - 0.1 * pull
+            case "checkpoint":
+                return checkpoint(self.net, x, ids, use_reentrant=False)
+            case "chain":
+                if self.chained:
+                    inner = CheckpointedChain(lambda x, j: self.net(x, ids), 2)
+                    return inner(x.clone())
+                return self.net(self.net(x.clone(), ids), ids)
+            case "function":
+                return Halved.apply(self.net(x, ids))
+            case "cut":
+                with torch.no_grad():
+                    part = self.net(x, ids)
+                return self.net(x, ids) + 0.1 * part
+        return self.net(x, ids)
+
     def _moved(self, x: Tensor, ids: Tensor, i: int, c: Tensor) -> Tensor:
-        y = x + 0.3 * (self.net(x, ids) - 0.5 * x) * (1 + c) + i / 8
+        y = x + 0.3 * (self._called(x, ids) - 0.5 * x) * (1 + c) + i / 8
         if self.drawn.noise != "none":
             generator = self.generator if self.drawn.noise == "named" else None
             y = y + 0.1 * y * torch.randn(y.shape, dtype=y.dtype, generator=generator)
@@ -200,7 +241,7 @@ class Problem:
 
     def chain(self, folder: Path) -> list[Any]:
         """Run the chain; return its states, of which those that no loss sees are None."""
-        drawn = self.drawn
+        drawn, self.chained = self.drawn, True
         options: dict[str, Any] = {
             "frozen": drawn.frozen,
             "verify": drawn.verify,
@@ -225,8 +266,10 @@ class Problem:
             case "binomial":
                 return binomial(M, slots=self.drawn.keep)
             case "bytes":
-                chain = CheckpointedChain(self.step, M, **options)
-                costs = chain.measure(self.first, self.c)
+                with undisturbed():  # measuring would move the generators that no chain knows
+                    other = Problem(self.drawn)
+                chain = CheckpointedChain(other.step, M, **options)
+                costs = chain.measure(other.first, other.c)
                 least = binomial(M, slots=1).with_costs(costs).peak_bytes
                 whole = CheckpointedChain(self.step, M, plan="graph").plan
                 most = whole.with_costs(costs).peak_bytes
