@@ -229,6 +229,8 @@ class Problem:
         M, truncated = self.drawn.M, self.drawn.grad_steps
         passed = range(M) if truncated is None else truncated
         passed = range(M - passed, M) if isinstance(passed, int) else passed
+        if self.drawn.losses is None:  # what is before the last gap cannot be reached
+            passed = range(max((i + 1 for i in range(M) if i not in passed), default=0), M)
         states = [self.first]
         # A chain promises the gradient of casts that are made anew in every step.
         with self.around(cached=False):
@@ -252,13 +254,18 @@ class Problem:
         }
         if drawn.transform:
             options["grad_transform"] = lambda i, g: g
+        with undisturbed():
+            other = Problem(drawn)
+            other.chained = True
         with self.around(cached=True):
-            chain = CheckpointedChain(self.step, drawn.M, plan=self._plan(options), **options)
+            plan = self._plan(other, options)
+            chain = CheckpointedChain(self.step, drawn.M, plan=plan, **options)
             if drawn.losses is None:
                 return [None] * drawn.M + [chain(self.first, self.c)]
             return chain.trajectory(self.first, self.c)
 
-    def _plan(self, options: dict[str, Any]) -> Any:
+    def _plan(self, other: Problem, options: dict[str, Any]) -> Any:
+        # Another problem is measured, for measuring moves the generators that no chain knows.
         M = self.drawn.M
         match self.drawn.plan:
             case "last":
@@ -266,8 +273,6 @@ class Problem:
             case "binomial":
                 return binomial(M, slots=self.drawn.keep)
             case "bytes":
-                with undisturbed():  # measuring would move the generators that no chain knows
-                    other = Problem(self.drawn)
                 chain = CheckpointedChain(other.step, M, **options)
                 costs = chain.measure(other.first, other.c)
                 least = binomial(M, slots=1).with_costs(costs).peak_bytes
