@@ -28,7 +28,7 @@ from chainograd import (
 from chainograd.planners import keep_graphs
 from tests.drawing_steps.draw import draw
 from tests.drawing_steps.layers import KINDS, unexplained
-from tests.drawing_steps.outcome import grouped, outcome
+from tests.drawing_steps.outcome import UNREPEATED, grouped, outcome
 
 EXAMPLES = int(os.environ.get("CHAINOGRAD_EXAMPLES", "0"))
 
@@ -290,4 +290,9 @@ def assert_draws_are_right(seeds, first=None):
 
     failures = {seed: (draws[seed], came) for seed, came in found.items() if came.failed}
     assert not failures, grouped(failures)
-    assert not [came for came in found.values() if came.kind == "void"]
+    # In the plain loop too, torch refuses some steps that change their state in place.
+    assert not [
+        (draws[seed], came)
+        for seed, came in found.items()
+        if came.kind == "void" and came.text != UNREPEATED and draws[seed].fault != "in place"
+    ]

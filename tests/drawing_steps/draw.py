@@ -175,8 +175,9 @@ def draw(seed: int, first: str | None = None) -> Draw:
     named = rare(0.15)
     trajectory = rare(0.3)
     known = PARAMETRIZATIONS[dtype == torch.bfloat16 :]  # the first has no such kernel
-    # torch has no operations of both.
-    low = torch.bfloat16 if dtype == torch.bfloat16 else torch.float16
+    # torch has no operations on both halves at once, and no LSTM in the other one.
+    halves = dtype == torch.bfloat16 or any("LSTM" in name for name in layers)
+    low = torch.bfloat16 if halves else torch.float16
     some = frozenset(i for i in range(1, M + 1) if rng.random() < 0.5)
     gaps = frozenset(i for i in range(M) if rng.random() < 0.6) | {M - 1}
     drawn = Draw(

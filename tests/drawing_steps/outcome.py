@@ -19,6 +19,8 @@ from tests.drawing_steps.problem import Problem, undisturbed
 # torch's own, not of the chain.
 HARMLESS = ("LSTM with projections is not supported with oneDNN", "In CPU autocast, but")
 
+UNREPEATED = "torch's kernels do not repeat their results"
+
 
 class Outcome(NamedTuple):
     """What came of a draw.
@@ -49,7 +51,7 @@ def outcome(drawn: Draw) -> Outcome:
             return Outcome("void", _named(error))
         found = _compared(drawn, expected)
         if found.failed and different(drawn, expected, _looped(drawn)):
-            return Outcome("void", "torch's kernels do not repeat their results")
+            return Outcome("void", UNREPEATED)
         return found
 
 
