@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test gpu oldest lint docs mutants bench bench-check clean
+.PHONY: demo test slow gpu oldest lint docs mutants bench bench-check clean
 .DEFAULT_GOAL := test
 
 # The stamp is remade when the dependencies change.
@@ -14,6 +14,10 @@ $(VENV)/.installed: pyproject.toml
 # The tests' tensors are small: more processes help, more threads in one do not.
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# What takes too long for every run.
+slow: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 # What only a CUDA device can show; without one, all of it is skipped.
 gpu: $(VENV)/.installed

@@ -1,0 +1,99 @@
+"""What is in force while the sampler runs, and no longer when `backward()` does."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from tests.correctness.case import M, Values, case, gradients, leaf, square
+from tests.correctness.ways import Way
+
+
+@case("pytorch#124788, PR 172802")
+def a_kernel_of_attention(run: Way) -> Values:
+    """`sdpa_kernel(SDPBackend.MATH)` around the sampler's call."""
+    qkv, x = nn.Linear(8, 24), leaf(2, 5, 8)
+
+    def step(x, i):
+        q, k, v = qkv(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+        return x + F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
+
+    with sdpa_kernel(SDPBackend.MATH):
+        y = run(step, M, x)
+    return gradients(square(y), qkv=qkv, x=x)
+
+
+@case("NeMo Automodel#2761")
+def a_default_dtype(run: Way) -> Values:
+    """The default dtype is float64 around the sampler's call, whose steps make tensors."""
+    net, x = nn.Linear(4, 4).double(), leaf(3, 4, dtype=torch.float64)
+
+    def step(x, i):
+        return torch.tanh(net(x) * torch.linspace(0.1, 0.7, 4))
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        y = run(step, M, x)
+    finally:
+        torch.set_default_dtype(before)
+    return gradients(square(y), net=net, x=x)
+
+
+@case()
+def a_default_device(run: Way) -> Values:
+    """The sampler is under `with torch.device("cpu")`, `backward()` under "meta"."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+    with torch.device("cpu"):
+        y = run(lambda x, i: torch.tanh(net(x) + torch.ones(4) * i), M, x)
+    loss = square(y)
+    with torch.device("meta"):
+        return gradients(loss, net=net, x=x)
+
+
+@case()
+def mkldnn_off(run: Way) -> Values:
+    """`torch.backends.mkldnn.flags(enabled=False)` around the sampler's call."""
+    net, x = nn.Conv2d(16, 16, 3, padding=1), leaf(2, 16, 12, 12)
+    with torch.backends.mkldnn.flags(enabled=False):
+        y = run(lambda x, i: torch.tanh(net(x)), M, x)
+    return gradients(square(y), net=net, x=x)
+
+
+@case()
+def training_mode_that_ends(run: Way) -> Values:
+    """`net.eval()` between the sampler and `backward()`; dropout was on."""
+    net, x = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.3), nn.Linear(8, 4)), leaf(3, 4)
+    y = run(lambda x, i: x + torch.tanh(net(x)), M, x)
+    net.eval()
+    return gradients(square(y), net=net, x=x)
+
+
+@case(expected="raises", why="The step is another one when it runs again.")
+def an_attribute_that_changes(run: Way) -> Values:
+    """A guidance scale, an attribute that the step reads, changes before `backward()`."""
+    net, x, settings = nn.Linear(4, 4), leaf(3, 4), {"scale": 1.5}
+    y = run(lambda x, i: torch.tanh(settings["scale"] * net(x)), M, x)
+    settings["scale"] = 7.5
+    return gradients(square(y), net=net, x=x)
+
+
+@case()
+def inference_tensors(run: Way) -> Values:
+    """A condition that was made under `torch.inference_mode`."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+    with torch.inference_mode():
+        condition = torch.randn(4)
+    y = run(lambda x, i: torch.tanh(net(x) + condition), M, x)
+    return gradients(square(y), net=net, x=x)
+
+
+@case()
+def saved_tensors_on_the_host(run: Way) -> Values:
+    """`torch.autograd.graph.save_on_cpu` around the sampler's call."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+    with torch.autograd.graph.save_on_cpu():
+        y = run(lambda x, i: torch.tanh(net(x)), M, x)
+    return gradients(square(y), net=net, x=x)
