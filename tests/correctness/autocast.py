@@ -185,3 +185,33 @@ def a_bilinear_layer_under_autocast(run: Way) -> Values:
     with torch.autocast("cpu", torch.bfloat16):
         y = run(lambda x, i: torch.tanh(F.bilinear(x, x, w)), M, x)
     return gradients(square(y), w=w, x=x)
+
+
+@case(oracles=(LOOP, UNCACHED), why=CACHE)
+def autocast_in_some_steps(run: Way) -> Values:
+    """A step runs under bfloat16 autocast while its index is small."""
+    net, x = nn.Sequential(nn.Linear(8, 16), nn.SiLU(), nn.Linear(16, 8)), leaf(4, 8)
+
+    def step(x, i):
+        with torch.autocast("cpu", torch.bfloat16, enabled=i < 3):
+            return x + net(x).float()
+
+    return gradients(square(run(step, M, x)), net=net, x=x)
+
+
+@case()
+def autocast_without_a_cache(run: Way) -> Values:
+    """`torch.autocast(cache_enabled=False)` around the sampler."""
+    net, x = nn.Sequential(nn.Linear(8, 16), nn.SiLU(), nn.Linear(16, 8)), leaf(4, 8)
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        y = run(lambda x, i: x + net(x), M, x)
+    return gradients(square(y), net=net, x=x)
+
+
+@case()
+def backward_under_another_autocast(run: Way) -> Values:
+    """The sampler runs in float32, `backward()` under bfloat16 autocast."""
+    w, x = leaf(8, 8), leaf(4, 8)
+    loss = square(run(lambda x, i: torch.tanh(Scaled.apply(x, w)), M, x))
+    with torch.autocast("cpu", torch.bfloat16):
+        return gradients(loss, w=w, x=x)

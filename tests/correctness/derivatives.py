@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from tests.correctness.case import M, Values, case, gradients, leaf, square
 from tests.correctness.ways import Way
@@ -235,3 +236,80 @@ def a_gradient_of_one_weight_alone(run: Way) -> Values:
     y = run(lambda x, i: torch.tanh(net(x)), M, x)
     (g,) = torch.autograd.grad(square(y), net.bias)
     return {"g": g, "weight": net.weight.grad, "x": x.grad}
+
+
+@case()
+def steps_without_gradients(run: Way) -> Values:
+    """Truncation by hand: early steps run under `torch.set_grad_enabled(False)`."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+
+    def step(x, i):
+        with torch.set_grad_enabled(i >= 3):
+            return torch.tanh(net(x))
+
+    return gradients(square(run(step, M, x)), net=net, x=x)
+
+
+@case(expected="right*", why="The inner sampler's gradient of a weight is one sum.")
+def a_sampler_in_a_sampler(run: Way) -> Values:
+    """Each step runs a short sampler of its own."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+    y = run(lambda x, i: run(lambda z, j: torch.tanh(net(z) + i / 10 + j), 2, x), M, x)
+    return gradients(square(y), net=net, x=x)
+
+
+@case()
+def a_sampler_in_a_checkpoint(run: Way) -> Values:
+    """`torch.utils.checkpoint` around the sampler and the loss's network."""
+    net, head, x = nn.Linear(4, 4), nn.Linear(4, 1), leaf(3, 4)
+
+    def sampled(x):
+        return head(run(lambda x, i: torch.tanh(net(x)), M, x))
+
+    y = checkpoint(sampled, x, use_reentrant=False)
+    return gradients(square(y), net=net, head=head, x=x)
+
+
+@case()
+def a_gradient_kept_on_the_way(run: Way) -> Values:
+    """A step calls `retain_grad()` on the state it is given, and its `.grad` is looked at."""
+    net, x, kept = nn.Linear(4, 4), leaf(3, 4), {}
+
+    def step(x, i):
+        if x.requires_grad:
+            x.retain_grad()
+        kept[i] = x
+        return torch.tanh(net(x))
+
+    values = gradients(square(run(step, M, x)), net=net, x=x)
+    return {**values, "kept": kept[2].grad}
+
+
+@case()
+def an_implicit_layer(run: Way) -> Values:
+    """A step finds a fixed point without gradients and sends its own gradient back by a hook."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+    with torch.no_grad():
+        net.weight.mul_(0.3)
+
+    def step(x, i):
+        with torch.no_grad():
+            z = x
+            for _ in range(20):
+                z = torch.tanh(net(z) + x)
+        z = torch.tanh(net(z) + x)
+        if z.requires_grad:
+            with torch.enable_grad():
+                fixed = z.detach().requires_grad_()
+                f = torch.tanh(net(fixed) + x)
+
+            def solved(g):
+                h = g
+                for _ in range(20):
+                    h = torch.autograd.grad(f, fixed, h, retain_graph=True)[0] + g
+                return h
+
+            z.register_hook(solved)
+        return z
+
+    return gradients(square(run(step, M, x)), net=net, x=x)

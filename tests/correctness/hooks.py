@@ -8,6 +8,8 @@ from torch import nn
 from tests.correctness.case import M, Values, case, gradients, grads_of, leaf, square
 from tests.correctness.ways import Way
 
+OUTSIDE = "A tensor that a step computed leaves the sampler beside the state."
+
 
 class TwoBranches(nn.Module):
     """A network of which a sampler uses one half."""
@@ -174,3 +176,78 @@ def a_hooked_weight_in_a_custom_function(run: Way) -> Values:
 
     square(run(lambda x, i: torch.tanh(Product.apply(x, w)), M, x)).backward()
     return grads_of(w=w, x=x)
+
+
+@case(expected="raises", why=OUTSIDE)
+def features_that_a_loss_uses(run: Way) -> Values:
+    """A forward hook collects features of every step, of which a loss is made."""
+    net, x, features = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 4)), leaf(3, 4), []
+    net[1].register_forward_hook(lambda module, args, y: features.append(y))
+    y = run(lambda x, i: torch.tanh(net(x)), M, x)
+    loss = square(y) + torch.stack(features[:M]).square().mean()
+    return gradients(loss, net=net, x=x)
+
+
+@case(expected="raises", why=OUTSIDE)
+def an_auxiliary_loss_in_an_attribute(run: Way) -> Values:
+    """A network adds to `self.auxiliary` in every step, as mixtures of experts do."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.auxiliary = nn.Linear(4, 4), torch.zeros(())
+
+        def forward(self, x, i):
+            h = self.layer(x)
+            self.auxiliary = self.auxiliary + h.square().mean()
+            return torch.tanh(h)
+
+    net, x = Net(), leaf(3, 4)
+    y = run(net, M, x)
+    return gradients(square(y) + net.auxiliary, net=net, x=x)
+
+
+@case()
+def a_hook_on_the_state_that_a_step_is_given(run: Way) -> Values:
+    """A step halves the gradient of its input by a hook, all but the first."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+
+    def step(x, i):
+        if i and x.requires_grad:
+            x.register_hook(lambda g: g / 2)
+        return torch.tanh(net(x))
+
+    return gradients(square(run(step, M, x)), net=net, x=x)
+
+
+@case()
+def a_hook_on_the_state_that_a_step_returns(run: Way) -> Values:
+    """A step bounds the gradient of its result by a hook."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+
+    def step(x, i):
+        y = torch.tanh(net(x))
+        if y.requires_grad:
+            y.register_hook(lambda g: g / (1 + g.norm()))
+        return y
+
+    return gradients(square(run(step, M, x)), net=net, x=x)
+
+
+@case()
+def a_hook_that_a_transform_bypasses(run: Way) -> Values:
+    """A weight with a hook is used inside of `torch.func.vmap`."""
+    w, x = leaf(4, 4), leaf(3, 4)
+    w.register_hook(lambda g: g.clamp(-0.5, 0.5))
+    y = run(lambda x, i: torch.func.vmap(lambda row: torch.tanh(w @ row))(x), M, x)
+    return gradients(square(y), w=w, x=x)
+
+
+@case()
+def a_captured_tensor_with_a_hook(run: Way) -> Values:
+    """A tensor computed before the sampler has a hook that halves its gradient."""
+    embed, x = nn.Linear(3, 4), leaf(3, 4)
+    e = torch.tanh(embed(torch.randn(3, 3)))
+    e.register_hook(lambda g: g / 2)
+    y = run(lambda x, i: torch.tanh(x @ torch.ones(4, 4) / 4 + e), M, x)
+    return gradients(square(y), embed=embed, x=x)

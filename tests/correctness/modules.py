@@ -11,6 +11,11 @@ from torch import nn
 from tests.correctness.case import M, Values, case, gradients, leaf, square
 from tests.correctness.ways import Way
 
+CAPTURED = (
+    "A tensor that was computed before the sampler gets the sum of all steps' gradients first; the"
+    " loop sends each on by itself."
+)
+
 
 @case("pytorch#128209")
 def attention_in_eval(run: Way) -> Values:
@@ -202,3 +207,65 @@ def a_custom_function_in_a_step(run: Way) -> Values:
 
     y = run(lambda x, i: torch.tanh(Scaled.apply(net(x), 1 + i / 10)), M, x)
     return gradients(square(y), net=net, x=x)
+
+
+@case()
+def blocks_compiled_one_by_one(run: Way) -> Values:
+    """Regional compilation: each block of the network has been compiled."""
+    blocks = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.SiLU()) for _ in range(3)))
+    for block in blocks:
+        block.compile(backend="eager")
+    x = leaf(4, 8)
+    return gradients(square(run(lambda x, i: x + blocks(x), M, x)), blocks=blocks, x=x)
+
+
+@case(slow=True)
+def compiled_for_shapes_that_change(run: Way) -> Values:
+    """A compiled attention over a cache in the state that grows, `dynamic=True`."""
+    qkv, x = nn.Linear(8, 24), leaf(2, 1, 8)
+
+    def attended(x, cache):
+        q, k, v = qkv(torch.cat([cache, x], 1)).chunk(3, -1)
+        return (q @ k.transpose(1, 2)).softmax(-1) @ v
+
+    compiled = torch.compile(attended, backend="aot_eager", dynamic=True)
+
+    def step(state, i):
+        x, cache = state
+        return torch.tanh(compiled(x, cache)[:, -1:]), torch.cat([cache, x], 1)
+
+    y = run(step, M, (x, torch.zeros(2, 1, 8)))[0]
+    return gradients(square(y), qkv=qkv, x=x)
+
+
+@case(expected="raises", why="TorchScript sees the tensor itself, not what stands in for it.")
+def a_computed_tensor_in_a_scripted_function(run: Way) -> Values:
+    """A `torch.jit.script` function is given a tensor that was computed before the sampler."""
+    A, x = leaf(4, 4), leaf(3, 4)
+    B = torch.sin(A)
+
+    @torch.jit.script
+    def product(x: torch.Tensor, B: torch.Tensor):
+        return torch.tanh(x @ B)
+
+    return gradients(square(run(lambda x, i: product(x, B), M, x)), A=A, x=x)
+
+
+@case(expected="right*", why=CAPTURED)
+def a_parametrization_that_is_cached(run: Way) -> Values:
+    """`parametrize.cached()` around the sampler: the weight is computed once."""
+    net, x = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)), leaf(4, 8)
+    with nn.utils.parametrize.cached():
+        y = run(lambda x, i: torch.tanh(net(x)), M, x)
+    return gradients(square(y), net=net, x=x)
+
+
+@case()
+def layers_of_many_kinds(run: Way) -> Values:
+    """Group norm, transposed convolution, pooling, upsampling, PReLU, dropout of channels."""
+    net = nn.Sequential(
+        nn.Conv2d(4, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.PReLU(), nn.AvgPool2d(2),
+        nn.Dropout2d(0.2), nn.ConvTranspose2d(8, 4, 2, stride=2), nn.InstanceNorm2d(4, affine=True),
+    )  # fmt: skip
+    x = leaf(2, 4, 4, 4)
+    return gradients(square(run(lambda x, i: x + net(x), M, x)), net=net, x=x)

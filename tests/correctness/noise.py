@@ -6,6 +6,7 @@ import random
 
 import numpy
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from tests.correctness.case import M, Values, case, gradients, leaf, square
@@ -149,5 +150,63 @@ def noise_in_a_backward_hook(run: Way) -> Values:
         if h.requires_grad:
             h.register_hook(lambda g: g + 0.1 * torch.randn_like(g))
         return torch.tanh(h)
+
+    return gradients(square(run(step, M, x)), net=net, x=x)
+
+
+@case()
+def a_generator_made_in_every_step(run: Way) -> Values:
+    """A step makes a generator and seeds it by its index."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+
+    def step(x, i):
+        g = torch.Generator().manual_seed(i)
+        return torch.tanh(net(x) * (1 + 0.3 * torch.randn(3, 4, generator=g)))
+
+    return gradients(square(run(step, M, x)), net=net, x=x)
+
+
+@case()
+def a_seed_set_in_every_step(run: Way) -> Values:
+    """A step seeds the global stream by its index; the stream goes on as after the loop."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+
+    def step(x, i):
+        torch.manual_seed(i)
+        return torch.tanh(net(x) * (1 + 0.3 * torch.randn(3, 4)))
+
+    y = run(step, M, x)
+    drawn_next = torch.rand(2)
+    return {**gradients(square(y), net=net, x=x), "drawn next": drawn_next}
+
+
+@case(expected="raises", why="A `random.Random` is an object that nothing replays.")
+def an_unnamed_object_of_python(run: Way) -> Values:
+    """`random.Random(1)` draws which channels are flipped."""
+    net, x, g = nn.Linear(4, 4), leaf(3, 4), random.Random(1)
+
+    def step(x, i):
+        return torch.tanh(net(x)).flip(1) if g.random() < 0.5 else torch.tanh(net(x))
+
+    return gradients(square(run(step, 2 * M, x)), net=net, x=x)
+
+
+@case()
+def gumbel_softmax(run: Way) -> Values:
+    """`F.gumbel_softmax(hard=True)`: the choice is discrete, its gradient is not."""
+    net, table, x = nn.Linear(4, 6), leaf(6, 4), leaf(3, 4)
+    y = run(lambda x, i: torch.tanh(x + F.gumbel_softmax(net(x), hard=True) @ table), M, x)
+    return gradients(square(y), net=net, table=table, x=x)
+
+
+@case(expected="raises", why="Nothing says which generators a step draws from.")
+def a_gradient_mask_of_an_unnamed_generator(run: Way) -> Values:
+    """A straight-through mask changes the gradient alone; states of a rerun are equal."""
+    net, x, g = nn.Linear(4, 4), leaf(3, 4), torch.Generator().manual_seed(1)
+
+    def step(x, i):
+        h = net(x)
+        kept = h * torch.bernoulli(torch.full((3, 4), 0.5), generator=g)
+        return torch.tanh(h.detach() + (kept - kept.detach()))
 
     return gradients(square(run(step, M, x)), net=net, x=x)

@@ -298,3 +298,64 @@ def a_float8_leaf(run: Way) -> Values:
 
     table = torch.randn(3, 4).to(torch.float8_e4m3fn)
     return gradients(square(run(step, M, (x, table))[0]), net=net, x=x)
+
+
+@case()
+def one_tensor_twice(run: Way) -> Values:
+    """A step returns one tensor as two leaves."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+
+    def step(state, i):
+        y = torch.tanh(net(state[0] + 0.5 * state[1]))
+        return y, y
+
+    y, z = run(step, M, (x, torch.zeros(3, 4)))
+    return gradients(square(y) + z.sum(), net=net, x=x)
+
+
+@case()
+def shapes_that_change(run: Way) -> Values:
+    """A cascade: every step doubles the image's size."""
+    net, x = nn.Conv2d(2, 2, 3, padding=1), leaf(1, 2, 2, 2)
+    y = run(lambda x, i: torch.tanh(net(F.interpolate(x, scale_factor=2.0))), 3, x)
+    return gradients(square(y), net=net, x=x)
+
+
+@case()
+def dtypes_that_change(run: Way) -> Values:
+    """The state is in float32, bfloat16 and float64 by turns."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+    dtypes = (torch.float32, torch.bfloat16, torch.float64)
+    y = run(lambda x, i: torch.tanh(net(x.float())).to(dtypes[i % 3]), M, x)
+    return gradients(square(y), net=net, x=x)
+
+
+@case()
+def numbers_texts_and_none(run: Way) -> Values:
+    """Leaves of the state that are no tensors."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+
+    def step(state, i):
+        h = torch.tanh(net(state["x"]) * state["scale"])
+        before = state["before"]
+        h = h if before is None else h + 0.1 * before
+        return {"x": h, "scale": state["scale"] * 0.9, "before": h, "mode": state["mode"]}
+
+    start = {"x": x, "scale": 1.5, "before": None, "mode": "ddim"}
+    return gradients(square(run(step, M, start)["x"]), net=net, x=x)
+
+
+@case()
+def expanded_states(run: Way) -> Values:
+    """A step returns an expanded tensor, whose entries share memory."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+    y = run(lambda x, i: torch.tanh(net(x)).mean(0, keepdim=True).expand(3, 4), M, x)
+    return gradients(square(y), net=net, x=x)
+
+
+@case()
+def a_view_of_the_input(run: Way) -> Values:
+    """Some steps return a view of the state that they are given."""
+    net, x = nn.Linear(4, 4), leaf(4, 4)
+    y = run(lambda x, i: x.t() if i % 2 else torch.tanh(net(x)), M, x)
+    return gradients(square(y), net=net, x=x)

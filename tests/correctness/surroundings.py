@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from tests.correctness.case import M, Values, case, gradients, leaf, square
 from tests.correctness.ways import Way
@@ -97,3 +98,37 @@ def saved_tensors_on_the_host(run: Way) -> Values:
     with torch.autograd.graph.save_on_cpu():
         y = run(lambda x, i: torch.tanh(net(x)), M, x)
     return gradients(square(y), net=net, x=x)
+
+
+@case()
+def anomaly_mode(run: Way) -> Values:
+    """`torch.autograd.detect_anomaly` around everything."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+    with torch.autograd.detect_anomaly():
+        return gradients(square(run(lambda x, i: torch.tanh(net(x)), M, x)), net=net, x=x)
+
+
+class Rounded(TorchFunctionMode):
+    """Rounds what linear layers return, as simulated quantization does."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Round."""
+        y = func(*args, **(kwargs or {}))
+        return y + ((8 * y).round() / 8 - y).detach() if func is F.linear else y
+
+
+@case(expected="raises", why="A mode of the caller's is not in force when steps run again.")
+def a_function_mode(run: Way) -> Values:
+    """A `TorchFunctionMode` that rounds, around the sampler's call only."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+    with Rounded():
+        y = run(lambda x, i: torch.tanh(net(x)), M, x)
+    return gradients(square(y), net=net, x=x)
+
+
+@case(expected="raises", why="Torch leaves modes during `backward()`.")
+def a_function_mode_around_everything(run: Way) -> Values:
+    """The same around `backward()` too."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+    with Rounded():
+        return gradients(square(run(lambda x, i: torch.tanh(net(x)), M, x)), net=net, x=x)

@@ -75,7 +75,7 @@ def page(content: dict[str, Any]) -> str:
     for title, module in KINDS.items():
         kind = module.__name__.rpartition(".")[2]
         rows = {key: row for key, row in cases.items() if key.split("/")[0] == kind}
-        parts.append(f"### {title}\n\n{_of_kind(rows, ways)}{_reasons(rows)}")
+        parts.append(f"## {title}\n\n{_of_kind(rows, ways)}{_reasons(rows)}")
     return "\n".join([*parts, _foot(content["environment"])])
 
 

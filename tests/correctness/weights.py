@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextvars import ContextVar
 
 import torch
 from torch import nn
@@ -210,3 +211,68 @@ def a_gradient_with_retain_graph(run: Way) -> Values:
     square(y).backward(retain_graph=True)
     y.sum().backward()
     return grads_of(net=net, x=x)
+
+
+@case(expected="raises", why=CHANGED)
+def averaged_weights_for_the_sampler_only(run: Way) -> Values:
+    """Averaged weights are swapped in by `.data` for sampling, and out before `backward()`."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+    own = [p.data for p in net.parameters()]
+    for p in net.parameters():
+        p.data = 0.9 * p.data
+    y = run(lambda x, i: torch.tanh(net(x)), M, x)
+    for p, data in zip(net.parameters(), own, strict=True):
+        p.data = data
+    return gradients(square(y), net=net, x=x)
+
+
+@case("VADER#9")
+def weights_that_steps_freeze(run: Way) -> Values:
+    """A step sets `requires_grad` by its index: some steps train the network, some do not."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+
+    def step(x, i):
+        net.requires_grad_(i >= 2)
+        return torch.tanh(net(x))
+
+    return gradients(square(run(step, M, x)), net=net, x=x)
+
+
+@case()
+def a_weight_of_its_own_for_each_step(run: Way) -> Values:
+    """`nn.ParameterList`: a step uses the entry of its index; one is never used."""
+    shifts, net, x = nn.ParameterList(leaf(4) for _ in range(M + 1)), nn.Linear(4, 4), leaf(3, 4)
+    y = run(lambda x, i: torch.tanh(net(x) + shifts[i]), M, x)
+    return gradients(square(y), shifts=shifts, net=net, x=x)
+
+
+@case()
+def trained_times(run: Way) -> Values:
+    """The grid of times is a tensor that learns; a step reads two entries of it."""
+    times, net, x = leaf(M + 1), nn.Linear(4, 4), leaf(3, 4)
+
+    def step(x, i):
+        return x + (times[i + 1] - times[i]) * torch.tanh(net(x) * times[i].exp())
+
+    return gradients(square(run(step, M, x)), times=times, net=net, x=x)
+
+
+HIDDEN: ContextVar = ContextVar("a weight that no search finds")
+
+
+@case(expected="raises", why="Nothing finds a tensor in a `ContextVar`; `params=[w]` names it.")
+def a_weight_that_nothing_finds(run: Way) -> Values:
+    """A step reads its weight from a `contextvars.ContextVar`; the state needs no gradient."""
+    w, head, x = leaf(4, 4), nn.Linear(4, 1), torch.randn(3, 4)
+    HIDDEN.set(w)
+    y = run(lambda x, i: torch.tanh(x @ HIDDEN.get()), M, x)
+    return gradients(square(head(y)), w=w, head=head)
+
+
+@case()
+def a_weight_that_is_named(run: Way) -> Values:
+    """The same weight, named by `params=[w]`."""
+    w, head, x = leaf(4, 4), nn.Linear(4, 1), torch.randn(3, 4)
+    HIDDEN.set(w)
+    y = run(lambda x, i: torch.tanh(x @ HIDDEN.get()), M, x, params=[w])
+    return gradients(square(head(y)), w=w, head=head)
