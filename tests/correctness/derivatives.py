@@ -86,9 +86,7 @@ def posterior_sampling_on_a_detached_leaf(run: Way) -> Values:
     return gradients(square(run(step, M, x)), shift=shift, x=x)
 
 
-@case(
-    expected="raises", why="The gradient ends at a leaf of the step's own, which cannot be named."
-)
+@case()
 def posterior_sampling_with_a_trained_denoiser(run: Way) -> Values:
     """DPS whose prediction, made at a detached leaf, is also what the step goes on with."""
     net, x, measured = nn.Linear(4, 4), leaf(3, 4), torch.randn(3, 4)
@@ -311,5 +309,115 @@ def an_implicit_layer(run: Way) -> Values:
 
             z.register_hook(solved)
         return z
+
+    return gradients(square(run(step, M, x)), net=net, x=x)
+
+
+@case()
+def a_gradient_at_one_state_of_a_trajectory(run: Way) -> Values:
+    """`retain_grad()` on a state of a trajectory, of which and of a later one a loss is made."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+    states = run.sampler(lambda x, i: torch.tanh(net(x)), M).trajectory(x)
+    states[2].retain_grad()
+    values = gradients(square(states[2]) + square(states[M]), net=net, x=x)
+    return {**values, "state": states[2].grad}
+
+
+@case()
+def a_hook_on_one_state_of_a_trajectory(run: Way) -> Values:
+    """A hook halves the gradient at a state of a trajectory; the loss is on the last state."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+    states = run.sampler(lambda x, i: torch.tanh(net(x)), M).trajectory(x)
+    states[2].register_hook(lambda g: g / 2)
+    return gradients(square(states[M]) + square(states[2]), net=net, x=x)
+
+
+@case()
+def autograd_grad_at_one_state_of_a_trajectory(run: Way) -> Values:
+    """`torch.autograd.grad` of a loss on several states for one of them."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+    states = run.sampler(lambda x, i: torch.tanh(net(x)), M).trajectory(x)
+    (g,) = torch.autograd.grad(square(states[2]) + square(states[M]), states[2])
+    return {"state": g}
+
+
+@case()
+def backward_for_some_inputs(run: Way) -> Values:
+    """`loss.backward(inputs=[…])` leaves the other tensors' `.grad` alone."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+    loss = square(run(lambda x, i: torch.tanh(net(x)), M, x))
+    loss.backward(inputs=[net.weight])
+    return {"loss": loss.detach(), "w": net.weight.grad, "b": net.bias.grad, "x": x.grad}
+
+
+@case(expected="right*", why="The state's gradient and the captured tensor's are two sums.")
+def a_step_that_sees_where_it_began(run: Way) -> Values:
+    """The first state is also in the step's closure, and in the loss."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+    y = run(lambda z, i: torch.tanh(net(z) + 0.3 * x), M, x)
+    return gradients(square(y) + (x * y).sum(), net=net, x=x)
+
+
+@case(expected="right*", why="One tensor as two arguments gets two sums.")
+def one_tensor_as_two_arguments(run: Way) -> Values:
+    """A condition is handed to the sampler twice."""
+    net, x, c = nn.Linear(4, 4), leaf(3, 4), leaf(4)
+    y = run(lambda x, i, a, b: torch.tanh(net(x) * a + b), M, x, c, c)
+    return gradients(square(y), net=net, x=x, c=c)
+
+
+@case()
+def a_log_density(run: Way) -> Values:
+    """Hutchinson: the state carries a log-density, whose change is a gradient's trace."""
+    net, x = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 4)), leaf(3, 4)
+
+    def step(state, i):
+        x, density = state
+        x = x if x.requires_grad else x.requires_grad_()
+        noise = torch.randn_like(x)
+        v = net(x)
+        (g,) = torch.autograd.grad(v, x, noise, create_graph=True)
+        return x + 0.2 * v, density - 0.2 * (g * noise).sum(1)
+
+    y, density = run(step, M, (x, torch.zeros(3)))
+    return gradients(square(y) + density.sum(), net=net, x=x)
+
+
+@case()
+def a_jvp_in_a_step(run: Way) -> Values:
+    """`torch.func.jvp` of the network inside of the step, as consistency models have it."""
+    net, x = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 4)), leaf(3, 4)
+
+    def step(x, i):
+        v, dv = torch.func.jvp(net, (x,), (torch.ones_like(x),))
+        return x + 0.2 * v + 0.02 * dv
+
+    return gradients(square(run(step, M, x)), net=net, x=x)
+
+
+@case()
+def a_backward_pass_in_a_step(run: Way) -> Values:
+    """A step optimizes a leaf of its own by `backward()`; the network is frozen."""
+    net, shift, x = nn.Linear(4, 4).requires_grad_(False), leaf(4), leaf(3, 4)
+
+    def step(x, i):
+        with torch.enable_grad():
+            z = x.detach().clone().requires_grad_()
+            net(torch.tanh(z)).square().sum().backward()
+        return torch.tanh(net(x) + shift - 0.3 * z.grad)
+
+    return gradients(square(run(step, M, x)), shift=shift, x=x)
+
+
+@case(expected="raises", why="The step adds to `.grad` again whenever it runs.")
+def a_backward_pass_in_a_step_that_reaches_weights(run: Way) -> Values:
+    """The same with a network that learns, whose `.grad` each inner `backward()` adds to."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+
+    def step(x, i):
+        with torch.enable_grad():
+            z = x.detach().clone().requires_grad_()
+            net(torch.tanh(z)).square().sum().backward()
+        return torch.tanh(net(x) - 0.3 * z.grad)
 
     return gradients(square(run(step, M, x)), net=net, x=x)

@@ -126,3 +126,60 @@ def a_log_that_grows(run: Way) -> Values:
         return x
 
     return gradients(square(run(step, M, x)), net=net, x=x)
+
+
+@case()
+def an_average_in_a_buffer_in_eval(run: Way) -> Values:
+    """An observer averages what it sees in a buffer, in eval mode too, and changes no state."""
+
+    class Observer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+            self.register_buffer("seen", torch.zeros(4))
+
+        def forward(self, x, i):
+            y = self.layer(x)
+            with torch.no_grad():
+                self.seen.mul_(0.9).add_(0.1 * y.mean(0))
+            return torch.tanh(y)
+
+    net, x = Observer().eval(), leaf(3, 4)
+    values = gradients(square(run(net, M, x)), net=net, x=x)
+    return {**values, "seen": net.seen.clone()}
+
+
+@case(expected="raises", why="A buffer that a step changes and uses is a part of the state.")
+def a_codebook_that_every_step_moves(run: Way) -> Values:
+    """Vector quantization: a buffer in training is moved towards what was seen, and then used."""
+
+    class Quantizer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+            self.register_buffer("codes", torch.randn(6, 4))
+
+        def forward(self, x, i):
+            h = self.layer(x)
+            nearest = torch.cdist(h, self.codes).argmin(1)
+            with torch.no_grad():
+                self.codes[nearest] = 0.9 * self.codes[nearest] + 0.1 * h
+            q = self.codes[nearest].clone()
+            return torch.tanh(h + (q - h).detach() + 0.1 * h)
+
+    net, x = Quantizer(), leaf(3, 4)
+    values = gradients(square(run(net, M, x)), net=net, x=x)
+    return {**values, "codes": net.codes.clone()}
+
+
+@case(expected="raises", why="The leaf is a tensor that learns and that the chain cannot see.")
+def a_leaf_that_a_step_makes(run: Way) -> Values:
+    """Each step makes a leaf of its own and keeps it, whose `.grad` is looked at afterwards."""
+    net, x, leaves = nn.Linear(4, 4), leaf(3, 4), {}
+
+    def step(x, i):
+        leaves[i] = torch.zeros(3, 4, requires_grad=True)
+        return torch.tanh(net(x) + leaves[i])
+
+    values = gradients(square(run(step, M, x)), net=net, x=x)
+    return {**values, **{f"leaf {i}": leaves[i].grad for i in range(M)}}

@@ -269,3 +269,27 @@ def layers_of_many_kinds(run: Way) -> Values:
     )  # fmt: skip
     x = leaf(2, 4, 4, 4)
     return gradients(square(run(lambda x, i: x + net(x), M, x)), net=net, x=x)
+
+
+@case()
+def modules_in_a_plain_list(run: Way) -> Values:
+    """Layers in a list and a dictionary that torch does not know of."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers, self.named = [nn.Linear(4, 4)], {"last": [nn.Linear(4, 4)]}
+
+        def forward(self, x, i):
+            return torch.tanh(self.named["last"][0](torch.sin(self.layers[0](x))))
+
+    net, x = Net(), torch.randn(3, 4)
+    loss = square(run(net, M, x))
+    return gradients(loss, first=net.layers[0], last=net.named["last"][0])
+
+
+@case(expected="raises", why="Its weights do not exist yet when the chain looks for them.")
+def a_lazy_layer(run: Way) -> Values:
+    """`nn.LazyLinear`, whose weights step 0 makes."""
+    net, x = nn.LazyLinear(4), leaf(3, 4)
+    return gradients(square(run(lambda x, i: torch.tanh(net(x)), M, x)), net=net, x=x)

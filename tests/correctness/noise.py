@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import numpy
@@ -210,3 +211,23 @@ def a_gradient_mask_of_an_unnamed_generator(run: Way) -> Values:
         return torch.tanh(h.detach() + (kept - kept.detach()))
 
     return gradients(square(run(step, M, x)), net=net, x=x)
+
+
+@case(expected="raises", why="An iterator cannot be asked for the same noise again.")
+def noise_from_an_iterator(run: Way) -> Values:
+    """A step takes its noise from an iterator over noise that was drawn before."""
+    net, x, noises = nn.Linear(4, 4), leaf(3, 4), itertools.cycle(torch.randn(7, 3, 4))
+    y = run(lambda x, i: torch.tanh(net(x) * (1 + 0.3 * next(noises))), M, x)
+    return gradients(square(y), net=net, x=x)
+
+
+@case(expected="right*", why="Each sampler's gradient of a weight is one sum.")
+def two_samplers_that_draw(run: Way) -> Values:
+    """Two samplers draw from the global stream one after the other, and one loss sees both."""
+    net, x, z = nn.Linear(4, 4), leaf(3, 4), leaf(3, 4)
+
+    def step(x, i):
+        return torch.tanh(net(x) * (1 + 0.3 * torch.randn_like(x)))
+
+    loss = square(run(step, M, x)) + torch.rand(()) * square(run(step, M, z))
+    return gradients(loss, net=net, x=x, z=z)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from tests.correctness.case import M, Values, case, gradients, leaf, square
+from tests.correctness.case import M, Values, case, gradients, grads_of, leaf, square
 from tests.correctness.ways import Way
 
 
@@ -132,3 +134,26 @@ def a_function_mode_around_everything(run: Way) -> Values:
     net, x = nn.Linear(4, 4), leaf(3, 4)
     with Rounded():
         return gradients(square(run(lambda x, i: torch.tanh(net(x)), M, x)), net=net, x=x)
+
+
+@case()
+def training_mode_by_the_index(run: Way) -> Values:
+    """A step switches dropout on and off by its index."""
+    net, x = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.3), nn.Linear(8, 4)), leaf(3, 4)
+
+    def step(x, i):
+        net.train(i % 2 == 0)
+        return x + torch.tanh(net(x))
+
+    return gradients(square(run(step, M, x)), net=net, x=x)
+
+
+@case()
+def backward_in_another_thread(run: Way) -> Values:
+    """The sampler runs in the main thread, with dropout and autocast, `backward()` in another."""
+    net, x = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.3), nn.Linear(8, 4)), leaf(3, 4)
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        loss = square(run(lambda x, i: x + torch.tanh(net(x)).float(), M, x))
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(loss.backward).result()
+    return {"loss": loss.detach(), **grads_of(net=net, x=x)}
