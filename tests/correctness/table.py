@@ -71,7 +71,7 @@ def page(content: dict[str, Any]) -> str:
     """Return the table as it stands in the page, from a measured content."""
     cases = content["cases"]
     ways = list(next(iter(cases.values()))["outcomes"])
-    parts = [_counts(cases, ways)]
+    parts = [f"## Of {len(cases)} cases\n\n{_counts(cases, ways)}"]
     for title, module in KINDS.items():
         kind = module.__name__.rpartition(".")[2]
         rows = {key: row for key, row in cases.items() if key.split("/")[0] == kind}

@@ -167,4 +167,5 @@ def ours(folder: Path) -> tuple[Way, ...]:
         way("nodes", lambda M: "nodes"),
         way("binomial", lambda M: binomial(M, slots=2)),
         way("nodes in a folder", lambda M: "nodes", folder),
+        way("a budget", lambda M: "1GiB"),
     )
