@@ -251,3 +251,31 @@ def a_captured_tensor_with_a_hook(run: Way) -> Values:
     e.register_hook(lambda g: g / 2)
     y = run(lambda x, i: torch.tanh(x @ torch.ones(4, 4) / 4 + e), M, x)
     return gradients(square(y), embed=embed, x=x)
+
+
+@case(expected="raises", why=OUTSIDE)
+def an_auxiliary_loss_whose_graph_saves_nothing(run: Way) -> Values:
+    """Sums of what each step computes are added up outside: their derivative needs no tensor."""
+    shift, x, seen = leaf(4), leaf(3, 4), []
+
+    def step(x, i):
+        h = x + shift
+        seen.append(h.sum())
+        return torch.tanh(h)
+
+    y = run(step, M, x)
+    return gradients(square(y) + sum(seen[:M]), shift=shift, x=x)
+
+
+@case()
+def hooks_of_nodes_of_the_graph(run: Way) -> Values:
+    """`y.grad_fn.register_prehook` on a node that a step makes."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+
+    def step(x, i):
+        y = torch.tanh(net(x))
+        if y.grad_fn is not None:
+            y.grad_fn.register_prehook(lambda g: tuple(h / (1 + h.norm()) for h in g))
+        return y
+
+    return gradients(square(run(step, M, x)), net=net, x=x)

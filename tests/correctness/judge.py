@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from torch import Tensor
 from tests.correctness.case import Case, Values
 from tests.correctness.ways import Way, ours
 
+ROOT = Path(__file__).resolve().parents[2]
 ROUNDING = 1e-5  # of the size of a float32 gradient
 SEVERITY = ("right", "right*", "raises (as the loop)", "raises", "silently wrong")
 
@@ -56,7 +58,8 @@ def clean() -> Iterator[list[warnings.WarningMessage]]:
         try:
             yield warned
         finally:
-            torch._dynamo.reset()
+            if "torch._dynamo" in sys.modules:
+                torch._dynamo.reset()
             torch.clear_autocast_cache()
             torch.set_rng_state(streams[0])
             numpy.random.set_state(streams[1])
@@ -129,7 +132,7 @@ def difference(expected: Any, value: Any) -> float:
 
 def described(error: Exception | None) -> str:
     """Return the type of an exception and the first sentence of what it says."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).replace(f"{ROOT}/", "")
     sentence = text.partition(". ")[0]
     return f"{type(error).__name__}: {sentence[:160]}"
 

@@ -158,3 +158,39 @@ def backward_in_another_thread(run: Way) -> Values:
     with ThreadPoolExecutor(1) as threads:
         threads.submit(loss.backward).result()
     return {"loss": loss.detach(), **grads_of(net=net, x=x)}
+
+
+@case()
+def saved_tensors_on_the_host_in_a_step(run: Way) -> Values:
+    """A step opens `save_on_cpu` around its network."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+
+    def step(x, i):
+        with torch.autograd.graph.save_on_cpu():
+            return torch.tanh(net(x))
+
+    return gradients(square(run(step, M, x)), net=net, x=x)
+
+
+@case()
+def saved_tensors_in_few_bits(run: Way) -> Values:
+    """A step saves its tensors in bfloat16 by hooks of its own; the loop's gradient is rounded."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+
+    def step(x, i):
+        with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.bfloat16, torch.Tensor.float):
+            return torch.sin(net(x))
+
+    return gradients(square(run(step, M, x)), net=net, x=x)
+
+
+@case()
+def a_step_that_asks_for_gradients(run: Way) -> Values:
+    """What a step computes depends on `is_grad_enabled()` and on `x.requires_grad`."""
+    net, x = nn.Linear(4, 4), torch.randn(3, 4)
+
+    def step(x, i):
+        scale = 1 + 0.1 * torch.is_grad_enabled() + 0.2 * x.requires_grad
+        return torch.tanh(scale * net(x))
+
+    return gradients(square(run(step, M, x)), net=net)
