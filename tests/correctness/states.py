@@ -145,6 +145,9 @@ def integer_leaves(run: Way) -> Values:
     return gradients(square(run(step, M, start)["x"]), table=table, head=head, x=x)
 
 
+FOLDER = "Always on the device: a folder keeps plain tensors only, and says so."
+
+
 class Pair(NamedTuple):
     """A state with names."""
 
@@ -265,7 +268,7 @@ def an_empty_batch(run: Way) -> Values:
     return gradients(run(lambda x, i: torch.tanh(net(x)), M, x).sum(), net=net, x=x)
 
 
-@case()
+@case(why=FOLDER)
 def a_sparse_leaf(run: Way) -> Values:
     """A constant sparse matrix (COO) in the state."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
@@ -275,15 +278,15 @@ def a_sparse_leaf(run: Way) -> Values:
         return torch.tanh(net(torch.sparse.mm(graph, x))), graph
 
     graph = (torch.rand(3, 3) > 0.4).float().to_sparse()
-    return gradients(square(run(step, M, (x, graph))[0]), net=net, x=x)
+    return gradients(square(run(step, M, (x, graph), store="device")[0]), net=net, x=x)
 
 
-@case()
+@case(why=FOLDER)
 def a_nested_leaf(run: Way) -> Values:
     """The state is a jagged nested tensor."""
     net = nn.Linear(4, 4)
     x = torch.nested.nested_tensor([torch.randn(2, 4), torch.randn(3, 4)], layout=torch.jagged)
-    y = run(lambda x, i: torch.tanh(net(x)), M, x)
+    y = run(lambda x, i: torch.tanh(net(x)), M, x, store="device")
     return gradients(square(y.values()), net=net)
 
 
