@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from tests.correctness.case import M, Values, case, gradients, leaf, square
+from tests.correctness.case import M, Values, case, gradients, grads_of, leaf, square
 from tests.correctness.ways import Way
 
 CUT = (
@@ -421,3 +421,13 @@ def a_backward_pass_in_a_step_that_reaches_weights(run: Way) -> Values:
         return torch.tanh(net(x) - 0.3 * z.grad)
 
     return gradients(square(run(step, M, x)), net=net, x=x)
+
+
+@case()
+def losses_of_a_trajectory_one_by_one(run: Way) -> Values:
+    """Each state of a trajectory has a `backward()` of its own, with `retain_graph`."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+    states = run.sampler(lambda x, i: torch.tanh(net(x)), M).trajectory(x)
+    for i in range(1, M + 1):
+        square(states[i]).backward(retain_graph=i < M)
+    return {"loss": square(states[M]).detach(), **grads_of(net=net, x=x)}

@@ -273,3 +273,42 @@ def a_weight_that_is_named(run: Way) -> Values:
     hidden = itertools.repeat(w)
     y = run(lambda x, i: torch.tanh(x @ next(hidden)), M, x, params=[w])
     return gradients(square(head(y)), w=w, head=head)
+
+
+@case(
+    expected="raises", why="The step that runs again is another one, although its states are equal."
+)
+def a_weight_exchanged_for_a_constant(run: Way) -> Values:
+    """An attribute is rebound to its `detach()` between the sampler and `backward()`."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+    held = {"shift": leaf(4)}
+    shift = held["shift"]
+    y = run(lambda x, i: torch.tanh(net(x) + held["shift"]), M, x)
+    held["shift"] = held["shift"].detach()
+    return gradients(square(y), net=net, x=x, shift=shift)
+
+
+@case(
+    expected="raises", why="The step that runs again is another one, although its states are equal."
+)
+def a_stopped_gradient_that_comes_late(run: Way) -> Values:
+    """A flag that detaches a branch is set between the sampler and `backward()`."""
+    net, x, flags = nn.Linear(4, 4), leaf(3, 4), {"stop": False}
+
+    def step(x, i):
+        h = torch.tanh(net(x))
+        return 0.5 * x + (h.detach() if flags["stop"] else h)
+
+    y = run(step, M, x)
+    flags["stop"] = True
+    return gradients(square(y), net=net, x=x)
+
+
+@case()
+def a_weight_exchanged_for_another(run: Way) -> Values:
+    """The module's weight is a new `nn.Parameter` of the same values by the time of `backward()`."""
+    net, x = nn.Linear(4, 4), leaf(3, 4)
+    old = net.weight
+    y = run(lambda x, i: torch.tanh(net(x)), M, x)
+    net.weight = nn.Parameter(old.detach().clone())
+    return gradients(square(y), old=old, net=net, x=x)
