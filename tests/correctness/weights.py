@@ -275,9 +275,7 @@ def a_weight_that_is_named(run: Way) -> Values:
     return gradients(square(head(y)), w=w, head=head)
 
 
-@case(
-    expected="raises", why="The step that runs again is another one, although its states are equal."
-)
+@case(expected="raises", why="The step is another one when it runs again.")
 def a_weight_exchanged_for_a_constant(run: Way) -> Values:
     """An attribute is rebound to its `detach()` between the sampler and `backward()`."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
@@ -288,9 +286,7 @@ def a_weight_exchanged_for_a_constant(run: Way) -> Values:
     return gradients(square(y), net=net, x=x, shift=shift)
 
 
-@case(
-    expected="raises", why="The step that runs again is another one, although its states are equal."
-)
+@case(expected="raises", why="The step is another one when it runs again.")
 def a_stopped_gradient_that_comes_late(run: Way) -> Values:
     """A flag that detaches a branch is set between the sampler and `backward()`."""
     net, x, flags = nn.Linear(4, 4), leaf(3, 4), {"stop": False}
@@ -304,9 +300,9 @@ def a_stopped_gradient_that_comes_late(run: Way) -> Values:
     return gradients(square(y), net=net, x=x)
 
 
-@case()
+@case(expected="raises", why="The weight that steps find when they run again is another one.")
 def a_weight_exchanged_for_another(run: Way) -> Values:
-    """The module's weight is a new `nn.Parameter` of the same values by the time of `backward()`."""
+    """By the time of `backward()`, the weight is a new `nn.Parameter` with its values."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
     old = net.weight
     y = run(lambda x, i: torch.tanh(net(x)), M, x)
