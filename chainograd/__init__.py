@@ -1,5 +1,6 @@
 """Gradients through long chains of steps, in the memory of a few."""
 
+from chainograd.budget import within
 from chainograd.chain import CheckpointedChain
 from chainograd.cotangents import clamped, clipped, scaled
 from chainograd.errors import (
@@ -12,7 +13,7 @@ from chainograd.errors import (
 from chainograd.findings import Finding, Findings
 from chainograd.metering import Reading, meter
 from chainograd.plan import Plan, StepCost
-from chainograd.planners import binomial, keep_last, within
+from chainograd.planners import binomial, keep_last
 from chainograd.reporting import Report, StepReport
 from chainograd.stores import Store
 from chainograd.truncation import LastStepAgain, ScaledInput, StoppedOutput, random_suffix

@@ -18,6 +18,7 @@ from chainograd.sharded import sharded_modules, with_shards
 # 2. A search can miss something (a tensor in a C extension, in an iterator, behind a computed
 #    name). So the graph of every step is searched for leaves that are not inputs.
 
+
 class Captured(NamedTuple):
     """What a step can reach that the chain must know of.
 

@@ -6,12 +6,12 @@ import copy
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Generator, Tensor
 
+from chainograd.budget import within
 from chainograd.captured import find_captured
 from chainograd.compiling import eager
 from chainograd.costs import Kind, measure
@@ -21,18 +21,24 @@ from chainograd.findings import Findings
 from chainograd.forward import go_forward
 from chainograd.frozen import Saving
 from chainograd.functions import attach
-from chainograd.grad_steps import GradSteps, drawn, reached, resolve_grad_steps
-from chainograd.plan import Plan, StepCost
-from chainograd.planners import PlanName, parse_bytes, resolve, within, without_graphs
-from chainograd.preflight import check
-from chainograd.refusals import (
+from chainograd.grad_steps import GradSteps, drawn, reached
+from chainograd.options import (
+    as_choice,
+    as_count,
+    as_function,
+    as_generators,
+    as_grad_steps,
     as_params,
-    compare_slices,
-    refuse_choice,
-    refuse_micro_batch,
-    refuse_progress,
-    refuse_step,
+    as_plan,
+    as_progress,
+    as_step,
+    as_store,
+    refuse_shadowed,
 )
+from chainograd.plan import Plan, StepCost
+from chainograd.planners import PlanName, resolve, without_graphs
+from chainograd.preflight import check
+from chainograd.refusals import compare_slices, refuse_counted_passes
 from chainograd.replay import Verify
 from chainograd.reporting import Log, Report
 from chainograd.slices import SlicedSteps, batch_of
@@ -45,6 +51,7 @@ from chainograd.surroundings import Surroundings
 from chainograd.tape import Tape, Transform
 
 Frozen = Literal["off", "auto"]
+PLANS = 16  # that a chain remembers: random `grad_steps` have one each
 
 
 class CheckpointedChain:
@@ -78,9 +85,9 @@ class CheckpointedChain:
             is run twice, 2M evaluations of every slice; random noise is drawn slice by slice.
             None is the whole batch at once.
         frozen: ``"auto"`` lets layers whose weights need no gradient keep only what the gradient of
-            their input needs: less memory, and results and gradients equal to the bit. It leaves
-            small layers alone, and steps that torch.compile has a part in. ``"off"`` leaves every
-            layer to torch.
+            their input needs: less memory, and results and gradients equal to the bit. Where a call
+            saves little by it, later calls like it leave their layers to torch, as do steps that
+            torch.compile has a part in. ``"off"`` leaves every layer to torch.
         verify: How each recomputed state is compared with the one kept: ``"exact"``, ``"close"``
             (for kernels that do not repeat their results to the bit) or ``"off"``.
         grad_steps: Steps that the gradient may pass; the others run as under ``no_grad``. The last
@@ -126,36 +133,28 @@ class CheckpointedChain:
         grad_transform: Transform | None = None,
         progress: bool = False,
     ) -> None:
-        refuse_step(step, num_steps)
+        self.step = as_step(step)
+        self.num_steps = as_count("num_steps", num_steps, "an integer")
+        self.micro_batch = (
+            None
+            if micro_batch is None
+            else as_count("micro_batch", micro_batch, "a number of samples")
+        )
+        self.plan, self._budget = as_plan(plan, self.num_steps, self.micro_batch)
         self.params = as_params(params)
-        refuse_choice("verify", verify, get_args(Verify))
-        refuse_choice("frozen", frozen, get_args(Frozen))
-        refuse_micro_batch(micro_batch)
-        refuse_progress(progress)
-        self.step = step
-        self.num_steps = num_steps
-        self._budget: int | None = None
+        self.generators = as_generators(generators)
+        self.store = as_store(store)
+        self.frozen: Frozen = as_choice("frozen", frozen, get_args(Frozen))
+        self.verify: Verify = as_choice("verify", verify, get_args(Verify))
+        self.grad_steps = as_grad_steps(grad_steps, self.num_steps)
+        self.grad_transform = as_function("grad_transform", grad_transform, "f(i, g)")
+        self.progress = as_progress(progress)
         self._measured: dict[Any, tuple[StepCost, ...]] = {}
         self._plans: dict[Any, Plan] = {}
-        if isinstance(plan, Plan) or plan in get_args(PlanName):
-            self.plan = resolve(plan, num_steps)  # type: ignore[arg-type]
-        else:
-            self._budget, self.plan = parse_bytes(plan), resolve("nodes", num_steps)
-        self.micro_batch = micro_batch
-        self.plan = self._sliced(self.plan)
         self._compared: set[Any] = set()  # shapes for which slices were compared with the whole
         self._unused: set[Any] = set()  # shapes for which nothing that needs a gradient is used
         self._saving: dict[Any, Saving] = {}  # whether frozen layers are worth watching, by shapes
         self._saves = False  # whether steps take gradients of their own, as far as is known
-        self.generators = list(generators)
-        self.store = store if isinstance(store, Store) else Store(store)
-        self.verify: Verify = verify
-        self.frozen: Frozen = frozen
-        self.grad_steps = grad_steps
-        if grad_steps is not None and not callable(grad_steps):
-            resolve_grad_steps(grad_steps, num_steps)
-        self.grad_transform = grad_transform
-        self.progress = progress
         self._log: Log | None = None  # of the last run
         self._costs: tuple[StepCost, ...] | None = None  # as measured last
 
@@ -240,9 +239,10 @@ class CheckpointedChain:
         Returns:
             One cost a step, for `Plan.with_costs` and `within`.
         """
+        if kind is not None:
+            refuse_shadowed(self.step, "measure", "kind")
         tape = self._tape(x, args, kwargs)
-        with torch.enable_grad(), tape.beforehand():
-            self._costs = measure(tape, kind)
+        self._costs = self._measure(tape, kind)
         return self._costs
 
     @eager
@@ -280,6 +280,8 @@ class CheckpointedChain:
             >>> [finding.kind for finding in chain.check(torch.ones(1))]
             ['detached']
         """
+        if loss is not None:
+            refuse_shadowed(self.step, "check", "loss")
 
         def first_steps(count: int, x: Any) -> Tape:
             few = copy.copy(self)
@@ -324,27 +326,36 @@ class CheckpointedChain:
     ) -> Tape:
         """Return a tape with its plan, after what is measured or tried once for given shapes."""
         tape = self._tape(x, args, kwargs, grad_steps)
-        leaves = (*tape.x_T.tensors, *tape.steps.arguments.tensors)
-        key = tuple((t.shape, t.dtype, t.device, t.requires_grad) for t in leaves)
-        tape.mode = (key, len(tape.steps.buffers))  # modules in training may look at the batch
-        if self.frozen == "auto" and not tape.compiled:
-            tape.steps.recording = self._saving.setdefault(tape.mode, Saving()).recording()
+        refuse_counted_passes(tape, planned=self._budget is None and self.micro_batch is None)
         if isinstance(tape.steps, SlicedSteps) and tape.mode not in self._compared:
             with tape.beforehand():
                 compare_slices(tape, tape.steps)
             self._compared.add(tape.mode)
         if self._budget is not None and tape.inputs:
-            if key not in self._measured:
-                with tape.beforehand():
-                    self._measured[key] = measure(tape)
-            self._costs = self._measured[key]
-            if (key, tape.grad_steps) not in self._plans:
-                self._plans[key, tape.grad_steps] = within(
-                    self._budget, self._costs, as_run=lambda plan: tape.as_run(self._sliced(plan))
-                )
-            self.plan = tape.plan = self._plans[key, tape.grad_steps]
+            self.plan = tape.plan = self._within(self._budget, tape)
         self._log = tape.log
         return tape
+
+    def _within(self, budget: int, tape: Tape) -> Plan:
+        """Return the plan for a budget; measures and plans once for given shapes."""
+        if tape.mode not in self._measured:
+            self._measured[tape.mode] = self._measure(tape)
+        self._costs = self._measured[tape.mode]
+        key = tape.mode, tape.grad_steps
+        plan = self._plans.pop(key, None) or within(
+            budget, self._costs, as_run=lambda plan: tape.as_run(self._sliced(plan))
+        )
+        self._plans[key] = plan  # the last one now
+        if len(self._plans) > PLANS:
+            del self._plans[next(iter(self._plans))]
+        return plan
+
+    def _measure(self, tape: Tape, kind: Kind | None = None) -> tuple[StepCost, ...]:
+        if tape.mode in self._saving:
+            self._saving[tape.mode].measured = True
+            tape.steps.recording = self._saving[tape.mode].recording()
+        with tape.beforehand():
+            return measure(tape, kind)
 
     def _sliced(self, plan: Plan) -> Plan:
         return plan if self.micro_batch is None else without_graphs(plan)
@@ -376,7 +387,6 @@ class CheckpointedChain:
             arguments,
             named + found,
             captured.buffers,
-            nullcontext,
             standing_in(named + found),
             captured.sharded,
         )
@@ -384,6 +394,11 @@ class CheckpointedChain:
             steps = Steps(*seen_by_steps)
         else:
             steps = SlicedSteps(*seen_by_steps, batch=batch_of(x_T), size=self.micro_batch)
+        leaves = (*x_T.tensors, *arguments.tensors)
+        key = tuple((t.shape, t.dtype, t.device, t.requires_grad) for t in leaves)
+        mode = (key, len(captured.buffers))  # modules in training may look at the batch
+        if self.frozen == "auto" and not captured.compiled:
+            steps.recording = self._saving.setdefault(mode, Saving()).recording()
         devices = {t.device for t in (*x_T.tensors, *arguments.tensors, *named)}
         devices |= captured.devices
         return Tape(
@@ -392,7 +407,8 @@ class CheckpointedChain:
             x_T=x_T,
             streams=RandomStreams(devices, self.generators),
             verify=self.verify,
-            compiled=captured.compiled,
+            mode=mode,
+            counts_passes=captured.counts_passes,
             surroundings=Surroundings.now({d.type for d in devices}, captured.modes),
             transform=self.grad_transform,
             grad_steps=grad_steps,

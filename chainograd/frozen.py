@@ -28,13 +28,13 @@ from chainograd.recipes import Recipe, cast_again, recipe_of_norm
 from chainograd.saved import let_go, make_again, saved_are_hooked
 from chainograd.stand_ins import StandIns
 
-SMALL = 1 << 14  # bytes of a layer's result; to keep less of a smaller one is not worth the time
+WORTH = 1 << 16  # bytes saved for each operation that is watched
 
 # Note [Frozen layers]
 # 1. The user's call is made as it stands, by torch; then its node in the graph is told to save
 #    less (note [Saved tensors]).
 # 2. A layer is left as it is whenever a weight of it requires a gradient, its input requires none,
-#    its result is small, or anything about the call is not known here.
+#    or anything about the call is not known here.
 # 3. Weights are kept as they are and cast again in the backward pass where autocast cast them.
 
 _transforms_active = torch._C._are_functorch_transforms_active
@@ -50,22 +50,27 @@ _AFFINE = (Tensor.mul, torch.mul, Tensor.add, torch.add)
 
 
 class Saving:
-    """Whether frozen layers of steps of one kind are worth watching.
+    """Whether frozen layers of calls of one kind are worth watching.
 
-    To watch takes a microsecond or two an operation. Where a whole call has shown no layer that
-    keeps less, later calls like it are not watched.
+    To watch takes microseconds an operation, which is a fifth of a small layer's time on a CPU.
+    Where a whole call has saved less than `WORTH` bytes for each operation, later calls like it
+    are not watched.
 
     Attributes:
-        layers: How many were told to keep less.
-        ran: Whether a step was watched.
+        saved: Bytes that were not kept.
+        operations: How many were watched.
+        measured: Whether bytes were measured with it, which later calls must not exceed.
     """
 
     def __init__(self) -> None:
-        self.layers, self.ran = 0, False
+        self.saved = self.operations = 0
+        self.measured = False
 
     def recording(self) -> Callable[[], AbstractContextManager[object]]:
         """Return what makes the context for the recorded steps of a call."""
-        return nullcontext if self.ran and not self.layers else partial(FrozenLayers, self)
+        if self.measured or self.saved >= WORTH * self.operations:
+            return partial(FrozenLayers, self)
+        return nullcontext
 
 
 class FrozenLayers(TorchFunctionMode):
@@ -85,21 +90,20 @@ class FrozenLayers(TorchFunctionMode):
         self.inputs: WhileAlive[Tensor] = WhileAlive()
 
     def __enter__(self) -> Self:
-        self.saving.ran = True
         around = _get_current_function_mode_stack()
         self.alone = all(isinstance(mode, _TRANSPARENT) for mode in around)
         return super().__enter__()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        self.saving.operations += 1
         y = func(*args, **kwargs)
         layer = _LAYERS.get(func)
         # What a compiled step keeps is torch.compile's to choose.
         if layer is not None and self.alone and not torch.compiler.is_compiling():
             node = y.grad_fn
             # What a transform differentiates twice would come out wrong.
-            worth = node is not None and y.numel() * y.element_size() >= SMALL
-            if worth and not _transforms_active() and not saved_are_hooked():
+            if node is not None and not _transforms_active() and not saved_are_hooked():
                 layer(self, y, node, func, args, kwargs)
         return y
 
@@ -129,7 +133,7 @@ class FrozenLayers(TorchFunctionMode):
         else:
             make_again(node, saved, lambda: func(recipe.made(), **kwargs))
         self.inputs.put(y, recipe.x)
-        self.saving.layers += 1
+        self.saving.saved += y.nbytes
 
     def _recipe(self, y: Any) -> Recipe | None:
         version, recipe = self.recipes.of(y) or (0, None)
@@ -142,7 +146,7 @@ class FrozenLayers(TorchFunctionMode):
         if not _frozen(x, weight, bias) or type(node).__name__ != "ConvolutionBackward0":
             return
         let_go(node, "input", self.inputs.of(x))
-        self.saving.layers += 1
+        self.saving.saved += x.nbytes
         if y.dtype != weight.dtype:  # note [Frozen layers], 3
             make_again(node, "weight", cast_again(weight, y.dtype))
 
@@ -153,7 +157,7 @@ class FrozenLayers(TorchFunctionMode):
         frozen = _frozen(given["input"], given.get("weight"), given.get("bias"))
         if frozen and not plain and hasattr(node, "_raw_saved_input"):
             let_go(node, "input", dense=True)
-            self.saving.layers += 1
+            self.saving.saved += y.nbytes
 
 
 _TRANSPARENT = (FrozenLayers, StandIns, DeviceContext)

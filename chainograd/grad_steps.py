@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+
+from chainograd.integers import as_integer, is_integer
 
 GradSteps = int | Collection[int]
 
@@ -11,22 +13,29 @@ def resolve_grad_steps(grad_steps: GradSteps, num_steps: int) -> frozenset[int]:
     """Return the steps that ``grad_steps=`` means.
 
     Raises:
+        TypeError: If they are no steps at all.
         ValueError: If there are no such steps.
     """
-    if isinstance(grad_steps, int):
-        if not 1 <= grad_steps <= num_steps:
+    if is_integer(grad_steps):
+        count = as_integer("grad_steps", grad_steps)
+        if not 1 <= count <= num_steps:
             raise ValueError(
-                f"`grad_steps` as a number of last steps must lie in 1 … {num_steps}, got "
-                f"{grad_steps}."
+                f"`grad_steps` as a number of last steps must lie in 1 … {num_steps}, got {count}."
             )
-        return frozenset(range(num_steps - grad_steps, num_steps))
-    steps = frozenset(grad_steps)
-    strange = [i for i in steps if not isinstance(i, int) or not 0 <= i < num_steps]
+        return frozenset(range(num_steps - count, num_steps))
+    if isinstance(grad_steps, (bool, str, bytes)) or not isinstance(grad_steps, Iterable):
+        raise TypeError(
+            "`grad_steps` must be a number of last steps, a set of indices, a function of "
+            f"`num_steps` that returns either, or None, got {grad_steps!r}. For all steps leave it "
+            "out."
+        )
+    steps = list(grad_steps)
+    strange = [i for i in steps if not is_integer(i) or not 0 <= i < num_steps]
     if strange or not steps:
         raise ValueError(
             f"`grad_steps` must hold indices in 0 … {num_steps - 1}, got {sorted(steps, key=str)}."
         )
-    return steps
+    return frozenset(as_integer("grad_steps", i) for i in steps)
 
 
 def drawn(

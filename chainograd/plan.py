@@ -1,136 +1,123 @@
 """Plans: which states a chain keeps and which steps it runs again. No tensors here.
 
-A plan is a value: two tuples of actions, the first carried out by the forward pass and the second
-by the backward pass. It can be printed, compared, drawn and carried out on integers.
+A plan is a value: two sequences of actions, the first carried out by the forward pass and the
+second by the backward pass. It can be printed, compared, drawn and carried out on integers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from chainograd.actions import (
+    RUNS,
+    Action,
+    Actions,
+    Advance,
+    Backprop,
+    Drop,
+    Keep,
+    Load,
+    Program,
+    Record,
+    encoded,
+)
+from chainograd.carried_out import refuse_impossible
 from chainograd.drawing import Span, Timeline, draw
+from chainograd.holding import Holding, Prices, StepCost, holding, peak, runs, seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-
-@dataclass(frozen=True, slots=True)
-class Advance:
-    """Run step ``index`` without a graph; the current state becomes its result."""
-
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """Keep the current state as node ``index``, the state that enters step ``index``."""
-
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Make node ``index`` the current state."""
-
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Forget node ``index``."""
-
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """Run step ``index`` with its graph, which is kept; the current state becomes its result."""
-
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Backprop:
-    """Send the cotangent back through the graph of step ``index``, which is freed."""
-
-    index: int
-
-
-Action = Advance | Keep | Load | Drop | Record | Backprop
-RUNS = (Advance, Record)  # those that run a step
-
-
-@dataclass(frozen=True, slots=True)
-class StepCost:
-    """What one step costs; bytes are those alive besides kept nodes and graphs.
-
-    Attributes:
-        node_bytes: The state that enters the step.
-        result_bytes: The state that leaves the step; its cotangent is as large.
-        graph_bytes: What is kept of a recorded step until its backward pass, besides these states.
-        advance_bytes: The most that is alive while the step runs without a graph.
-        record_bytes: The most that is alive while it runs with one.
-        backprop_bytes: The most that is alive while the cotangent passes, the graph included.
-        gradient_bytes: Gradients of what the steps share.
-        forward_seconds: Time to run it.
-        backward_seconds: Time of its backward pass.
-        stored_bytes: What the state takes on its device as a kept node, where a store keeps
-            something else than the state itself.
-        first_backprop_bytes: What ``backprop_bytes`` is for the first cotangent that passes, where
-            there are no gradients yet to be added to; None if it is the same.
-    """
-
-    node_bytes: int
-    result_bytes: int
-    graph_bytes: int
-    advance_bytes: int
-    record_bytes: int
-    backprop_bytes: int
-    gradient_bytes: int = 0
-    forward_seconds: float = 1.0
-    backward_seconds: float = 1.0
-    stored_bytes: int | None = None
-    first_backprop_bytes: int | None = None
-
-    @property
-    def kept_bytes(self) -> int:
-        """What a kept node takes on the device."""
-        return self.node_bytes if self.stored_bytes is None else self.stored_bytes
+__all__ = [
+    "RUNS",
+    "Action",
+    "Advance",
+    "Backprop",
+    "Drop",
+    "Held",
+    "Keep",
+    "Load",
+    "Plan",
+    "Record",
+    "StepCost",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a chain does, action by action.
 
+    `keep_last`, `binomial` and `within` make plans. A plan of your own is built from the actions
+    in ``chainograd.plan``: ``Advance(i)`` runs step i, ``Record(i)`` runs it with its graph,
+    ``Keep(i)`` keeps the state that enters step i, ``Load(i)`` makes that kept state the current
+    one, ``Drop(i)`` forgets it, ``Backprop(i)`` sends the cotangent back through step i's graph.
+
+    The forward pass keeps states and runs every step once, in order. The backward pass sends the
+    cotangent back through every step once, from the last to the first, each with its graph; there a
+    state must be loaded before a step runs, and after ``Record``. The plan is carried out on
+    integers when it is made, and one that breaks these rules is refused.
+
     Attributes:
         num_steps: Length of the chain.
-        forward: Actions of the forward pass; they end with the chain's result as current state.
-        backward: Actions of the backward pass; they send the cotangent back through every step.
+        forward: Actions of the forward pass.
+        backward: Actions of the backward pass.
         costs: What each step costs, if that was measured; bytes and seconds follow from it.
+
+    Raises:
+        ValueError: If an action cannot be carried out, or a step gets no gradient.
+        TypeError: If something among the actions is no action.
+
+    Example:
+        >>> from chainograd.plan import Backprop, Keep, Load, Record, Advance
+        >>> forward = (Keep(0), Advance(0), Record(1))
+        >>> Plan(2, forward, (Backprop(1), Load(0), Record(0), Backprop(0))).evaluations
+        3
     """
 
     num_steps: int
-    forward: tuple[Action, ...]
-    backward: tuple[Action, ...]
+    forward: Sequence[Action]
+    backward: Sequence[Action]
     costs: tuple[StepCost, ...] | None = None
+
+    def __post_init__(self) -> None:
+        halves = (self.forward, self.backward)
+        owners = [half.program for half in halves if isinstance(half, Actions)]
+        if len(owners) == 2 and owners[0] is owners[1] and owners[0].num_steps == self.num_steps:
+            return  # both halves of one program, which a planner made or which was checked before
+        forward, backward = map(tuple, halves)
+        program = Program(self.num_steps, encoded(forward), encoded(backward))
+        refuse_impossible(self.num_steps, forward, backward)
+        object.__setattr__(self, "forward", Actions(program, backward=False))
+        object.__setattr__(self, "backward", Actions(program, backward=True))
+
+    @classmethod
+    def of(cls, program: Program, costs: tuple[StepCost, ...] | None = None) -> Plan:
+        """Return the plan of a program that is known to be possible."""
+        halves = Actions(program, backward=False), Actions(program, backward=True)
+        return cls(program.num_steps, *halves, costs)
+
+    @property
+    def program(self) -> Program:
+        """The actions as integers."""
+        assert isinstance(self.forward, Actions)
+        return self.forward.program
 
     @property
     def evaluations(self) -> int:
         """Step evaluations, forward and backward pass together."""
-        actions = (*self.forward, *self.backward)
-        return sum(isinstance(action, (Advance, Record)) for action in actions)
+        return int(runs(self.program).sum())
 
     @property
     def nodes(self) -> int:
         """The most nodes that are kept at once."""
-        return max(held.nodes for held in self.moments())
+        return int(self._holding().nodes.max())
 
     @property
     def graphs(self) -> int:
         """The most graphs that are kept at once."""
-        return max(held.graphs for held in self.moments())
+        return int(self._holding().graphs.max())
 
     @property
     def peak_bytes(self) -> int:
@@ -139,7 +126,7 @@ class Plan:
         Raises:
             ValueError: If the plan has no costs.
         """
-        return max(held.bytes for held in self._with_costs().moments())
+        return peak(self.program, Prices.of(self._known_costs()))
 
     @property
     def seconds(self) -> float:
@@ -148,13 +135,7 @@ class Plan:
         Raises:
             ValueError: If the plan has no costs.
         """
-        costs = self._with_costs().costs
-        assert costs is not None
-        total = sum(cost.backward_seconds for cost in costs)
-        for action in (*self.forward, *self.backward):
-            if isinstance(action, (Advance, Record)):
-                total += costs[action.index].forward_seconds
-        return total
+        return seconds(self.program, Prices.of(self._known_costs()))
 
     def with_costs(self, costs: tuple[StepCost, ...]) -> Plan:
         """Return the same plan with costs.
@@ -168,58 +149,9 @@ class Plan:
 
     def moments(self) -> Iterator[Held]:
         """Yield what is held during each action."""
-        costs = self.costs or (_FREE,) * self.num_steps
-        kept: set[int] = set()
-        first: set[int] = set()  # steps that the forward pass recorded
-        recorded: set[int] = set()  # steps whose graph is there
-        state = node_bytes = graphs = graph_bytes = gradient_bytes = result_bytes = given = 0
-        for position, action in enumerate((*self.forward, *self.backward)):
-            i = action.index
-            backward = position >= len(self.forward)
-            # The state between two actions is alive too, unless it is a node or the result.
-            loose = 0 if state == self.num_steps else _beside(costs[state], state in kept)
-            extra = 0
-            match action:
-                case Keep():
-                    kept.add(i)
-                    node_bytes, loose = node_bytes + costs[i].kept_bytes, _beside(costs[i], True)
-                case Drop():
-                    kept.remove(i)
-                    node_bytes, loose = node_bytes - costs[i].kept_bytes, 0
-                case Load():
-                    state, loose = i, _beside(costs[i], True)
-                case Advance():
-                    extra, state = costs[i].advance_bytes, i + 1
-                case Record():
-                    extra, state = costs[i].record_bytes, i + 1
-                case Backprop() if i in recorded:  # else no gradient passes it
-                    first_bytes = None if gradient_bytes else costs[i].first_backprop_bytes
-                    extra = costs[i].backprop_bytes if first_bytes is None else first_bytes
-                    extra -= costs[i].graph_bytes
-                    loose = 0 if i in first else _beside(costs[i], i in kept)
-                    if i < self.num_steps - 1:  # the state it gave, which is no node any more
-                        loose += costs[i].result_bytes
-            # Once the result is there it stays, and on the way back there is its cotangent.
-            cotangent = costs[i].result_bytes if backward else 0
-            cotangent += given
-            if backward and costs[i].stored_bytes is not None:
-                loose += costs[i].node_bytes  # the next node is on its way back already
-            held = node_bytes + graph_bytes + loose + gradient_bytes + result_bytes + cotangent
-            yield Held(action, len(kept), graphs + isinstance(action, Record), held + extra)
-            if isinstance(action, Record):
-                recorded.add(i)
-                graphs, graph_bytes = graphs + 1, graph_bytes + costs[i].graph_bytes
-                if not backward:  # the state that enters a graph is on the device as long as that
-                    first.add(i)
-                    graph_bytes += _beside(costs[i], True)
-            elif isinstance(action, Backprop) and i in recorded:
-                recorded.remove(i)
-                graphs, graph_bytes = graphs - 1, graph_bytes - costs[i].graph_bytes
-                graph_bytes -= _beside(costs[i], True) if i in first else 0
-                gradient_bytes = costs[i].gradient_bytes
-                given = costs[-1].result_bytes  # the caller's cotangent stays to the end
-            if state == self.num_steps:
-                result_bytes = costs[-1].result_bytes
+        columns = [column.tolist() for column in self._holding()]
+        for action, *held in zip((*self.forward, *self.backward), *columns, strict=True):
+            yield Held(action, *held)
 
     def timeline(self) -> Timeline:
         """Return what happens when: in seconds if there are costs, else in step evaluations."""
@@ -243,7 +175,7 @@ class Plan:
                     of_kind.append(Span(i, began, now))
                     if isinstance(action, Record):
                         recorded[i] = began
-                case Backprop():
+                case Backprop() if i in recorded:  # else no gradient passes it
                     began, now = now, now + costs[i].backward_seconds
                     line.backprops.append(Span(i, began, now))
                     line.graphs.append(Span(i, recorded.pop(i), now))
@@ -287,12 +219,15 @@ class Plan:
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
-    def _with_costs(self) -> Plan:
+    def _holding(self) -> Holding:
+        return holding(self.program, Prices.of(self.costs or (_FREE,) * self.num_steps))
+
+    def _known_costs(self) -> tuple[StepCost, ...]:
         if self.costs is None:
             raise ValueError(
                 "The plan has no costs: `plan.with_costs(chain.measure(x_T))` gives it some."
             )
-        return self
+        return self.costs
 
 
 class Held(NamedTuple):
@@ -306,11 +241,6 @@ class Held(NamedTuple):
 
 def _some(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def _beside(cost: StepCost, kept: bool) -> int:
-    """Return what the current state takes besides the kept nodes, which may hold it."""
-    return 0 if kept and cost.stored_bytes is None else cost.node_bytes
 
 
 _FREE = StepCost(0, 0, 0, 0, 0, 0, 0, 0.0, 0.0)

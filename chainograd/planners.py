@@ -10,13 +10,30 @@ binomial(M, s)      s nodes, 1 graph                   (r+1) M - C(s+r, s+1)
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import lru_cache
+from bisect import bisect_right
+from collections.abc import Callable, Collection
 from math import comb
 from typing import Literal
 
-from chainograd.plan import Action, Advance, Backprop, Drop, Keep, Load, Plan, Record, StepCost
+import numpy as np
+from numpy.typing import NDArray
+
+from chainograd.actions import (
+    ADVANCE,
+    BACKPROP,
+    DROP,
+    KEEP,
+    LOAD,
+    RECORD,
+    WIDTH,
+    Codes,
+    Program,
+    codes,
+    indices_of,
+    kinds_of,
+)
+from chainograd.integers import as_integer, is_integer
+from chainograd.plan import Plan
 
 PlanName = Literal["nodes", "graph"]
 
@@ -54,31 +71,30 @@ def keep_last(num_steps: int, k: int) -> Plan:
 
     Raises:
         ValueError: If an argument is out of range.
+        TypeError: If an argument is no integer.
 
     Example:
         >>> keep_last(10, 3).evaluations
         17
     """
-    _check_steps(num_steps)
+    num_steps, k = _steps(num_steps), as_integer("k", k)
     if not 1 <= k <= num_steps:
         raise ValueError(f"`k` must lie in 1 … `num_steps` = {num_steps}, got {k}.")
     return keep_graphs(num_steps, range(num_steps - k, num_steps))
 
 
-@lru_cache(maxsize=32)
-def keep_graphs(num_steps: int, kept: range | frozenset[int]) -> Plan:
+def keep_graphs(num_steps: int, kept: Collection[int]) -> Plan:
     """Return the plan that keeps every node and the graphs of the steps in ``kept``."""
-    forward: list[Action] = []
-    backward: list[Action] = []
-    for i in range(num_steps):
-        forward += [Keep(i), Record(i) if i in kept else Advance(i)]
-    for i in reversed(range(num_steps)):
-        if i not in kept:
-            backward += [Load(i), Record(i)]
-        # A node is dropped when it has been compared with what its step gave the second time.
-        backward += [Drop(i + 1)] if i + 1 < num_steps else []
-        backward += [Backprop(i)]
-    return Plan(num_steps, tuple(forward), (*backward, Drop(0)))
+    recorded = _marked(num_steps, list(kept))
+    steps = codes(0, 0, num_steps)
+    forward = np.stack([steps + KEEP, steps + np.where(recorded, RECORD, ADVANCE)], axis=1)
+    # A node is dropped when it has been compared with what its step gave the second time.
+    rows = np.stack([steps + LOAD, steps + RECORD, steps + WIDTH + DROP, steps + BACKPROP], axis=1)
+    there = np.ones(rows.shape, dtype=bool)
+    there[recorded, :2] = False
+    there[-1, 2] = False
+    backward = np.append(rows[::-1][there[::-1]], DROP)
+    return Plan.of(Program(num_steps, forward.ravel(), backward))
 
 
 def binomial(num_steps: int, *, slots: int) -> Plan:
@@ -93,6 +109,7 @@ def binomial(num_steps: int, *, slots: int) -> Plan:
 
     Raises:
         ValueError: If an argument is out of range.
+        TypeError: If an argument is no integer.
 
     References:
         Griewank and Walther (2000), Algorithm 799: revolve.
@@ -103,78 +120,157 @@ def binomial(num_steps: int, *, slots: int) -> Plan:
         >>> binomial(10, slots=1).evaluations
         55
     """
-    _check_steps(num_steps)
+    num_steps, slots = _steps(num_steps), as_integer("slots", slots)
     if slots < 1:
         raise ValueError(f"`slots` must be at least 1 (the chain's input), got {slots}.")
-    actions: list[Action] = [Keep(0)]
-    # Segments still to be reversed, the next one last: steps from start to stop - 1, whose first
-    # node is kept, with that many slots (its own included). Each knows whether the state that
-    # enters it is the current one.
-    todo: list[tuple[int, int, int, bool]] = [(0, num_steps, slots, True)]
-    while todo:
-        start, stop, s, current = todo.pop()
-        if not current:
-            actions.append(Load(start))
-        if s == 1 or stop - start == 1:
-            for i in reversed(range(start, stop)):
-                actions += [Load(start)] * (i < stop - 1)
-                actions += [Advance(j) for j in range(start, i)]
-                actions += [Record(i), Backprop(i)]
-            actions.append(Drop(start))
-            continue
-        middle = start + first_part(stop - start, s)
-        actions += [Advance(j) for j in range(start, middle)]
-        actions.append(Keep(middle))
-        todo += [(start, middle, s, False), (middle, stop, s - 1, True)]
-    turn = next(j for j, action in enumerate(actions) if isinstance(action, Backprop))
-    return Plan(num_steps, tuple(actions[:turn]), tuple(actions[turn:]))
+    return binomials(num_steps)(slots)
+
+
+def binomials(num_steps: int) -> Callable[[int], Plan]:
+    """Return what makes binomial plans by their slots, and what they share only once."""
+    known: dict[tuple[int, int], Codes] = {}
+
+    def make(slots: int) -> Plan:
+        actions = np.append(codes(KEEP, 0, 1), _segment(num_steps, slots, known))
+        turn = int(np.argmax(kinds_of(actions) == BACKPROP))
+        return Plan.of(Program(num_steps, actions[:turn], actions[turn:]))
+
+    return make
+
+
+def _segment(length: int, slots: int, known: dict[tuple[int, int], Codes]) -> Codes:
+    """Return the actions that reverse steps 0 to ``length - 1``.
+
+    State 0 is kept and current. The segments that a binomial plan falls into are of a few lengths
+    only, so each kind is made once.
+    """
+    key = length, min(slots, length)
+    if key in known:
+        return known[key]
+    there, back = [], []
+    start = 0
+    while slots > 1 and length > 1:
+        part = first_part(length, slots)
+        if part == 1:
+            count = _ones(length, slots)
+            there.append(_rows(start, count, (ADVANCE, WIDTH + KEEP)).ravel())
+            back.append(_rows(start, count, (LOAD, RECORD, BACKPROP, DROP))[::-1].ravel())
+            part = count
+            slots -= count
+        else:
+            middle = start + part
+            there += [codes(ADVANCE, start, middle), codes(KEEP, middle, middle + 1)]
+            first = _segment(part, slots, known)
+            back += [first + WIDTH * start if start else first, codes(LOAD, start, start + 1)]
+            slots -= 1
+        start, length = start + part, length - part
+    last = _from_one_node(length) + WIDTH * start
+    known[key] = np.concatenate([*there, last, *reversed(back)])
+    return known[key]
+
+
+def _ones(length: int, slots: int) -> int:
+    """Return how many nodes in turn an optimal plan keeps one step apart: `first_part` is 1."""
+    done = np.arange(min(length, slots) - 1)
+    s = slots - done
+    enough = length - done - 1 <= s * (s + 1) // 2
+    return len(done) if enough.all() else int(np.argmin(enough))
+
+
+def _rows(start: int, count: int, kinds: tuple[int, ...]) -> Codes:
+    """Return a row of actions for each of ``count`` steps."""
+    steps = codes(0, start, start + count)
+    return steps[:, None] + np.array(kinds, dtype=np.int32)
+
+
+def _from_one_node(length: int) -> Codes:
+    """Return the actions that reverse steps 0 to ``length - 1`` with state 0 as the only node."""
+    steps = np.arange(length, dtype=np.int32)[::-1]
+    sizes = steps + 3  # Load(0), the steps before, Record, Backprop
+    ends = np.cumsum(sizes)
+    begins = (ends - sizes).astype(np.int32)
+    place = np.arange(ends[-1], dtype=np.int32) - np.repeat(begins, sizes) - 1
+    result = WIDTH * place + ADVANCE
+    result[begins] = LOAD
+    result[ends - 2] = WIDTH * steps + RECORD
+    result[ends - 1] = WIDTH * steps + BACKPROP
+    return np.append(result[1:], DROP)  # state 0 is the current one at first
 
 
 def restricted(plan: Plan, steps: frozenset[int]) -> Plan:
-    """Return the plan without what serves other steps' gradients than those of ``steps``."""
-    backward: list[Action] = []
-    leading: list[Action] = []  # up to a step that is recorded, or a node that is kept
-    for action in plan.backward:
-        if isinstance(action, (Load, Advance)):
-            leading.append(action)
-        elif isinstance(action, Record) and action.index not in steps:
-            leading = []
-        else:
-            backward += [*leading, action]
-            leading = []
-    loaded = {action.index for action in backward if isinstance(action, Load)}
-    forward: list[Action] = [
-        Advance(action.index)
-        if isinstance(action, Record) and action.index not in steps
-        else action
-        for action in plan.forward
-        if not isinstance(action, Keep) or action.index in loaded or action.index in steps
-    ]
-    kept = {action.index for action in (*forward, *backward) if isinstance(action, Keep)}
-    backward = [a for a in backward if not isinstance(a, Drop) or a.index in kept]
-    return replace(plan, forward=tuple(forward), backward=tuple(backward))
+    """Return the plan without what serves other steps' gradients than those of ``steps``.
+
+    Its cotangent passes the other steps without a graph, as their states get no gradient.
+    """
+    M, program = plan.num_steps, plan.program
+    passed = _marked(M, list(steps))
+    backward, before, needed = program.backward, -1, passed
+    while len(backward) != before:  # a node that is loaded no more need not be led to either
+        before = len(backward)
+        needed = passed | _marked(M, indices_of(backward[kinds_of(backward) == LOAD]))
+        backward = backward[(kinds_of(backward) != KEEP) | needed[indices_of(backward)]]
+        backward = _without_unused(backward, passed)
+
+    kinds, i = kinds_of(program.forward), indices_of(program.forward)
+    forward = np.where((kinds == RECORD) & ~passed[i], WIDTH * i + ADVANCE, program.forward)
+    forward = forward[(kinds != KEEP) | needed[i]]
+    both = np.concatenate([forward, backward])
+    kept = _marked(M, indices_of(both[kinds_of(both) == KEEP]))
+    backward = backward[(kinds_of(backward) != DROP) | kept[indices_of(backward)]]
+    return Plan.of(Program(M, forward, backward), plan.costs)
+
+
+def _without_unused(backward: Codes, passed: NDArray[np.bool_]) -> Codes:
+    """Leave out steps that need no graph, and the loads and runs that lead to nothing else."""
+    kinds, i = kinds_of(backward), indices_of(backward)
+    used = (kinds == KEEP) | ((kinds == RECORD) & passed[i])
+    stops = used | (kinds == RECORD) | (kinds == LOAD)  # how far a load or a run can lead
+    leads_to = np.append(np.flatnonzero(stops), len(kinds))[np.cumsum(stops)]
+    leading = (kinds == LOAD) | (kinds == ADVANCE)
+    return backward[np.where(leading, np.append(used, False)[leads_to], used | (kinds != RECORD))]
+
+
+def _marked(count: int, indices: Codes | list[int]) -> NDArray[np.bool_]:
+    marked = np.zeros(count, dtype=bool)
+    marked[indices] = True
+    return marked
 
 
 def without_graphs(plan: Plan) -> Plan:
-    """Return the plan that keeps no graph at the turn: every step is recorded on the way back."""
-    recorded = {action.index for action in plan.forward if isinstance(action, Record)}
-    kept = {action.index for action in plan.forward if isinstance(action, Keep)}
-    forward = [Advance(a.index) if isinstance(a, Record) else a for a in plan.forward]
-    backward: list[Action] = []
-    for action in plan.backward:
-        i = action.index
-        if isinstance(action, Backprop) and i in recorded:
-            start = max(j for j in kept if j <= i)
-            backward += [Load(start), *map(Advance, range(start, i)), Record(i)]
-            recorded.remove(i)
-        elif isinstance(action, Keep):
-            kept.add(i)
-        elif isinstance(action, Drop):
-            kept.remove(i)
-        elif isinstance(action, Record):
-            recorded.discard(i)
-        backward.append(action)
-    return replace(plan, forward=tuple(forward), backward=tuple(backward))
+    """Return the plan that keeps no graph at the turn: every step is recorded on the way back.
+
+    Raises:
+        ValueError: If no node is kept from which such a step can run again.
+    """
+    forward, backward = plan.program.forward, plan.program.backward
+    kinds, indices = kinds_of(forward), indices_of(forward)
+    kept = sorted(indices[kinds == KEEP].tolist())
+    recorded = indices[kinds == RECORD]
+    back, i = kinds_of(backward), indices_of(backward)
+    ends = np.flatnonzero((back == BACKPROP) & np.isin(i, recorded))
+    nodes = np.flatnonzero((back == KEEP) | (back == DROP))
+    added: list[int] = []
+    places: list[int] = []
+    for position in np.sort(np.concatenate([ends, nodes[nodes < ends.max(initial=0)]])).tolist():
+        j, kind = divmod(int(backward[position]), WIDTH)
+        place = bisect_right(kept, j) - 1
+        if kind == KEEP:
+            kept.insert(place + 1, j)
+        elif kind == DROP:
+            del kept[place]
+        elif place < 0:
+            raise ValueError(
+                f"`plan` keeps no state from which step {j} could run again, so it cannot do "
+                "without its graph."
+            )
+        else:
+            start = kept[place]
+            runs = [WIDTH * step + ADVANCE for step in range(start, j)]
+            added += [WIDTH * start + LOAD, *runs, WIDTH * j + RECORD]
+            places += [position] * (len(runs) + 2)
+    forward = np.where(kinds == RECORD, WIDTH * indices + ADVANCE, forward)
+    backward = np.insert(backward, places, added)
+    return Plan.of(Program(plan.num_steps, forward, backward), plan.costs)
 
 
 def first_part(length: int, slots: int) -> int:
@@ -196,70 +292,6 @@ def repetitions(length: int, slots: int) -> int:
     return r
 
 
-def within(
-    budget: int | str,
-    costs: Sequence[StepCost],
-    *,
-    as_run: Callable[[Plan], Plan] = lambda plan: plan,
-) -> Plan:
-    """Return the fastest plan known whose predicted peak is within a budget.
-
-    It keeps all nodes and as many graphs as fit, those that save most seconds a byte or the last
-    ones, whichever is faster; where not even the nodes fit, a binomial plan with as many slots as
-    do. More budget never makes it slower (of binomial plans with more than 32 slots that is not
-    known for steps of unequal cost): the fastest of what fits wins.
-
-    Args:
-        budget: Bytes, or text such as ``"8GiB"`` or ``"500 MB"``.
-        costs: What each step costs, from `CheckpointedChain.measure`.
-        as_run: Makes of a plan what a chain carries out; the plan that is returned is one it made.
-
-    Raises:
-        ValueError: If the budget cannot be read, or is less than the least that is needed.
-    """
-    limit, costs = parse_bytes(budget), tuple(costs)
-    M = len(costs)
-
-    def saved(i: int) -> tuple[float, int]:
-        return costs[i].forward_seconds / max(costs[i].graph_bytes, 1), i
-
-    def made(plan: Plan) -> Plan:
-        return as_run(plan).with_costs(costs)
-
-    families: list[Callable[[int], Plan]] = [
-        lambda k: made(keep_last(M, k)),
-        lambda k: made(
-            keep_graphs(M, frozenset([*sorted(range(M - 1), key=saved)[M - k :], M - 1]))
-        ),
-        lambda s: made(binomial(M, slots=s)),
-    ]
-    fitting = [plan for make in families if (plan := _largest(make, M, limit)) is not None]
-    # Of steps of unequal cost, more slots may run the dear ones again more often.
-    few = (made(binomial(M, slots=s)) for s in range(1, min(M, 32) + 1))
-    fitting += [plan for plan in few if plan.peak_bytes <= limit]
-    if not fitting:
-        least = min(make(1).peak_bytes for make in families)
-        raise ValueError(
-            f"`plan` {budget!r} is {limit:,} bytes, but this chain needs {least:,} at the least "
-            "(one node, one graph at a time). Give it that, or make the step smaller: a smaller "
-            "batch, or `frozen='auto'` where weights are frozen."
-        )
-    return min(fitting, key=lambda plan: (plan.seconds, plan.peak_bytes))
-
-
-def _largest(make: Callable[[int], Plan], count: int, limit: int) -> Plan | None:
-    """Return the largest plan of a nested family that fits, or None."""
-    best, low, high = None, 1, count
-    while low <= high:
-        middle = (low + high) // 2
-        plan = make(middle)
-        if plan.peak_bytes <= limit:
-            best, low = plan, middle + 1
-        else:
-            high = middle - 1
-    return best
-
-
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
           "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
 
@@ -274,9 +306,9 @@ def parse_bytes(budget: int | str) -> int:
         >>> parse_bytes("1.5 GiB")
         1610612736
     """
-    if isinstance(budget, int) and not isinstance(budget, bool) and budget > 0:
-        return budget
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?I?B)\s*", str(budget).upper())
+    if is_integer(budget) and (count := as_integer("plan", budget)) > 0:
+        return count
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*((?:[KMGT]I?)?B)\s*", str(budget).upper())
     if match is None or not isinstance(budget, str) or float(match[1]) == 0:
         raise ValueError(
             f"`plan` must be {_CHOICES}, got {budget!r}. Bytes are an integer above 0, or text "
@@ -304,6 +336,8 @@ def resolve(plan: PlanName | Plan, num_steps: int) -> Plan:
     return {"nodes": nodes, "graph": graph}[plan](num_steps)
 
 
-def _check_steps(num_steps: int) -> None:
+def _steps(num_steps: int) -> int:
+    num_steps = as_integer("num_steps", num_steps)
     if num_steps < 1:
         raise ValueError(f"`num_steps` must be at least 1, got {num_steps}.")
+    return num_steps

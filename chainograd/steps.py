@@ -151,9 +151,9 @@ class Steps:
     arguments: State
     captured: list[Tensor]
     buffers: list[Tensor]
-    recording: Callable[[], AbstractContextManager[object]] = nullcontext
     routes: list[Tensor] = field(default_factory=list)
     sharded: list[Any] = field(default_factory=list)
+    recording: Callable[[], AbstractContextManager[object]] = nullcontext
     inner_arguments: State = field(init=False)
     inner_captured: list[Tensor] = field(init=False)
     shared: list[Tensor] = field(init=False)  # the `inputs` as the steps see them

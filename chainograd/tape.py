@@ -42,7 +42,8 @@ class Tape:
         grad_steps: Steps that the gradient may pass; None is all of them.
         store: Where nodes live.
         progress: Whether to show a bar.
-        compiled: Whether torch.compile made a part of the steps.
+        counts_passes: The class of a module whose hooks pair forward and backward passes.
+        mode: What calls have in common for which the same was found out.
         nodes: States that are kept, by the index of the step they enter.
         graphs: Steps that are recorded.
         random: Where the random streams stood before each step, and at the end.
@@ -70,7 +71,8 @@ class Tape:
     grad_steps: frozenset[int] | None = None
     store: Store = field(default_factory=Store)
     progress: bool = False
-    compiled: bool = False
+    mode: Any = None
+    counts_passes: str | None = None
     nodes: dict[int, Node] = field(default_factory=dict)
     graphs: dict[int, Recorded] = field(default_factory=dict)
     random: list[Streams] = field(default_factory=list)
@@ -90,7 +92,6 @@ class Tape:
     shelf: Shelf = field(init=False)
     log: Log = field(init=False)
     call: object = field(default_factory=object)  # stands for this call in the marks of graphs
-    mode: Any = None  # what calls have in common for which the same was found out
 
     def __post_init__(self) -> None:
         self.wanted = [[wants_gradient(leaf) for leaf in self.x_T.leaves]]

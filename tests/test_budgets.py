@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chainograd import CheckpointedChain, StepCost, binomial, keep_last, meter, within
-from chainograd.planners import nodes, restricted
+from chainograd import CheckpointedChain, StepCost, binomial, keep_last, meter, planners, within
+from chainograd.planners import nodes, restricted, without_graphs
+from tests import weighing
 from tests.problems import Wide
 
 few, some = st.integers(0, 20), st.integers(0, 60)
@@ -95,3 +96,66 @@ def test_a_budget_counts_only_what_a_truncated_gradient_needs(grad_steps, budget
     assert reading.peak_bytes <= predicted + max(0.03 * predicted, 0.2 * 2**20)
     if budget == "40 MiB":  # there is room for every graph that the gradient passes
         assert chain.plan.evaluations == M
+
+
+def alike(plan):
+    return plan
+
+
+@settings(deadline=None, max_examples=60)
+@given(costs(), st.data())
+def test_no_slower_a_plan_is_found_than_by_looking_at_all_of_them(costs, data):
+    M = len(costs)
+    steps = data.draw(st.frozensets(st.integers(0, M - 1), min_size=1))
+    as_run = data.draw(
+        st.sampled_from(
+            [
+                alike,
+                without_graphs,
+                lambda plan: restricted(plan, steps),
+                lambda plan: restricted(without_graphs(plan), steps),
+            ]
+        )
+    )
+    ends = [weighing.peak(as_run(p).with_costs(costs)) for p in (keep_last(M, M), nodes(M))]
+    limit = data.draw(st.integers(1, max(ends) + 5))
+
+    expected = weighing.fastest(limit, costs, as_run)
+    if expected is None:
+        with pytest.raises(ValueError, match="at the least"):
+            within(limit, costs, as_run=as_run)
+        return
+    found = within(limit, costs, as_run=as_run)
+    assert found.seconds <= expected.seconds
+    assert found.peak_bytes == weighing.peak(found) <= limit
+
+
+@pytest.mark.parametrize("unequal", [False, True])
+@pytest.mark.parametrize("slots", [40, 3])
+def test_a_long_chain_is_planned_without_building_the_longest_plans(monkeypatch, slots, unequal):
+    M, made = 2000, []
+    segment = planners._segment
+    monkeypatch.setattr(
+        planners, "_segment", lambda *a: made.append(len(segment(*a))) or segment(*a)
+    )
+    costs = tuple(
+        StepCost(100, 100, 5000, 150, 6000, 6000, forward_seconds=1 + unequal * (i % 7))
+        for i in range(M)
+    )
+    roomy = within(10**9, costs)
+    nodes_fit = within(nodes(M).with_costs(costs).peak_bytes + 10**6, costs)
+
+    assert not made  # where all nodes fit, no binomial plan is looked at
+    assert roomy.evaluations == M
+    assert nodes_fit.nodes == M < nodes_fit.evaluations < 2 * M
+    budget = binomial(M, slots=slots).with_costs(costs).peak_bytes
+    made.clear()
+    plan = within(budget, costs)
+    assert plan.peak_bytes <= budget
+    assert plan.nodes <= slots
+    assert max(made) < 100_000  # the plan with a single slot has two million actions
+
+
+def test_no_steps_are_no_chain_to_plan():
+    with pytest.raises(ValueError, match="`costs` is empty"):
+        within("1MiB", ())

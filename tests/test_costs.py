@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from chainograd import CheckpointedChain, Plan, StepCost, binomial, keep_last, meter, within
+from chainograd import CheckpointedChain, StepCost, binomial, keep_last, meter, within
 from chainograd.planners import parse_bytes
 from tests.problems import Noisy, Wide
 
@@ -146,7 +146,7 @@ def test_a_plan_without_costs_says_how_to_get_some():
     with pytest.raises(ValueError, match=r"chain\.measure"):
         _ = keep_last(3, 1).peak_bytes
     with pytest.raises(ValueError, match="2 entries for 3 steps"):
-        Plan(3, (), ()).with_costs((StepCost(1, 1, 1, 1, 1, 1),) * 2)
+        keep_last(3, 1).with_costs((StepCost(1, 1, 1, 1, 1, 1),) * 2)
 
 
 @pytest.mark.parametrize("plan", ["nodes", "graph", binomial(M, slots=2), "3 MiB"], ids=str)

@@ -1,0 +1,212 @@
+"""What a chain is made with, checked once, before anything runs."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import inspect
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, cast, get_args
+
+from torch import Generator, Tensor
+from torch.nn import Module
+
+from chainograd.grad_steps import GradSteps, resolve_grad_steps
+from chainograd.integers import as_integer, is_integer
+from chainograd.plan import Plan
+from chainograd.planners import PlanName, parse_bytes, resolve, without_graphs
+from chainograd.stores import Store
+
+
+def as_step(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the step.
+
+    Raises:
+        TypeError: If it cannot be called.
+    """
+    if not callable(step):
+        raise TypeError(
+            f"`step` must be callable as step(x, i, …), got {_shown(step)}. Pass a function or a "
+            "module."
+        )
+    return step
+
+
+def as_count(name: str, value: object, of: str) -> int:
+    """Return a number of things as a plain integer, at least 1.
+
+    Raises:
+        ValueError: If it is not such a number.
+    """
+    count = as_integer(name, value) if is_integer(value) else 0
+    if count < 1:
+        raise ValueError(f"`{name}` must be {of} of at least 1, got {_shown(value)}.")
+    return count
+
+
+def as_params(params: Iterable[Tensor]) -> list[Tensor]:
+    """Return ``params`` as a list.
+
+    Raises:
+        TypeError: If they are not tensors.
+    """
+    if isinstance(params, Tensor):
+        raise TypeError("`params` is a list of tensors, got one tensor: pass `params=[tensor]`.")
+    if isinstance(params, Module):
+        raise TypeError(
+            f"`params` is a list of tensors, got {_shown(params)}: pass "
+            "`params=module.parameters()`."
+        )
+    return _listed("params", params, Tensor, "tensors: `params=[tensor]`")
+
+
+def as_generators(generators: Iterable[Generator]) -> list[Generator]:
+    """Return ``generators`` as a list.
+
+    Raises:
+        TypeError: If they are not generators.
+    """
+    if isinstance(generators, Generator):
+        raise TypeError(
+            "`generators` is a list of generators, got one generator: pass "
+            "`generators=[generator]`."
+        )
+    return _listed(
+        "generators", generators, Generator, "`torch.Generator` objects: `generators=[generator]`"
+    )
+
+
+def as_choice(name: str, value: Any, choices: tuple[str, ...]) -> Any:
+    """Return one of the choices of an option.
+
+    Raises:
+        ValueError: If it is not one of them.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"`{name}` must be one of {choices}, got {_shown(value)}.")
+    return value
+
+
+def as_plan(
+    plan: PlanName | Plan | int | str, num_steps: int, micro_batch: int | None
+) -> tuple[Plan, int | None]:
+    """Return the plan to begin with and, where it is planned within one, the budget in bytes.
+
+    Raises:
+        ValueError: If there is no such plan, or the chain cannot carry it out.
+    """
+    if isinstance(plan, Plan) or (isinstance(plan, str) and plan in get_args(PlanName)):
+        first, budget = resolve(cast("PlanName | Plan", plan), num_steps), None
+    else:
+        first, budget = resolve("nodes", num_steps), parse_bytes(plan)
+    if micro_batch is None:
+        return first, budget
+    if first.graphs > 1:
+        which = "'graph'" if plan == "graph" else "a plan"
+        raise ValueError(
+            f"`plan` is {which}, which keeps {first.graphs} graphs, but with `micro_batch` "
+            f"({micro_batch}) a chain keeps none: the slices run one after the other, each with "
+            "its own graph. Pass `plan='nodes'` or a number of bytes, or leave `micro_batch` out."
+        )
+    return without_graphs(first), budget
+
+
+def as_store(store: Store | str | os.PathLike[str]) -> Store:
+    """Return where nodes live.
+
+    Raises:
+        TypeError: If it is not a place.
+    """
+    if isinstance(store, Store):
+        return store
+    if not isinstance(store, (str, os.PathLike)):
+        raise TypeError(
+            "`store` must be 'device', 'host', a folder's path or a `Store`, got "
+            f"{_shown(store)}. Leave it out to keep nodes on their device."
+        )
+    return Store(store)
+
+
+def as_grad_steps(
+    grad_steps: GradSteps | Callable[[int], GradSteps] | None, num_steps: int
+) -> GradSteps | Callable[[int], GradSteps] | None:
+    """Return the steps that the gradient may pass, or the function that will tell them.
+
+    Raises:
+        TypeError: If they are nothing of that kind.
+        ValueError: If there are no such steps.
+    """
+    if grad_steps is None or callable(grad_steps):
+        return grad_steps
+    return resolve_grad_steps(grad_steps, num_steps)
+
+
+def as_function(name: str, value: Any, called_as: str) -> Any:
+    """Return a function, or None.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    if value is not None and not callable(value):
+        raise TypeError(f"`{name}` must be callable as {called_as}, or None, got {_shown(value)}.")
+    return value
+
+
+def as_progress(progress: bool) -> bool:
+    """Return whether to show bars.
+
+    Raises:
+        TypeError: If it is no truth value.
+        ImportError: If they cannot be shown.
+    """
+    if not isinstance(progress, bool):
+        raise TypeError(f"`progress` must be True or False, got {_shown(progress)}.")
+    if progress and importlib.util.find_spec("tqdm") is None:
+        raise ImportError("`progress=True` shows its bars with tqdm: `pip install tqdm`.")
+    return progress
+
+
+def refuse_shadowed(step: Callable[..., Any], method: str, keyword: str) -> None:
+    """See that a keyword of ``chain.check`` or ``chain.measure`` cannot be meant for the step.
+
+    Raises:
+        TypeError: If the step has a parameter of that name.
+    """
+    while isinstance(step, functools.partial):
+        if keyword in step.keywords:
+            return  # the step has its value
+        step = step.func
+    called = cast("Module", step).forward if isinstance(step, Module) else step
+    try:
+        parameter = inspect.signature(called).parameters.get(keyword)
+    except (TypeError, ValueError):
+        return  # built-in functions do not tell their parameters
+    if parameter is not None and parameter.kind in _BY_KEYWORD:
+        raise TypeError(
+            f"`{keyword}=` is an option of `chain.{method}`, but the step has a parameter "
+            f"`{keyword}` too, so it is not clear which is meant. For the step, pass it by "
+            f"position, or make the chain of `functools.partial(step, {keyword}=…)`. For the "
+            "option, make the chain of `lambda x, i, *args: step(x, i, *args)`, which hides the "
+            "parameter's name."
+        )
+
+
+_BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def _listed(name: str, values: Any, kind: type, expected: str) -> list[Any]:
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise TypeError(f"`{name}` must be a list of {expected}, got {_shown(values)}.")
+    listed = list(values)
+    for position, value in enumerate(listed):
+        if not isinstance(value, kind):
+            raise TypeError(f"`{name}` must hold {expected}; entry {position} is {_shown(value)}.")
+    return listed
+
+
+def _shown(value: object) -> str:
+    """Return a value's text, or where that is long, its type."""
+    text = "" if isinstance(value, Module) else repr(value)
+    kind = type(value).__name__
+    return text if value is None or (text and len(text) < 60) else f"a {kind}"
