@@ -2,7 +2,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+<<<<<<< HEAD
 .PHONY: demo test slow net gpu oldest lint docs mutants bench bench-check clean
+=======
+.PHONY: demo test slow gpu oldest lint docs mutants bench bench-check clean
+>>>>>>> 79bc4d891f4f88cfb32a7d17f92f3adb21bad6f2
 .DEFAULT_GOAL := test
 
 # The stamp is remade when the dependencies change.
@@ -14,6 +18,10 @@ $(VENV)/.installed: pyproject.toml
 # The tests' tensors are small: more processes help, more threads in one do not.
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# What takes too long for every run.
+slow: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 # What only a CUDA device can show; without one, all of it is skipped.
 gpu: $(VENV)/.installed
