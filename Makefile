@@ -2,11 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-<<<<<<< HEAD
 .PHONY: demo test slow net gpu oldest lint docs mutants bench bench-check clean
-=======
-.PHONY: demo test slow gpu oldest lint docs mutants bench bench-check clean
->>>>>>> 79bc4d891f4f88cfb32a7d17f92f3adb21bad6f2
 .DEFAULT_GOAL := test
 
 # The stamp is remade when the dependencies change.
