@@ -15,11 +15,11 @@ from chainograd.budget import within
 from chainograd.captured import find_captured
 from chainograd.compiling import eager
 from chainograd.costs import Kind, measure
-from chainograd.cut_offs import refuse_cut_off
+from chainograd.cut_offs import may_be_cut_off, refuse_cut_off
 from chainograd.errors import ChainError
 from chainograd.findings import Findings
 from chainograd.forward import go_forward
-from chainograd.frozen import Saving
+from chainograd.frozen import Saving, takes_fast_path
 from chainograd.functions import attach
 from chainograd.grad_steps import GradSteps, drawn, reached
 from chainograd.options import (
@@ -364,7 +364,7 @@ class CheckpointedChain:
         tape.steps.saves = self._saves
         go_forward(tape, visit)
         self._saves |= tape.steps.saves
-        if not any(map(any, tape.wanted[1:])) and tape.inputs and tape.mode not in self._unused:
+        if may_be_cut_off(tape) and tape.mode not in self._unused:
             refuse_cut_off(tape)
             self._unused.add(tape.mode)
         tape.leave_out_unused()
@@ -397,7 +397,7 @@ class CheckpointedChain:
         leaves = (*x_T.tensors, *arguments.tensors)
         key = tuple((t.shape, t.dtype, t.device, t.requires_grad) for t in leaves)
         mode = (key, len(captured.buffers))  # modules in training may look at the batch
-        if self.frozen == "auto" and not captured.compiled:
+        if self.frozen == "auto" and not captured.compiled and not takes_fast_path(captured.modes):
             steps.recording = self._saving.setdefault(mode, Saving()).recording()
         devices = {t.device for t in (*x_T.tensors, *arguments.tensors, *named)}
         devices |= captured.devices

@@ -11,6 +11,13 @@ from chainograd.tape import Tape
 from chainograd.verdicts import without_gradient
 
 
+def may_be_cut_off(tape: Tape) -> bool:
+    """Return whether no result of a run has a gradient although something could give it one."""
+    if any(map(any, tape.wanted[1:])):
+        return False
+    return bool(tape.steps.shared) or (any(tape.wanted[0]) and tape.passes(0))
+
+
 def refuse_cut_off(tape: Tape) -> None:
     """See that steps whose results need no gradient use nothing that needs one.
 

@@ -45,10 +45,10 @@ def _words(tensor: Tensor) -> Tensor:
     """Return a tensor's bytes as integers of 64 bits, the last one filled up with zeros."""
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
-    flat = tensor.reshape(-1)
+    flat = tensor.reshape(-1).contiguous()  # one number expanded is flat already, with gaps
     rest = flat.nbytes % 8
     if rest or flat.storage_offset() * flat.element_size() % 8:
-        flat = flat.contiguous().view(torch.uint8)
+        flat = flat.view(torch.uint8)
         padded = torch.zeros(
             flat.numel() + -flat.numel() % 8, dtype=torch.uint8, device=flat.device
         )

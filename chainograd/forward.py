@@ -8,10 +8,10 @@ import torch
 
 from chainograd.buffers import Snapshot
 from chainograd.errors import ReplayError
-from chainograd.plan import RUNS, Action, Keep, Load, Record
+from chainograd.plan import Action, Keep, Load, Record
 from chainograd.replay import ADVICE
 from chainograd.states import State
-from chainograd.steps import Outcome, outcome
+from chainograd.steps import Outcome
 from chainograd.streams import Streams
 from chainograd.surroundings import autocast_as, uncached_parametrizations
 from chainograd.tape import Tape
@@ -44,7 +44,6 @@ def _run(tape: Tape, visit: Callable[[int, State], None]) -> None:
     # Where the comparison is not to the bit, kept states are brought back for it.
     in_sight = tape.shelf.in_sight or not tape.verifier.exact
     seen = {a.index for a in tape.plan.forward if type(a) is Keep and in_sight}
-    again = {a.index for a in tape.plan.backward if type(a) in RUNS}
     for action in tape.plan.forward:
         i = action.index
         if isinstance(action, Keep):
@@ -56,7 +55,8 @@ def _run(tape: Tape, visit: Callable[[int, State], None]) -> None:
         state = _run_first(tape, action, state)
         tape.log.ran("forward", i, began)
         tape.random.append(tape.streams.state(tape.random[i]))
-        if tape.inputs and i in again and i + 1 not in seen:
+        # Of steps that the plan does not run again too: a second backward pass runs all of them.
+        if tape.inputs and i + 1 not in seen:
             tape.verifier.saw(i + 1, state.leaves)
         visit(i + 1, state)
 
@@ -90,7 +90,7 @@ def _undo(tape: Tape, streams: Streams) -> Callable[[], None]:
 def _record(tape: Tape, i: int, state: State) -> State:
     recorded = tape.steps.record(i, state, tape.wanted[i], tape.mark(i))
     tape.graphs[i] = recorded
-    return _noted(tape, i, outcome(recorded))
+    return _noted(tape, i, tape.steps.outcome(recorded))
 
 
 def _advance(tape: Tape, i: int, state: State, begin_again: Callable[[], None]) -> State:

@@ -11,14 +11,14 @@ its input although that can be made again from what the norm before it keeps any
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 from typing_extensions import Self
@@ -35,7 +35,9 @@ WORTH = 1 << 16  # bytes saved for each operation that is watched
 #    less (note [Saved tensors]).
 # 2. A layer is left as it is whenever a weight of it requires a gradient, its input requires none,
 #    or anything about the call is not known here.
-# 3. Weights are kept as they are and cast again in the backward pass where autocast cast them.
+# 3. Torch's attention and encoder layers in eval mode take a kernel of their own unless a function
+#    mode is in force, which this one is. So steps that reach such a layer are not watched.
+# 4. Weights are kept as they are and cast again in the backward pass where autocast cast them.
 
 _transforms_active = torch._C._are_functorch_transforms_active
 _CONVOLUTIONS = (
@@ -47,6 +49,14 @@ _ACTIVATIONS = (F.silu, F.gelu, F.relu, torch.relu, Tensor.relu)
 # What an activation's node saves: its input, or its result.
 _SAVED = {"SiluBackward0": "self", "GeluBackward0": "self", "ReluBackward0": "result"}
 _AFFINE = (Tensor.mul, torch.mul, Tensor.add, torch.add)
+
+
+_FAST = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
+
+
+def takes_fast_path(modes: Iterable[tuple[nn.Module, bool]]) -> bool:
+    """Return whether a module is among some that calls other kernels while nobody watches."""
+    return any(isinstance(module, _FAST) for module, _ in modes)
 
 
 class Saving:
@@ -147,7 +157,7 @@ class FrozenLayers(TorchFunctionMode):
             return
         let_go(node, "input", self.inputs.of(x))
         self.saving.saved += x.nbytes
-        if y.dtype != weight.dtype:  # note [Frozen layers], 3
+        if y.dtype != weight.dtype:  # note [Frozen layers], 4
             make_again(node, "weight", cast_again(weight, y.dtype))
 
     def _batch_norm(self, y: Tensor, node: Any, func: Any, args: Any, kwargs: Any) -> None:

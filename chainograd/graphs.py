@@ -50,8 +50,8 @@ class Mark(NamedTuple):
     step: int
 
 
-def leaves_used(outputs: Iterable[Any], mark: Mark) -> list[Use]:
-    """Return every use of a leaf in the graph of the tensors among ``outputs``, and mark the graph.
+def leaves_used(outputs: Iterable[Any], mark: Mark | None) -> list[Use]:
+    """Return every use of a leaf in the graph of the tensors among ``outputs``; mark the graph.
 
     A leaf requiring a gradient that is itself among the outputs is used too. Costs about half a
     microsecond a node.
@@ -76,7 +76,8 @@ def leaves_used(outputs: Iterable[Any], mark: Mark) -> list[Use]:
             elif parent is not None and parent not in seen:
                 seen[parent] = None
                 stack.append(parent)
-    _mark(seen, mark)
+    if mark is not None:
+        _mark(seen, mark)
     return uses
 
 
@@ -143,17 +144,22 @@ def _nothing(_: Tensor) -> None:
     return None
 
 
-def refuse_late_gradients(leaves: Iterable[Any]) -> list[Any]:
-    """Let a gradient that arrives at a step's own leaves be an error; return the hooks' handles."""
-    return [
-        leaf.register_hook(_late)
-        for leaf in leaves
-        if isinstance(leaf, Tensor) and leaf.requires_grad and leaf.is_leaf
-    ]
+class Guard:
+    """Refuses gradients that arrive at a step's own leaves, unless the chain sends them.
 
+    Attributes:
+        open: Whether the chain is sending its own.
+    """
 
-def _late(_: Tensor) -> None:
-    raise UnsavedError(_OVER)
+    def __init__(self, leaves: Iterable[Any]) -> None:
+        self.open = False
+        for leaf in leaves:
+            if isinstance(leaf, Tensor) and leaf.requires_grad and leaf.is_leaf:
+                leaf.register_hook(self._arrived)
+
+    def _arrived(self, _: Tensor) -> None:
+        if not self.open:
+            raise UnsavedError(_OVER)
 
 
 _HOOKS = "saved tensor hooks"  # what torch.func says where such hooks are in force

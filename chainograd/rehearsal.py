@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from chainograd.buffers import statistics
 from chainograd.errors import ChainError
+from chainograd.graphs import leaves_used
 from chainograd.states import State, differentiable, wants_gradient
 from chainograd.streams import Streams
 from chainograd.tape import Tape
@@ -81,7 +82,9 @@ def watched(tape: Tape, index: int, state: State, undo: ExitStack) -> Run:
 
 def first_cut(tape: Tape, index: int, state: State) -> tuple[State, Cut | None]:
     """Run a step and return its result without a graph, and where that was cut off, if it was."""
-    cuts = Cuts()
+    ours = {id(leaf) for leaf in (*state.leaves, *tape.steps.shared) if wants_gradient(leaf)}
+    # What a step makes to require a gradient, as guidance does, is its own affair.
+    cuts = Cuts(lambda tensor: any(id(use[0]) in ours for use in leaves_used([tensor], None)))
     with Watch(cuts):
         leaving = tape.steps.run(index, state)
     found = next(filter(None, map(cuts.of, leaving.tensors)), None)

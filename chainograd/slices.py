@@ -81,7 +81,7 @@ class SlicedSteps(Steps):
     def again(self, index: int, state: State, wanted: list[bool], rerun: Rerun) -> Recorded:
         """Remember a step that is to be recorded slice by slice."""
         entering = state.entering(wanted)
-        return Waiting(entering, state._replace(leaves=()), {}, set(), [], [], index, rerun)
+        return Waiting(entering, state._replace(leaves=()), {}, set(), [], None, index, rerun)
 
     def backprop(
         self, recorded: Recorded, after: Cotangents, at_node: Cotangents, sums: Sums

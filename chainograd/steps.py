@@ -18,11 +18,11 @@ from torch.autograd import Variable
 
 from chainograd.errors import CapturedTensorError, ChainError, ChangedTensorError
 from chainograd.graphs import (
+    Guard,
     Mark,
     leaves_used,
     needs_saved,
     nothing_saved,
-    refuse_late_gradients,
 )
 from chainograd.hooks import without_hooks
 from chainograd.sharded import gathered, gradients_by_accumulation, is_shard, trainable
@@ -51,7 +51,7 @@ class Recorded:
         uses: Where it uses what the steps share.
         entered: Places of the entering leaves that it uses.
         strangers: Leaves that the chain does not know. A step may make leaves of its own.
-        guards: Hooks that refuse gradients that do not come from the chain.
+        guard: Refuses gradients that do not come from the chain.
     """
 
     entering: State
@@ -59,7 +59,7 @@ class Recorded:
     uses: Uses
     entered: set[int]
     strangers: list[Stranger]
-    guards: list[Any]
+    guard: Guard | None
 
 
 class Stranger(NamedTuple):
@@ -84,17 +84,6 @@ class Outcome(NamedTuple):
     wanted: list[bool]
     used: set[int]
     entered: set[int]
-
-
-def outcome(recorded: Recorded) -> Outcome:
-    """Return what is to be known of a recorded step when its graph is gone."""
-    leaving = recorded.leaving
-    return Outcome(
-        leaving.detached(),
-        [wants_gradient(leaf) for leaf in leaving.leaves],
-        set(recorded.uses),
-        recorded.entered,
-    )
 
 
 class Rerun(NamedTuple):
@@ -332,7 +321,7 @@ class Steps:
     ) -> Outcome:
         make = self._lightly if light else self._recorded
         recorded = make(index, entering, mark, run)
-        result, strangers = outcome(recorded), recorded.strangers
+        result, strangers = self.outcome(recorded), recorded.strangers
         del recorded
         refuse_strangers(strangers)
         return result
@@ -385,6 +374,17 @@ class Steps:
             torch._C._set_grad_enabled(graphs)
         return self.between(index, entering, leaving, mark)
 
+    def outcome(self, recorded: Recorded) -> Outcome:
+        """Return what is to be known of a recorded step when its graph is gone."""
+        leaving = recorded.leaving
+        return Outcome(
+            leaving.detached(),
+            [wants_gradient(leaf) for leaf in leaving.leaves],
+            # Of shards the graph does not tell which it uses.
+            set(range(len(self.shared))) if self.sharded else set(recorded.uses),
+            recorded.entered,
+        )
+
     def between(self, index: int, entering: State, leaving: State, mark: Mark) -> Recorded:
         """Return the graph between two states, and what it uses.
 
@@ -403,8 +403,7 @@ class Steps:
                 entered.add(own[id(leaf)])
             elif all(leaf is not part for part in gathered(self.sharded)):
                 strangers.append(Stranger(index, tuple(leaf.shape), weakref.ref(leaf)))
-        guards = refuse_late_gradients(entering.leaves)
-        return Recorded(entering, leaving, uses, entered, strangers, guards)
+        return Recorded(entering, leaving, uses, entered, strangers, Guard(entering.leaves))
 
     def outside(self, used: Iterable[int]) -> set[int]:
         """Return the ids of what the steps share at some places, as it is outside of them."""
@@ -425,8 +424,6 @@ class Steps:
         Returns:
             The cotangents of the state that entered it.
         """
-        for guard in recorded.guards:
-            guard.remove()
         entering, leaving = recorded.entering.leaves, recorded.leaving.leaves
         places = [place for place, leaf in enumerate(entering) if wants_gradient(leaf)]
         roots = [(leaving[p], g) for p, g in after.items() if leaving[p].requires_grad]
@@ -439,7 +436,12 @@ class Steps:
             return {}
         outputs, cotangents = zip(*roots, *asked.roots, strict=True)
         inputs = (*[entering[place] for place in places], *asked.leaves)
-        grads = self._gradients(outputs, inputs, cotangents)
+        assert recorded.guard is not None
+        recorded.guard.open = True
+        try:
+            grads = self._gradients(outputs, inputs, cotangents)
+        finally:
+            recorded.guard.open = False
         sums.take(asked, grads[len(places) :], uses)
         return {p: g for p, g in zip(places, grads, strict=False) if g is not None}
 

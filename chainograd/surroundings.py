@@ -125,11 +125,15 @@ def same_frozen(tensors: Sequence[Tensor]) -> Iterator[None]:
 @contextmanager
 def in_modes(modes: Sequence[tuple[Module, bool]]) -> Iterator[None]:
     """Put modules in the modes they were in, training or not, and back in those they are in."""
-    other = [(module, mode) for module, mode in modes if module.training != mode]
-    for module, mode in other:
-        module.training = mode
+    now = [module.training for module, _ in modes]
+    _put_in([mode for _, mode in modes], modes)
     try:
         yield
     finally:
-        for module, mode in other:
-            module.training = not mode
+        _put_in(now, modes)
+
+
+def _put_in(wanted: Sequence[bool], modes: Sequence[tuple[Module, bool]]) -> None:
+    for mode, (module, _) in zip(wanted, modes, strict=True):
+        if module.training != mode:
+            module.training = mode

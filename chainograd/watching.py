@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -83,15 +83,23 @@ class Cut(NamedTuple):
     site: Site
 
 
+def _any(_: Tensor) -> bool:
+    return True
+
+
 class Cuts:
     """Follows tensors that were cut off from a gradient, through all that is made of them.
+
+    Args:
+        counts: Whether the gradient of a tensor that requires one is wanted.
 
     Attributes:
         last: The last cut there was, whatever became of it.
         number: Where a line of the user's took a number out of a tensor with a gradient.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, counts: Callable[[Tensor], bool] = _any) -> None:
+        self.counts = counts
         self.last: Cut | None = None
         self.number: Site | None = None
         self._turned_off: Site | None = None
@@ -105,6 +113,9 @@ class Cuts:
         # A custom autograd function works with gradients off and gives its outcome a graph later.
         return cut if had_graph or tensor.grad_fn is None else None
 
+    def _wanted(self, given: list[Tensor]) -> bool:
+        return any(tensor.requires_grad and self.counts(tensor) for tensor in given)
+
     def before(self, call: Call) -> None:
         """Note where gradients are turned off and what leaves torch as numbers."""
         if call.name == "_set_grad_enabled":
@@ -112,7 +123,7 @@ class Cuts:
                 self._turned_off = None
             elif torch.is_grad_enabled():
                 self._turned_off = site()
-        elif call.name in _TO_NUMBERS and _any_wants_gradient(call.given):
+        elif call.name in _TO_NUMBERS and self._wanted(call.given):
             self.last = Cut("detached", site())
             if self.last.site.direct:
                 self.number = self.number or self.last.site
@@ -123,7 +134,7 @@ class Cuts:
         if not made or call.name.startswith(_OF_SHAPES):
             return
         cut = next((cut for cut in map(self.of, call.given) if cut is not None), None)
-        if _any_wants_gradient(call.given):
+        if self._wanted(call.given):
             if _detaches(call):
                 cut = self.last = Cut("detached", site())
             elif not torch.is_grad_enabled():
@@ -257,10 +268,6 @@ def _put_back(tensor: Tensor, value: Tensor, size: int) -> None:
     # FSDP frees memory under tensors that live on.
     if tensor.untyped_storage().nbytes() == size:
         put_back([tensor], [value])
-
-
-def _any_wants_gradient(tensors: list[Tensor]) -> bool:
-    return any(tensor.requires_grad for tensor in tensors)
 
 
 def _storages(tensors: list[Tensor]) -> Iterator[int]:
