@@ -2,84 +2,153 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.nn import Module
+from torch.nn.modules.batchnorm import _NormBase
 
 # Note [Buffers]
 # 1. A rerun works on copies. What its graph saves of a buffer is then the copy, whose values stay;
 #    and what a backward hook writes goes to the buffer itself, as in the plain loop.
-# 2. To copy all buffers of a network whose weights are quantized into buffers would double it. So
-#    only those are copied that a step may change: small ones of modules in training (batch norm
-#    changes its statistics without counting a version), and those whose version has moved since
-#    the first step began, or that were replaced.
+# 2. A step may read what it changes, as spectral norm reads its estimate. So the copies have the
+#    values that the buffers had when that step ran first; those are kept with the nodes, once for
+#    all steps between two changes. Batch norm in training does not read its statistics, and
+#    changes them without counting a version: of these any values will do.
+# 3. To copy all buffers of a network whose weights are quantized into buffers would double it. So
+#    large ones are copied only if their version has moved since the first step began, or if they
+#    were replaced. Their earlier values are not known then.
 
 SMALL = 1 << 18  # bytes of a buffer that is copied without being known to change
 
 
+class Place(NamedTuple):
+    """Where a module keeps a buffer."""
+
+    table: dict[str, Tensor | None]
+    name: str
+
+    @property
+    def buffer(self) -> Tensor | None:
+        """What is there now."""
+        return self.table.get(self.name)
+
+
+Value = tuple[Place, Tensor]
+
+
 class Buffers:
-    """The buffers that steps reach, as they are now.
+    """The buffers that steps reach, and how they change from step to step.
 
     Args:
         modes: Modules, and whether each is in training.
+
+    Attributes:
+        statistics: Places of batch norms' statistics, which no step reads.
+        others: Places of all others.
+        steps: For each step, the values of small ones among the others before it ran first.
     """
 
     def __init__(self, modes: Sequence[tuple[Module, bool]]) -> None:
-        self.known = [
-            (module._buffers, name, buffer, _version(buffer), training and buffer.nbytes <= SMALL)
-            for module, training in modes
+        self.statistics: list[Place] = []
+        self.others: list[Place] = []
+        for module, training in modes:
             # TorchScript keeps its buffers elsewhere; one with a gradient is used as it is.
-            if isinstance(module._buffers, dict)
-            for name, buffer in module._buffers.items()
-            if buffer is not None and not buffer.requires_grad
-        ]
+            table = module._buffers if isinstance(module._buffers, dict) else {}
+            kind = self.statistics if training and isinstance(module, _NormBase) else self.others
+            kind += [
+                Place(table, name)
+                for name, buffer in table.items()
+                if buffer is not None and not buffer.requires_grad
+            ]
+        self.steps: list[dict[int, Tensor]] = []
+        self._first = self._last = [_Seen.of(place) for place in self.others]
 
-    def changing(self) -> list[tuple[dict[str, Tensor | None], str]]:
-        """Return the tables and names of buffers that a step may change, or is known to have."""
-        return [
-            (table, name)
-            for table, name, buffer, version, small in self.known
-            if small or table.get(name) is not buffer or version != _version(buffer)
-        ]
+    def begin_step(self) -> None:
+        """Note what buffers are before the next step runs first."""
+        now = [_Seen.of(place) for place in self.others]
+        pairs = enumerate(zip(now, self._last, strict=True))
+        moved = [at for at, (a, b) in pairs if not self.steps or a.moved(b)]
+        values = self.steps[-1] if self.steps else {}
+        new = {
+            at: b.detach().clone()
+            for at in moved
+            if (b := now[at].buffer) is not None and _small(b)
+        }
+        self.steps.append({**values, **new} if new else values)
+        self._last = now
+
+    def of_step(self, i: int) -> list[Value]:
+        """Return the values for a rerun of step i, of buffers that it may change."""
+        found = [(place, place.buffer) for place in self.statistics]
+        for at, (place, first) in enumerate(zip(self.others, self._first, strict=True)):
+            if _Seen.of(place).moved(first):
+                found.append((place, self.steps[i].get(at, place.buffer)))
+        return [(place, value) for place, value in found if value is not None]
+
+    def beforehand(self) -> list[Value]:
+        """Return the values of buffers that a run may change, where no run has told which."""
+        found = [(place, place.buffer) for place in (*self.statistics, *self.others)]
+        return [(place, value) for place, value in found if value is not None and _small(value)]
+
+
+class _Seen(NamedTuple):
+    """A buffer, and how often it was changed when it was seen."""
+
+    buffer: Tensor | None
+    version: int
+
+    @classmethod
+    def of(cls, place: Place) -> _Seen:
+        buffer = place.buffer
+        return cls(buffer, 0 if buffer is None or buffer.is_inference() else buffer._version)
+
+    def moved(self, other: _Seen) -> bool:
+        return self.buffer is not other.buffer or self.version != other.version
+
+
+def _small(buffer: Tensor) -> bool:
+    return buffer.numel() * buffer.element_size() <= SMALL
 
 
 @contextmanager
-def on_copies(places: Sequence[tuple[dict[str, Tensor | None], str]]) -> Iterator[None]:
-    """Let modules have copies of some buffers for a block."""
-    own = [(table, name, table.get(name)) for table, name in places]
+def on_copies(values: Iterable[Value]) -> Iterator[None]:
+    """Let modules have copies of some values in place of their buffers for a block."""
+    values = list(values)
+    own = [(place, place.buffer) for place, _ in values]
     copies: dict[int, Tensor] = {}  # a buffer of two modules stays one
-    for table, name, buffer in own:
-        if buffer is not None:
-            if id(buffer) not in copies:
-                copies[id(buffer)] = buffer.detach().clone()
-            table[name] = copies[id(buffer)]
+    for place, value in values:
+        copies.setdefault(id(value), value.detach().clone())
+        place.table[place.name] = copies[id(value)]
     try:
         yield
     finally:
-        for table, name, buffer in own:
-            table[name] = buffer
+        for place, buffer in own:
+            place.table[place.name] = buffer
 
 
 class Snapshot:
-    """The values of some buffers, to be put back if a step has to begin anew."""
+    """The buffers before a step, to be put back if it has to begin anew."""
 
-    def __init__(self, places: Sequence[tuple[dict[str, Tensor | None], str]]) -> None:
-        self.kept = [
-            (table, name, buffer, buffer.clone())
-            for table, name in places
-            if (buffer := table.get(name)) is not None
+    def __init__(self, buffers: Buffers) -> None:
+        kept = [
+            (place, b.clone()) for place in buffers.statistics if (b := place.buffer) is not None
         ]
+        values = buffers.steps[-1]
+        kept += [(place, values[at]) for at, place in enumerate(buffers.others) if at in values]
+        self.kept = [(place, place.buffer, value) for place, value in kept]
 
     def put_back(self) -> None:
         """Let the modules have these buffers again, with the values that they had."""
-        for table, name, buffer, _ in self.kept:
-            table[name] = buffer
-        put_back([buffer for _, _, buffer, _ in self.kept], [value for *_, value in self.kept])
+        for place, buffer, _ in self.kept:
+            place.table[place.name] = buffer
+        found = [(buffer, value) for _, buffer, value in self.kept if buffer is not None]
+        put_back([buffer for buffer, _ in found], [value for _, value in found])
 
 
 def statistics(modes: Sequence[tuple[Module, bool]]) -> list[Tensor]:

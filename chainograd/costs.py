@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from chainograd.buffers import on_copies
 from chainograd.dense_parts import tensor_bytes
 from chainograd.devices import synchronize
 from chainograd.metering import meter, storages
@@ -43,10 +44,11 @@ def measure(tape: Tape, kind: Kind | None = None) -> tuple[StepCost, ...]:
     for i in range(tape.steps.num_steps):
         key, before = i if kind is None else kind(i), tape.streams.state()
         runs = _Runs(tape, i, state, wanted, before)
-        if not seen:
-            runs.cost()
-        if key not in seen:
-            seen[key] = runs.cost()
+        with on_copies(tape.buffers.beforehand()):
+            if not seen:
+                runs.cost()
+            if key not in seen:
+                seen[key] = runs.cost()
         result.append(seen[key])
         state, wanted = runs.forward()[:2]
         tape.foreseen.saw(i + 1, state.leaves)

@@ -63,6 +63,7 @@ def _run(tape: Tape, visit: Callable[[int, State], None]) -> None:
 
 def _run_first(tape: Tape, action: Action, state: State) -> State:
     """Run a step as planned; if memory runs out, let all kept graphs go and run it without."""
+    tape.buffers.begin_step()
     begin_again = _undo(tape, tape.random[-1])
     try:
         if isinstance(action, Record) and tape.inputs and tape.passes(action.index):
@@ -78,7 +79,7 @@ def _run_first(tape: Tape, action: Action, state: State) -> State:
 
 def _undo(tape: Tape, streams: Streams) -> Callable[[], None]:
     """Return what puts back what a run of a step is about to change."""
-    snapshot = Snapshot(tape.buffers.changing())
+    snapshot = Snapshot(tape.buffers)
 
     def begin_again() -> None:
         tape.streams.set(streams)

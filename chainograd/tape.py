@@ -152,7 +152,7 @@ class Tape:
         """Put in force what steps saw in the forward pass, and leave no trace."""
         with ExitStack() as stack:
             stack.enter_context(undisturbed(self.streams))
-            stack.enter_context(on_copies(self.buffers.changing()))
+            stack.enter_context(on_copies(self.buffers.beforehand()))
             stack.enter_context(self.surroundings.in_force())
             yield
 
@@ -219,7 +219,7 @@ class Again:
     """
 
     def __init__(self, tape: Tape, i: int) -> None:
-        self.tape, self.start = tape, tape.random[i]
+        self.tape, self.step, self.start = tape, i, tape.random[i]
         self.drew = self.start is not tape.random[i + 1]
         self.noise = Replayed(tape.streams, self.start) if self.drew else nullcontext()
         self.stack = ExitStack()
@@ -233,7 +233,7 @@ class Again:
         with ExitStack() as stack:
             stack.enter_context(self.noise)
             stack.enter_context(same_frozen(self.tape.steps.inner_captured))
-            stack.enter_context(on_copies(self.tape.buffers.changing()))
+            stack.enter_context(on_copies(self.tape.buffers.of_step(self.step)))
             stack.enter_context(self.tape.surroundings.in_force())
             self.stack = stack.pop_all()
 
