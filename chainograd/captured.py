@@ -28,6 +28,7 @@ class Captured(NamedTuple):
         sharded: Modules that FSDP2 shards.
         modes: All modules, and whether each is in training.
         devices: Where tensors are, those that require no gradient too.
+        generators: Objects that draw random numbers, the global streams aside.
         compiled: Whether torch.compile made any of it, or compiles its calls.
         counts_passes: The class of a module whose hooks count forward passes per backward pass.
     """
@@ -37,6 +38,7 @@ class Captured(NamedTuple):
     sharded: list[Any]
     modes: list[tuple[Module, bool]]
     devices: set[torch.device]
+    generators: list[object]
     compiled: bool
     counts_passes: str | None
 
@@ -67,6 +69,7 @@ def find_captured(step: object, others: Iterable[object] = ()) -> Captured:
         sharded=sharded,
         modes=search.modes,
         devices=search.devices,
+        generators=search.generators,
         compiled=search.compiled,
         counts_passes=search.counts_passes,
     )

@@ -49,6 +49,7 @@ from chainograd.stores import Store
 from chainograd.streams import RandomStreams
 from chainograd.surroundings import Surroundings
 from chainograd.tape import Tape, Transform
+from chainograd.unnamed import Unnamed
 
 Frozen = Literal["off", "auto"]
 PLANS = 16  # that a chain remembers: random `grad_steps` have one each
@@ -407,6 +408,7 @@ class CheckpointedChain:
             x_T=x_T,
             streams=RandomStreams(devices, self.generators),
             verify=self.verify,
+            unnamed=Unnamed(captured.generators, self.generators),
             mode=mode,
             counts_passes=captured.counts_passes,
             surroundings=Surroundings.now({d.type for d in devices}, captured.modes),

@@ -125,7 +125,7 @@ class _Runs(NamedTuple):
         )
 
 
-def _unchecked(after: State, used: set[int]) -> None:
+def _unchecked(result: Outcome) -> None:
     """See nothing in a run that only measures."""
 
 

@@ -99,7 +99,7 @@ _REMEMBERED = ("_min_seqlen_tensor", "_max_seqlen_tensor")
 def _parts_of_wrapper(tensor: Tensor) -> list[Tensor]:
     names, _ = tensor.__tensor_flatten__()  # pyright: ignore[reportAttributeAccessIssue]
     inner = [getattr(tensor, name) for name in names if name not in _REMEMBERED]
-    return [part for piece in inner for part in dense_parts(piece)]
+    return [part for piece in inner if isinstance(piece, Tensor) for part in dense_parts(piece)]
 
 
 def _parts_of_quantized(tensor: Tensor) -> list[Tensor]:

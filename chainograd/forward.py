@@ -55,6 +55,7 @@ def _run(tape: Tape, visit: Callable[[int, State], None]) -> None:
         state = _run_first(tape, action, state)
         tape.log.ran("forward", i, began)
         tape.random.append(tape.streams.state(tape.random[i]))
+        tape.unnamed.ran(i)
         # Of steps that the plan does not run again too: a second backward pass runs all of them.
         if tape.inputs and i + 1 not in seen:
             tape.verifier.saw(i + 1, state.leaves)
@@ -64,6 +65,7 @@ def _run(tape: Tape, visit: Callable[[int, State], None]) -> None:
 def _run_first(tape: Tape, action: Action, state: State) -> State:
     """Run a step as planned; if memory runs out, let all kept graphs go and run it without."""
     tape.buffers.begin_step()
+    tape.begin_step()
     begin_again = _undo(tape, tape.random[-1])
     try:
         if isinstance(action, Record) and tape.inputs and tape.passes(action.index):
@@ -99,7 +101,7 @@ def _advance(tape: Tape, i: int, state: State, begin_again: Callable[[], None]) 
     if tape.passes(i):
         return _noted(tape, i, steps.advance(i, state, tape.wanted[i], tape.mark(i), begin_again))
     result = steps.unrecorded(i, state)
-    return _noted(tape, i, Outcome(result, [False] * len(result.leaves), set(), set()))
+    return _noted(tape, i, Outcome(result, [False] * len(result.leaves), set(), None, set()))
 
 
 def _noted(tape: Tape, i: int, result: Outcome) -> State:
@@ -108,6 +110,7 @@ def _noted(tape: Tape, i: int, result: Outcome) -> State:
     tape.wanted.append(result.wanted)
     tape.specs.append(result.leaving.spec)
     tape.used |= result.used
+    tape.verifier.graphs[i] = result.used, result.nodes
     if i == 0:
         tape.entered = result.entered
     if i == tape.first and not any(result.wanted):

@@ -50,8 +50,10 @@ class Mark(NamedTuple):
     step: int
 
 
-def leaves_used(outputs: Iterable[Any], mark: Mark | None) -> list[Use]:
-    """Return every use of a leaf in the graph of the tensors among ``outputs``; mark the graph.
+def leaves_used(outputs: Iterable[Any], mark: Mark | None) -> tuple[list[Use], int]:
+    """Return every use of a leaf in the graph of the tensors among ``outputs``, and its nodes.
+
+    The nodes are counted, and marked.
 
     A leaf requiring a gradient that is itself among the outputs is used too. Costs about half a
     microsecond a node.
@@ -78,7 +80,7 @@ def leaves_used(outputs: Iterable[Any], mark: Mark | None) -> list[Use]:
                 stack.append(parent)
     if mark is not None:
         _mark(seen, mark)
-    return uses
+    return uses, len(seen)
 
 
 def _mark(nodes: Iterable[Any], mark: Mark) -> None:

@@ -18,6 +18,7 @@ import torch
 
 from chainograd.containers import BARE, CONTAINERS, entries
 from chainograd.scripted import ScriptMethod, scripted_parts
+from chainograd.unnamed import GENERATORS
 
 _LIBRARIES = frozenset(
     ("torch", "numpy", "builtins", "math", "functools", "itertools", "random", "chainograd")
@@ -27,7 +28,7 @@ _INTERNAL = ("torch._dynamo", "torch._inductor", "torch._functorch", "torch._sub
 _PYTHON = sysconfig.get_paths()["stdlib"] + os.sep
 PLAIN = frozenset((int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device,
                    torch.Size))  # fmt: skip
-_ATOMS = (*PLAIN, logging.Logger, re.Pattern, torch.Generator)
+_ATOMS = (*PLAIN, logging.Logger, re.Pattern)
 
 
 class Kind(NamedTuple):
@@ -35,6 +36,7 @@ class Kind(NamedTuple):
 
     Attributes:
         tensor: Whether they are tensors.
+        generator: Whether they draw random numbers.
         atom: Whether there is nothing to be found in them.
         space: Whether they are classes or modules, of which only what is named is searched.
         container: Whether they hold entries.
@@ -44,6 +46,7 @@ class Kind(NamedTuple):
     """
 
     tensor: bool
+    generator: bool
     atom: bool
     space: bool
     container: bool
@@ -67,6 +70,7 @@ def kind_of(cls: type) -> Kind:
     if cls not in _kinds:
         _kinds[cls] = Kind(
             tensor=issubclass(cls, torch.Tensor),
+            generator=issubclass(cls, GENERATORS),
             atom=issubclass(cls, _ATOMS) or _is_internal(cls),
             space=issubclass(cls, (type, types.ModuleType)),
             container=issubclass(cls, CONTAINERS),

@@ -84,7 +84,7 @@ def first_cut(tape: Tape, index: int, state: State) -> tuple[State, Cut | None]:
     """Run a step and return its result without a graph, and where that was cut off, if it was."""
     ours = {id(leaf) for leaf in (*state.leaves, *tape.steps.shared) if wants_gradient(leaf)}
     # What a step makes to require a gradient, as guidance does, is its own affair.
-    cuts = Cuts(lambda tensor: any(id(use[0]) in ours for use in leaves_used([tensor], None)))
+    cuts = Cuts(lambda tensor: any(id(use[0]) in ours for use in leaves_used([tensor], None)[0]))
     with Watch(cuts):
         leaving = tape.steps.run(index, state)
     found = next(filter(None, map(cuts.of, leaving.tensors)), None)

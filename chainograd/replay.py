@@ -32,6 +32,7 @@ class Verifier:
         coarsest: The coarsest floating dtype that steps are known to compute in.
         digests: Of first states, by the index of the step they enter.
         samples: Likewise.
+        graphs: What each step used of what the steps share, and how many nodes its graph had.
         open: Verdicts that were not asked for: what differs, as a tensor; the step; the words.
     """
 
@@ -40,6 +41,7 @@ class Verifier:
     coarsest: torch.dtype | None = None
     digests: dict[int, Digest] = field(default_factory=dict)
     samples: dict[int, tuple[Tensor | None, ...]] = field(default_factory=dict)
+    graphs: dict[int, tuple[set[int], int | None]] = field(default_factory=dict)
     open: list[tuple[Tensor, int, Callable[[], str]]] = field(default_factory=list)
 
     @property
@@ -82,6 +84,24 @@ class Verifier:
             compare_rounded(i, before, again, self.rounding)
         else:
             self._same_values(i, before, again)
+
+    def same_graph(self, i: int, used: set[int], nodes: int | None) -> None:
+        """Check that step i has the graph that it had first, as far as its size tells.
+
+        A step may give the same state by another graph: a flag that detaches a part of it.
+
+        Raises:
+            ReplayError: If it has not.
+        """
+        before = self.graphs.get(i)
+        if self.verify == "off" or before is None or None in (before[1], nodes):
+            return
+        if before != (used, nodes):
+            raise ReplayError(
+                f"Step {i} was recomputed with another graph than in the forward pass: {nodes} "
+                f"operations with a gradient, which use {len(used)} of the tensors that the steps "
+                f"share, where there were {before[1]} and {len(before[0])}. {ADVICE}"
+            )
 
     def settle(self) -> None:
         """Ask for the verdicts that are open.

@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from chainograd.containers import BARE, entries, is_big, sample, size
 from chainograd.errors import ChainError
 from chainograd.parts import PLAIN, Kind, holds_nothing, kind_of, named_by, names_in, parts
+from chainograd.unnamed import is_own
 from chainograd.wrappers import (
     is_compiled,
     is_wrapper,
@@ -43,6 +44,7 @@ class Search:
 
     def __init__(self) -> None:
         self.tensors: list[Tensor] = []
+        self.generators: list[object] = []
         self.modules: list[Module] = []
         self.modes: list[tuple[Module, bool]] = []
         self.devices: set[torch.device] = set()
@@ -74,6 +76,9 @@ class Search:
             kind = kinds.get(cls) or self._new_kind(cls)
             if kind.tensor:
                 self._note_tensor(thing)
+            elif kind.generator:
+                if is_own(thing):
+                    self.generators.append(thing)
             elif kind.space:
                 self._note_space(thing)
             elif kind.container and is_big(thing):

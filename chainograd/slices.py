@@ -51,6 +51,10 @@ class SlicedSteps(Steps):
     batch: int = 1
     size: int = 1
 
+    def given(self, entering: State) -> State:
+        """Return the leaves themselves: what the slices are given are views of them."""
+        return entering
+
     def run(self, index: int, state: State) -> State:
         """Run one step on every slice, in the grad mode that is in force."""
         return self._joined(index, state, [self._called(index, state, j) for j in self._starts])
@@ -75,13 +79,15 @@ class SlicedSteps(Steps):
             self._joined(index, state, [part.leaving for part in parts]),
             [any(wanted) for wanted in zip(*(part.wanted for part in parts), strict=True)],
             set[int]().union(*(part.used for part in parts)),
+            sum(part.nodes or 0 for part in parts),
             set[int]().union(*(part.entered for part in parts)),
         )
 
     def again(self, index: int, state: State, wanted: list[bool], rerun: Rerun) -> Recorded:
         """Remember a step that is to be recorded slice by slice."""
         entering = state.entering(wanted)
-        return Waiting(entering, state._replace(leaves=()), {}, set(), [], None, index, rerun)
+        nothing = state._replace(leaves=())
+        return Waiting(entering, entering, nothing, {}, 0, set(), [], None, index, rerun)
 
     def backprop(
         self, recorded: Recorded, after: Cotangents, at_node: Cotangents, sums: Sums
@@ -89,7 +95,7 @@ class SlicedSteps(Steps):
         """Record each slice of a step and send its share of the cotangents back through it."""
         assert isinstance(recorded, Waiting)
         i, entering, rerun = recorded.index, recorded.entering, recorded.rerun
-        before, parts, used = at_node, [], set[int]()
+        before, parts = at_node, []
         for j in self._starts:
 
             def called(i: int, whole: State, j: int = j) -> State:
@@ -107,12 +113,11 @@ class SlicedSteps(Steps):
             # What the slices so far have summed up goes along: note [Sums in order].
             sums.begin()  # each is added once: without kept graphs (3) nothing is done again
             before = Steps.backprop(self, graph, share, before, sums)
-            parts.append(leaving.detached())
-            used |= graph.uses.keys()
+            parts.append(self.outcome(graph))
             strangers = graph.strangers
             del leaving, graph
             refuse_strangers(strangers)
-        rerun.check(self._joined(i, entering, parts), used)
+        rerun.check(self._one(i, entering, parts))
         return before
 
     @property

@@ -31,6 +31,7 @@ from chainograd.states import (
     NO_ARGUMENTS,
     Cotangents,
     State,
+    aside,
     differentiable,
     refuse_hidden,
     same_leaves,
@@ -47,16 +48,20 @@ class Recorded:
 
     Attributes:
         entering: Detached leaves that it begins with.
+        given: What the step was given: the same, or views of them that are no leaves.
         leaving: The state that it ends with.
         uses: Where it uses what the steps share.
+        nodes: How many nodes it has.
         entered: Places of the entering leaves that it uses.
         strangers: Leaves that the chain does not know. A step may make leaves of its own.
         guard: Refuses gradients that do not come from the chain.
     """
 
     entering: State
+    given: State
     leaving: State
     uses: Uses
+    nodes: int
     entered: set[int]
     strangers: list[Stranger]
     guard: Guard | None
@@ -77,12 +82,14 @@ class Outcome(NamedTuple):
         leaving: The state that it gave, outside its graph.
         wanted: Which leaves of that state need a gradient.
         used: Places of the tensors that the steps share which are in its graph.
+        nodes: How many nodes that graph had; None if there was none.
         entered: Places of the leaves of the state it was given which are in its graph.
     """
 
     leaving: State
     wanted: list[bool]
     used: set[int]
+    nodes: int | None
     entered: set[int]
 
 
@@ -91,12 +98,12 @@ class Rerun(NamedTuple):
 
     Attributes:
         around: What it runs in; entered for each slice of a step that runs slice by slice.
-        check: Looks at the state that it gives, and at the places of what it uses.
+        check: Looks at the outcome.
         mark: For the nodes of its graph.
     """
 
     around: AbstractContextManager[None]
-    check: Callable[[State, set[int]], None]
+    check: Callable[[Outcome], None]
     mark: Mark
 
 
@@ -289,7 +296,8 @@ class Steps:
         if self.sharded and any(wanted):  # FSDP2 would wait for the gradients of the graph
             leaving = self.unrecorded(index, state)
             needed = [differentiable(leaf) for leaf in leaving.leaves]
-            return Outcome(leaving, needed, set(range(len(self.shared))), set(range(len(wanted))))
+            everything = set(range(len(self.shared)))
+            return Outcome(leaving, needed, everything, None, set(range(len(wanted))))
         if not self.saves:
             try:
                 return self._first(index, state, wanted, mark, light=True)
@@ -353,7 +361,7 @@ class Steps:
         """Run a step again with its graph."""
         with rerun.around:
             recorded = self.record(index, state, wanted, rerun.mark)
-        rerun.check(recorded.leaving, set(recorded.uses))
+        rerun.check(self.outcome(recorded))
         return recorded
 
     def run_as_recorded(self, index: int, state: State) -> State:
@@ -369,10 +377,16 @@ class Steps:
         graphs = torch.is_grad_enabled()
         torch._C._set_grad_enabled(True)  # what `torch.enable_grad()` does, in a fifth of its time
         try:
-            leaving = run(index, entering)
+            given = self.given(entering)
+            leaving = run(index, given)
         finally:
             torch._C._set_grad_enabled(graphs)
-        return self.between(index, entering, leaving, mark)
+        return self.between(index, entering, given, leaving, mark)
+
+    def given(self, entering: State) -> State:
+        """Return leaves as a step is given them: as views, which are no leaves in a loop either."""
+        views = [aside(leaf) if wants_gradient(leaf) else leaf for leaf in entering.leaves]
+        return entering._replace(leaves=tuple(views))
 
     def outcome(self, recorded: Recorded) -> Outcome:
         """Return what is to be known of a recorded step when its graph is gone."""
@@ -382,10 +396,13 @@ class Steps:
             [wants_gradient(leaf) for leaf in leaving.leaves],
             # Of shards the graph does not tell which it uses.
             set(range(len(self.shared))) if self.sharded else set(recorded.uses),
+            None if self.sharded else recorded.nodes,
             recorded.entered,
         )
 
-    def between(self, index: int, entering: State, leaving: State, mark: Mark) -> Recorded:
+    def between(
+        self, index: int, entering: State, given: State, leaving: State, mark: Mark
+    ) -> Recorded:
         """Return the graph between two states, and what it uses.
 
         Raises:
@@ -395,7 +412,8 @@ class Steps:
         entered: set[int] = set()
         strangers: list[Stranger] = []
         own = {id(leaf): place for place, leaf in enumerate(entering.leaves)}
-        for use in leaves_used(leaving.leaves, mark):
+        found, nodes = leaves_used(leaving.leaves, mark)
+        for use in found:
             leaf = use[0]
             if (at := self.known.get(id(leaf))) is not None:
                 uses.setdefault(at, []).append(use)
@@ -403,7 +421,8 @@ class Steps:
                 entered.add(own[id(leaf)])
             elif all(leaf is not part for part in gathered(self.sharded)):
                 strangers.append(Stranger(index, tuple(leaf.shape), weakref.ref(leaf)))
-        return Recorded(entering, leaving, uses, entered, strangers, Guard(entering.leaves))
+        guard = Guard(entering.leaves)
+        return Recorded(entering, given, leaving, uses, nodes, entered, strangers, guard)
 
     def outside(self, used: Iterable[int]) -> set[int]:
         """Return the ids of what the steps share at some places, as it is outside of them."""
@@ -429,7 +448,8 @@ class Steps:
         roots = [(leaving[p], g) for p, g in after.items() if leaving[p].requires_grad]
         # As in note [Sums in order], 1: a node that a loss looks at too.
         if at_node:
-            roots += [(entering[p], g) for p, g in at_node.items() if entering[p].requires_grad]
+            given = recorded.given.leaves
+            roots += [(given[p], g) for p, g in at_node.items() if given[p].requires_grad]
         uses = self._all_shared if self.trains_shards else recorded.uses
         asked = sums.ask(uses, self.shared)
         if not roots or not (places or asked.places):

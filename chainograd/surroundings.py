@@ -111,15 +111,20 @@ def uncached_parametrizations() -> Iterator[None]:
 
 
 @contextmanager
-def same_frozen(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Let leaves that steps freeze, or the contrary, be as before: the last step has the say."""
-    before = [tensor.requires_grad for tensor in tensors]
+def trained_as(tensors: Sequence[Tensor], wanted: Sequence[bool]) -> Iterator[None]:
+    """Let leaves require a gradient where they did, and then where they do outside."""
+    now = [tensor.requires_grad for tensor in tensors]
+    _require(tensors, wanted)
     try:
         yield
     finally:
-        for tensor, wanted in zip(tensors, before, strict=True):
-            if tensor.requires_grad != wanted:
-                tensor.requires_grad_(wanted)
+        _require(tensors, now)
+
+
+def _require(tensors: Sequence[Tensor], wanted: Sequence[bool]) -> None:
+    for tensor, each in zip(tensors, wanted, strict=True):
+        if tensor.requires_grad != each:
+            tensor.requires_grad_(each)
 
 
 @contextmanager

@@ -136,8 +136,8 @@ class Sweep:
                 wanted, mark = tape.wanted[i], tape.mark(i)
                 result = tape.steps.advance(i, state, wanted, mark, around.begin_again)
             else:
-                result = Outcome(tape.steps.unrecorded(i, state), [], set(), set())
-        self.compare(i, self.first(self.nodes.get(i + 1)), result.leaving, result.used)
+                result = Outcome(tape.steps.unrecorded(i, state), [], set(), None, set())
+        self.compare(i, self.first(self.nodes.get(i + 1)), result)
         tape.log.ran("rerun", i, began)
         return result.leaving
 
@@ -166,16 +166,19 @@ class Sweep:
         """Return whether what step i failed in can be done again without the kept graphs."""
         return not self.tape.steps.trains_shards and self.tape.droppable(error, i, self.nodes)
 
-    def compare(self, i: int, first: First, after: State, used: set[int]) -> None:
+    def compare(self, i: int, first: First, result: Outcome) -> None:
         """Check that a step gave what it gave the first time, and used what it used then."""
-        steps = self.tape.steps
+        steps, verifier = self.tape.steps, self.tape.verifier
+        if verifier.verify != "off":
+            self.tape.unnamed.ran_again(i)
         if steps.changed:
             # What is used with a gradient shows in the graph. What has none shows in the values,
             # if they are compared to the bit.
-            inside, certain = steps.outside(used), self.tape.verifier.exact
+            inside, certain = steps.outside(result.used), verifier.exact
             steps.refuse_changes(i, lambda t: id(t) in inside or not (certain or t.requires_grad))
         try:
-            self.tape.verifier.same(i, after.leaves, first)
+            verifier.same(i, result.leaving.leaves, first)
+            verifier.same_graph(i, result.used, result.nodes)
         except ReplayError:
             steps.refuse_changes(i, lambda t: True)
             raise

@@ -22,7 +22,8 @@ from chainograd.states import State, wants_gradient
 from chainograd.steps import Recorded, Steps, refuse_strangers
 from chainograd.stores import Node, Shelf, Store
 from chainograd.streams import RandomStreams, Replayed, Streams, undisturbed
-from chainograd.surroundings import Surroundings, same_frozen
+from chainograd.surroundings import Surroundings, trained_as
+from chainograd.unnamed import Unnamed
 
 Transform = Callable[[int, Any], Any]
 
@@ -42,6 +43,7 @@ class Tape:
         grad_steps: Steps that the gradient may pass; None is all of them.
         store: Where nodes live.
         progress: Whether to show a bar.
+        unnamed: Generators that the chain was not told of.
         counts_passes: The class of a module whose hooks pair forward and backward passes.
         mode: What calls have in common for which the same was found out.
         nodes: States that are kept, by the index of the step they enter.
@@ -49,6 +51,7 @@ class Tape:
         random: Where the random streams stood before each step, and at the end.
         wanted: Which leaves of each state need a gradient, as far as steps have run.
         specs: How the leaves of each of these states belong together.
+        trained: Before each step, which captured tensors required a gradient.
         used: Places of the tensors that the steps share which some step uses.
         entered: Places of the leaves of x_T which step 0 uses.
         spent: Whether a backward pass has freed the nodes.
@@ -71,11 +74,13 @@ class Tape:
     grad_steps: frozenset[int] | None = None
     store: Store = field(default_factory=Store)
     progress: bool = False
+    unnamed: Unnamed = field(default_factory=lambda: Unnamed([], []))
     mode: Any = None
     counts_passes: str | None = None
     nodes: dict[int, Node] = field(default_factory=dict)
     graphs: dict[int, Recorded] = field(default_factory=dict)
     random: list[Streams] = field(default_factory=list)
+    trained: list[list[bool]] = field(default_factory=list)
     used: set[int] = field(default_factory=set)
     entered: set[int] = field(default_factory=set)
     first: int = 0
@@ -113,6 +118,12 @@ class Tape:
     def as_run(self, plan: Plan) -> Plan:
         """Return a plan as far as the steps that the gradient may pass need it."""
         return plan if self.grad_steps is None else restricted(plan, self.grad_steps)
+
+    def begin_step(self) -> None:
+        """Note which captured tensors require a gradient before the next step runs first."""
+        now = [tensor.requires_grad for tensor in self.steps.inner_captured]
+        same = self.trained and now == self.trained[-1]
+        self.trained.append(self.trained[-1] if same else now)
 
     def mark(self, i: int) -> Mark:
         """Return what the nodes of step i's graph are marked with."""
@@ -232,7 +243,8 @@ class Again:
     def __enter__(self) -> None:
         with ExitStack() as stack:
             stack.enter_context(self.noise)
-            stack.enter_context(same_frozen(self.tape.steps.inner_captured))
+            captured, wanted = self.tape.steps.inner_captured, self.tape.trained[self.step]
+            stack.enter_context(trained_as(captured, wanted))
             stack.enter_context(on_copies(self.tape.buffers.of_step(self.step)))
             stack.enter_context(self.tape.surroundings.in_force())
             self.stack = stack.pop_all()
