@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow gpu oldest lint docs mutants bench bench-check clean
+.PHONY: demo test slow net gpu oldest lint docs mutants bench bench-check clean
 .DEFAULT_GOAL := test
 
 # The stamp is remade when the dependencies change.
@@ -22,6 +22,16 @@ slow: $(VENV)/.installed
 # What only a CUDA device can show; without one, all of it is skipped.
 gpu: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/test_cuda.py
+
+# Tests of minutes, which `make test` leaves out.
+slow: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+# Many drawn steps against the plain loop: `make net DRAWS=10000 SEED=0`. What fails is grouped by kind.
+DRAWS ?= 2000
+SEED ?= 0
+net: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.drawing_steps --draws $(DRAWS) --seed $(SEED)
 
 # The core's tests with the oldest versions that are allowed. Left out: what lists the schedulers of
 # one version of diffusers, and FSDP2, which torch 2.5 has under another name.

@@ -114,8 +114,7 @@ class Search:
             return False
         self.followed = followed
         for space in list(self.spaces):
-            table = vars(space)
-            self.walk([table[name] for name in self.names & table.keys()])
+            self.walk([value for name, value in vars(space).items() if name in self.names])
         return True
 
     def _note_tensor(self, tensor: Tensor) -> None:

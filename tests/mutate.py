@@ -57,7 +57,7 @@ def caught_by(mutant: Mutant, copy: Path) -> str:
     original.write_text(mutated(mutant))
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-x", *mutant["tests"].split()],
+            [sys.executable, "-m", "pytest", "-q", "-x", "-m", "", *mutant["tests"].split()],
             cwd=copy,
             env={**os.environ, "PYTHONPATH": f"{copy}{os.pathsep}{copy / 'applications'}"},
             stdout=subprocess.PIPE,

@@ -19,3 +19,11 @@ def test_the_page_lists_mutants_that_are_there_and_what_caught_them():
     assert len(names) == len(set(names))
     assert set(caught) <= set(names)
     assert not [what for what, row in caught.items() if SURVIVES in row]
+
+
+@pytest.mark.parametrize("mutant", mutants(), ids=lambda mutant: mutant["what"])
+def test_the_tests_that_a_mutant_names_are_there(mutant):
+    named = mutant["tests"].split()
+
+    assert named
+    assert not [path for path in named if not (ROOT / path.partition("::")[0]).exists()]

@@ -3,12 +3,15 @@
 The examples are the same in every run. To try others, and more of them:
 
     CHAINOGRAD_EXAMPLES=20000 python -m pytest tests/test_properties.py
+
+Steps of layers of every kind are drawn by `tests.drawing_steps`; `make net DRAWS=10000` draws more.
 """
 
 import os
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 import torch.utils._pytree as pytree
 from hypothesis import event, given, settings
@@ -23,6 +26,9 @@ from chainograd import (
     random_suffix,
 )
 from chainograd.planners import keep_graphs
+from tests.drawing_steps.draw import draw
+from tests.drawing_steps.layers import KINDS, unexplained
+from tests.drawing_steps.outcome import UNREPEATED, grouped, outcome
 
 EXAMPLES = int(os.environ.get("CHAINOGRAD_EXAMPLES", "0"))
 
@@ -261,3 +267,32 @@ def test_a_chain_of_any_make_gives_what_the_plain_loop_gives(data, problem, pass
 
     assert len(got) == len(expected)
     assert all(map(same, got, expected))
+
+
+def test_every_module_of_torch_nn_is_drawn_or_left_out_for_a_reason():
+    assert not unexplained()
+
+
+@pytest.mark.parametrize("first", KINDS)
+def test_a_layer_of_any_kind_gives_what_the_plain_loop_gives(first):
+    assert_draws_are_right(range(2), first)
+
+
+# A few draws a test, so that they are shared out among processes and each failure has a name.
+@pytest.mark.parametrize("seeds", [range(at, at + 20) for at in range(0, 300, 20)], ids=str)
+def test_a_drawn_step_gives_what_the_plain_loop_gives(seeds):
+    assert_draws_are_right(seeds)
+
+
+def assert_draws_are_right(seeds, first=None):
+    draws = {seed: draw(seed, first) for seed in seeds}
+    found = {seed: outcome(drawn) for seed, drawn in draws.items()}
+
+    failures = {seed: (draws[seed], came) for seed, came in found.items() if came.failed}
+    assert not failures, grouped(failures)
+    # In the plain loop too, torch refuses some steps that change their state in place.
+    assert not [
+        (draws[seed], came)
+        for seed, came in found.items()
+        if came.kind == "void" and came.text != UNREPEATED and draws[seed].fault != "in place"
+    ]

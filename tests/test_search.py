@@ -193,6 +193,10 @@ class Slotted:
     w: torch.Tensor
 
 
+class Referred:
+    __slots__ = ("__weakref__", "w")
+
+
 class Private:
     __slots__ = ("__w",)
 
@@ -242,6 +246,13 @@ def a_weak_proxy():
     net = kept_elsewhere(layers())
     held = weakref.proxy(net)
     return (lambda x, i: held(x)), list(net.parameters())
+
+
+@case
+def a_weak_proxy_of_what_cannot_be_called():
+    held = weakref.proxy(kept_elsewhere(Referred()))
+    held.w = weight()
+    return times(lambda: held.w)
 
 
 @case
@@ -550,6 +561,12 @@ def a_tensor_each_in_many_functions():
     ws = [weight() for _ in range(200)]
     held = [lambda x, w=w: torch.tanh(w * x) for w in ws]
     return (lambda x, i: held[i + 100](x)), ws[100 : 100 + M]
+
+
+@case
+def a_tensor_in_every_record_but_the_first_ones():
+    held = [{"w": weight()} if k > 50 else {"text": "a cat"} for k in range(200)]
+    return times(lambda: held[150]["w"])
 
 
 @case

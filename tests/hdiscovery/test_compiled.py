@@ -88,6 +88,7 @@ def test_a_command_compiles_where_it_is_told_to(
     assert told[0] == told[1]
 
 
+@pytest.mark.slow  # inductor's C++ is compiled for one to four minutes
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 def test_what_inductor_makes_agrees_to_rounding_and_repeats_itself():
     torch.compiler.reset()
