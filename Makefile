@@ -15,10 +15,6 @@ $(VENV)/.installed: pyproject.toml
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-# What takes too long for every run.
-slow: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
-
 # What only a CUDA device can show; without one, all of it is skipped.
 gpu: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/test_cuda.py
