@@ -48,6 +48,14 @@ def _row(case: Any) -> dict[str, Any]:
     }
 
 
+def _lines(content: dict[str, Any]) -> str:
+    """Return JSON with a line for each case, so that a change shows as what it is."""
+    rows = ",\n".join(
+        f"{json.dumps(key)}: {json.dumps(row)}" for key, row in content["cases"].items()
+    )
+    return f'{{"environment": {json.dumps(content["environment"])},\n"cases": {{\n{rows}\n}}}}\n'
+
+
 def _environment() -> dict[str, Any]:
     return {
         "torch": torch.__version__,
@@ -140,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--page", action="store_true", help="write the page from the JSON file")
     if not parser.parse_args().page:
-        JSON.write_text(json.dumps(measured(), indent=1) + "\n")
+        JSON.write_text(_lines(measured()))
     write_page(json.loads(JSON.read_text()))
 
 
