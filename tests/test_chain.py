@@ -144,6 +144,17 @@ def test_a_tensor_that_cannot_be_found_is_refused_by_step_and_shape(known, only)
         CheckpointedChain(step, 4)(x).sum().backward()
 
 
+def test_a_tensor_that_cannot_be_found_is_refused_where_all_that_is_found_is_unused():
+    hide = [lambda: vars(__import__("sys").modules[__name__])["Hid" + "den"]]
+    unused = [torch.ones(2, requires_grad=True)]
+
+    def step(x, i):
+        return x * hide[0]().tensors[0].sum() if i == 3 else x + len(unused)
+
+    with pytest.raises(CapturedTensorError, match=r"Step 3 .*\(3, 2\).*params="):
+        CheckpointedChain(step, 4)(torch.ones(1))
+
+
 def test_a_tensor_that_cannot_be_found_is_served_when_it_is_named():
     hidden = vars(__import__("sys").modules[__name__])["Hid" + "den"]
     w = hidden.tensors[0]

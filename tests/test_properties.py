@@ -18,6 +18,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from chainograd import (
+    ChainError,
     CheckpointedChain,
     ScaledInput,
     StoppedOutput,
@@ -151,6 +152,7 @@ class Problem:
         floats = [leaf for leaf in seen if is_float(leaf)]
         inputs = [t for t in (self.x, self.y, self.c, self.w, self.b) if t.requires_grad]
         parts = [leaf.square().sum() for leaf in floats if leaf.requires_grad]
+        self.reached = bool(parts)
         results = [leaf.detach() if is_float(leaf) else leaf for leaf in seen]
         for more in reversed(range(passes)):
             if not parts or not inputs:
@@ -263,7 +265,13 @@ def test_a_chain_of_any_make_gives_what_the_plain_loop_gives(data, problem, pass
     )
 
     expected = problem.results(lambda: problem.loop(steps()), passes)
-    got = problem.results(lambda: problem.called(chain), passes)
+    try:
+        got = problem.results(lambda: problem.called(chain), passes)
+    except ChainError as error:
+        # Where steps cut off all that they use, the loop's result has no gradient; a chain says so.
+        if "cuts every gradient off" not in str(error) or problem.reached:
+            raise
+        return
 
     assert len(got) == len(expected)
     assert all(map(same, got, expected))

@@ -150,7 +150,7 @@ def _text(value: Any) -> str:
 
 def draw(seed: int, first: str | None = None) -> Draw:
     """Return the draw of a seed, with a given first layer if that is wanted."""
-    rng = random.Random(seed)
+    rng = random.Random(f"{seed} {first}" if first else seed)
     rare = lambda part=0.25: rng.random() < part  # noqa: E731
     layout = rng.choice(KINDS[first].layouts if first else "vtt122233")
     while True:
@@ -213,13 +213,13 @@ def draw(seed: int, first: str | None = None) -> Draw:
         grad_steps=rng.choice((rng.randint(1, M), gaps)) if rare(0.2) else None,
         transform=rare(0.15),
     )  # fmt: skip
+    if drawn.inside == "chain":
+        # In few bits another order shows too much to be compared.
+        drawn = replace(drawn, dtype=torch.float64, autocast="none")
     if rare(0.08):
         return replace(drawn, fault=rng.choice(FAULTS), noise="named", verify="exact")
     if rare(0.1):
         return sliced(drawn, rng)
-    if drawn.inside == "chain":
-        # In few bits another order shows too much to be compared.
-        return replace(drawn, dtype=torch.float64, autocast="none")
     return drawn
 
 
