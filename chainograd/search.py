@@ -163,7 +163,6 @@ class Search:
         if type(module) in self.wrappers:
             refuse_wrapper(module)
         self.modules.append(module)
-        self.compiled = self.compiled or is_compiled(module)
         # A frozen TorchScript module has forgotten whether it is in training.
         training = getattr(module, "training", None)
         if training is not None:

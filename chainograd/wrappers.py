@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from torch import Tensor
-from torch.nn import Module
 
 from chainograd.errors import ChainError
 
@@ -85,13 +83,11 @@ def pass_counter(cls: type) -> str | None:
     return None
 
 
-def is_compiled(thing: Any) -> bool:
-    """Return whether torch.compile made a module or function, or compiled its calls."""
-    if isinstance(thing, Module):
-        if thing.__dict__.get("_compiled_call_impl") is not None:
-            return True
-        dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")
-        return dynamo is not None and isinstance(thing, dynamo.OptimizedModule)
+def is_compiled(function: Any) -> bool:
+    """Return whether torch.compile made a function.
+
+    A compiled module has one among its attributes: its ``forward``, or what its calls go to.
+    """
     # What `torch.compiler.disable` makes has the first of these too.
-    marks = getattr(thing, "__dict__", {})
+    marks = vars(function)
     return "_torchdynamo_orig_callable" in marks and "_torchdynamo_disable" not in marks

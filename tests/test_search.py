@@ -457,6 +457,21 @@ def a_decorated_forward():
     return (lambda x, i: torch.tanh(net(x))), [w, *net.parameters()]
 
 
+def globally_scaled(forward):
+    @functools.wraps(forward)
+    def scale(*args):
+        return LATE["w"] * forward(*args)
+
+    return scale
+
+
+@case
+def a_decorated_forward_that_names_a_global():
+    net = nn.Linear(8, 8)
+    net.forward = globally_scaled(net.forward)
+    return (lambda x, i: torch.tanh(net(x))), [LATE["w"], *net.parameters()]
+
+
 class Decorated(nn.Linear):
     forward = scaled(nn.Linear.forward, Config.w)
 
