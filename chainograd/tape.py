@@ -23,6 +23,7 @@ from chainograd.steps import Recorded, Steps, refuse_strangers
 from chainograd.stores import Node, Shelf, Store
 from chainograd.streams import RandomStreams, Replayed, Streams, undisturbed
 from chainograd.surroundings import Surroundings, trained_as
+from chainograd.traces import no_traces
 from chainograd.unnamed import Unnamed
 
 Transform = Callable[[int, Any], Any]
@@ -155,7 +156,8 @@ class Tape:
     @contextmanager
     def beforehand(self) -> Iterator[None]:
         """Let steps run that the plain loop does not run, and leave no trace."""
-        with torch.no_grad(), self.like_first():
+        others = [leaf for leaf in self.steps.arguments.leaves if not isinstance(leaf, Tensor)]
+        with torch.no_grad(), no_traces(self.steps.step, others), self.like_first():
             yield
 
     @contextmanager
