@@ -59,7 +59,10 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("changed", "error", "message"), BAD, ids=[str(row[0]) for row in BAD])
+IDS = [f"{next(iter(row[0]))} {at}" for at, row in enumerate(BAD)]
+
+
+@pytest.mark.parametrize(("changed", "error", "message"), BAD, ids=IDS)
 def test_a_wrong_option_is_refused_by_name_and_value_before_anything_runs(changed, error, message):
     step = Counted(lambda x, i: x)
     with pytest.raises(error, match=message):
