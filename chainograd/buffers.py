@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
+from torch.jit import ScriptModule
 from torch.nn import Module
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -36,7 +37,8 @@ class Place(NamedTuple):
     @property
     def buffer(self) -> Tensor | None:
         """What is there now."""
-        return self.table.get(self.name)
+        # TorchScript's table is no dict.
+        return self.table[self.name] if self.name in self.table else None  # noqa: SIM401
 
 
 Value = tuple[Place, Tensor]
@@ -58,12 +60,12 @@ class Buffers:
         self.statistics: list[Place] = []
         self.others: list[Place] = []
         for module, training in modes:
-            # TorchScript keeps its buffers elsewhere; one with a gradient is used as it is.
-            table = module._buffers if isinstance(module._buffers, dict) else {}
-            kind = self.statistics if training and isinstance(module, _NormBase) else self.others
+            table, may_be_norm = module._buffers, isinstance(module, (_NormBase, ScriptModule))
+            kind = self.statistics if training and may_be_norm else self.others
             kind += [
                 Place(table, name)
                 for name, buffer in table.items()
+                # One with a gradient is used as it is.
                 if buffer is not None and not buffer.requires_grad
             ]
         self.steps: list[dict[int, Tensor]] = []
@@ -75,11 +77,7 @@ class Buffers:
         pairs = enumerate(zip(now, self._last, strict=True))
         moved = [at for at, (a, b) in pairs if not self.steps or a.moved(b)]
         values = self.steps[-1] if self.steps else {}
-        new = {
-            at: b.detach().clone()
-            for at in moved
-            if (b := now[at].buffer) is not None and _small(b)
-        }
+        new = {at: b.clone() for at in moved if (b := now[at].buffer) is not None and _small(b)}
         self.steps.append({**values, **new} if new else values)
         self._last = now
 
@@ -123,7 +121,7 @@ def on_copies(values: Iterable[Value]) -> Iterator[None]:
     own = [(place, place.buffer) for place, _ in values]
     copies: dict[int, Tensor] = {}  # a buffer of two modules stays one
     for place, value in values:
-        copies.setdefault(id(value), value.detach().clone())
+        copies.setdefault(id(value), value.clone())
         place.table[place.name] = copies[id(value)]
     try:
         yield

@@ -29,6 +29,7 @@ class Captured(NamedTuple):
         modes: All modules, and whether each is in training.
         devices: Where tensors are, those that require no gradient too.
         generators: Objects that draw random numbers, the global streams aside.
+        scripted: Whether any of it is TorchScript.
         compiled: Whether torch.compile made any of it, or compiles its calls.
         counts_passes: The class of a module whose hooks count forward passes per backward pass.
     """
@@ -39,6 +40,7 @@ class Captured(NamedTuple):
     modes: list[tuple[Module, bool]]
     devices: set[torch.device]
     generators: list[object]
+    scripted: bool
     compiled: bool
     counts_passes: str | None
 
@@ -70,6 +72,7 @@ def find_captured(step: object, others: Iterable[object] = ()) -> Captured:
         modes=search.modes,
         devices=search.devices,
         generators=search.generators,
+        scripted=search.scripted,
         compiled=search.compiled,
         counts_passes=search.counts_passes,
     )

@@ -400,15 +400,17 @@ class CheckpointedChain:
         mode = (key, len(captured.buffers))  # modules in training may look at the batch
         if self.frozen == "auto" and not captured.compiled and not takes_fast_path(captured.modes):
             steps.recording = self._saving.setdefault(mode, Saving()).recording()
+        steps.counted = not captured.scripted
         devices = {t.device for t in (*x_T.tensors, *arguments.tensors, *named)}
         devices |= captured.devices
+        streams = RandomStreams(devices, self.generators)
         return Tape(
             steps=steps,
             plan=self.plan,
             x_T=x_T,
-            streams=RandomStreams(devices, self.generators),
+            streams=streams,
             verify=self.verify,
-            unnamed=Unnamed(captured.generators, self.generators),
+            unnamed=Unnamed(captured.generators, [*self.generators, *streams.defaults]),
             mode=mode,
             counts_passes=captured.counts_passes,
             surroundings=Surroundings.now({d.type for d in devices}, captured.modes),

@@ -57,7 +57,7 @@ def _run(tape: Tape, visit: Callable[[int, State], None]) -> None:
         tape.random.append(tape.streams.state(tape.random[i]))
         tape.unnamed.ran(i)
         # Of steps that the plan does not run again too: a second backward pass runs all of them.
-        if tape.inputs and i + 1 not in seen:
+        if any(tape.wanted[i + 1]) and i + 1 not in seen:
             tape.verifier.saw(i + 1, state.leaves)
         visit(i + 1, state)
 

@@ -93,9 +93,9 @@ class FrozenLayers(TorchFunctionMode):
         alone: Whether no mode of the user's own stands around, which may run other functions.
     """
 
-    def __init__(self, saving: Saving) -> None:
+    def __init__(self, saving: Saving | None = None) -> None:
         super().__init__()
-        self.saving = saving
+        self.saving = saving or Saving()
         self.recipes: WhileAlive[tuple[int, Recipe]] = WhileAlive()
         self.inputs: WhileAlive[Tensor] = WhileAlive()
 

@@ -116,16 +116,9 @@ def as_store(store: Store | str | os.PathLike[str]) -> Store:
     """Return where nodes live.
 
     Raises:
-        TypeError: If it is not a place.
+        ValueError: If it is not a place.
     """
-    if isinstance(store, Store):
-        return store
-    if not isinstance(store, (str, os.PathLike)):
-        raise TypeError(
-            "`store` must be 'device', 'host', a folder's path or a `Store`, got "
-            f"{_shown(store)}. Leave it out to keep nodes on their device."
-        )
-    return Store(store)
+    return store if isinstance(store, Store) else Store(store)
 
 
 def as_grad_steps(

@@ -33,6 +33,7 @@ from chainograd.wrappers import (
 #    they name of modules. Functions of numerical libraries name nothing.
 
 _MANY = 4096  # in more entries than that, tensors that require no gradient are not looked for
+_SCRIPTED = (torch.jit.ScriptFunction, torch._C.ScriptMethod)
 _CALLED = frozenset(("__call__", "forward", "__getattr__", "__getitem__", "__iter__", "__next__",
                      "__enter__", "__exit__"))  # fmt: skip  # without being named
 _FUNCTIONS = (types.FunctionType, staticmethod, classmethod, property, functools.cached_property,
@@ -48,7 +49,7 @@ class Search:
         self.modules: list[Module] = []
         self.modes: list[tuple[Module, bool]] = []
         self.devices: set[torch.device] = set()
-        self.compiled = False
+        self.scripted = self.compiled = False
         self.counts_passes: str | None = None
         # By ids. What is made on the fly must stay alive, or its id would be used again.
         self.seen: dict[int, Any] = {}
@@ -151,6 +152,7 @@ class Search:
         kind = self.kinds[cls] = kind_of(cls)
         if not kind.atom:
             self.stack.extend(cls.__mro__)
+        self.scripted = self.scripted or kind.scripted or issubclass(cls, _SCRIPTED)
         if kind.module:
             self.counts_passes = self.counts_passes or pass_counter(cls)
             # It may be one of torch's that was decorated, whose class holds nothing else.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from chainograd.errors import ChainError
-from chainograd.graphs import Mark
+from chainograd.graphs import Guard, Mark
 from chainograd.states import Cotangents, State, differentiable
 from chainograd.steps import Outcome, Recorded, Rerun, Steps, refuse_strangers
 from chainograd.sums import Sums
@@ -51,10 +51,6 @@ class SlicedSteps(Steps):
     batch: int = 1
     size: int = 1
 
-    def given(self, entering: State) -> State:
-        """Return the leaves themselves: what the slices are given are views of them."""
-        return entering
-
     def run(self, index: int, state: State) -> State:
         """Run one step on every slice, in the grad mode that is in force."""
         return self._joined(index, state, [self._called(index, state, j) for j in self._starts])
@@ -79,7 +75,7 @@ class SlicedSteps(Steps):
             self._joined(index, state, [part.leaving for part in parts]),
             [any(wanted) for wanted in zip(*(part.wanted for part in parts), strict=True)],
             set[int]().union(*(part.used for part in parts)),
-            sum(part.nodes or 0 for part in parts),
+            sum(part.nodes or 0 for part in parts) if self.counted else None,
             set[int]().union(*(part.entered for part in parts)),
         )
 
@@ -87,7 +83,7 @@ class SlicedSteps(Steps):
         """Remember a step that is to be recorded slice by slice."""
         entering = state.entering(wanted)
         nothing = state._replace(leaves=())
-        return Waiting(entering, entering, nothing, {}, 0, set(), [], None, index, rerun)
+        return Waiting(entering, nothing, {}, 0, set(), [], index, rerun)
 
     def backprop(
         self, recorded: Recorded, after: Cotangents, at_node: Cotangents, sums: Sums
@@ -95,7 +91,7 @@ class SlicedSteps(Steps):
         """Record each slice of a step and send its share of the cotangents back through it."""
         assert isinstance(recorded, Waiting)
         i, entering, rerun = recorded.index, recorded.entering, recorded.rerun
-        before, parts = at_node, []
+        before, parts, guard = at_node, [], Guard(entering.leaves)
         for j in self._starts:
 
             def called(i: int, whole: State, j: int = j) -> State:
@@ -103,7 +99,7 @@ class SlicedSteps(Steps):
                     return self._called(i, whole, j)
 
             with rerun.around:
-                graph = self._recorded(i, entering, rerun.mark, called)
+                graph = self._recorded(i, entering, rerun.mark, called, guard)
             leaving = graph.leaving
             share = {
                 place: g[j : j + self.size] if self._is_cut(entering, leaving, place, j) else g

@@ -16,6 +16,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.autograd import Variable
 
+from chainograd.dense_parts import is_plain
 from chainograd.errors import CapturedTensorError, ChainError, ChangedTensorError
 from chainograd.graphs import (
     Guard,
@@ -31,7 +32,6 @@ from chainograd.states import (
     NO_ARGUMENTS,
     Cotangents,
     State,
-    aside,
     differentiable,
     refuse_hidden,
     same_leaves,
@@ -48,7 +48,6 @@ class Recorded:
 
     Attributes:
         entering: Detached leaves that it begins with.
-        given: What the step was given: the same, or views of them that are no leaves.
         leaving: The state that it ends with.
         uses: Where it uses what the steps share.
         nodes: How many nodes it has.
@@ -58,13 +57,12 @@ class Recorded:
     """
 
     entering: State
-    given: State
     leaving: State
     uses: Uses
     nodes: int
     entered: set[int]
     strangers: list[Stranger]
-    guard: Guard | None
+    guard: Guard = field(init=False)
 
 
 class Stranger(NamedTuple):
@@ -157,6 +155,7 @@ class Steps:
     called: Callable[..., Any] = field(init=False)  # the step, on what stands in for others
     watched: list[Tensor] = field(init=False)  # what must not change before the backward pass
     versions: list[int] = field(init=False)  # how often it was changed by now
+    counted: bool = True  # whether a graph has as many nodes each time: TorchScript optimises
     saves: bool = False  # whether graphs of first runs save what a step's own gradients need
     trains_shards: bool = field(init=False)
     nested: bool = field(init=False)  # whether arguments hold lists or dicts
@@ -372,21 +371,22 @@ class Steps:
             return self.run(index, state)
 
     def _recorded(
-        self, index: int, entering: State, mark: Mark, run: Callable[[int, State], State]
+        self,
+        index: int,
+        entering: State,
+        mark: Mark,
+        run: Callable[[int, State], State],
+        guard: Guard | None = None,
     ) -> Recorded:
         graphs = torch.is_grad_enabled()
         torch._C._set_grad_enabled(True)  # what `torch.enable_grad()` does, in a fifth of its time
         try:
-            given = self.given(entering)
-            leaving = run(index, given)
+            leaving = run(index, entering)
         finally:
             torch._C._set_grad_enabled(graphs)
-        return self.between(index, entering, given, leaving, mark)
-
-    def given(self, entering: State) -> State:
-        """Return leaves as a step is given them: as views, which are no leaves in a loop either."""
-        views = [aside(leaf) if wants_gradient(leaf) else leaf for leaf in entering.leaves]
-        return entering._replace(leaves=tuple(views))
+        recorded = self.between(index, entering, leaving, mark)
+        recorded.guard = guard or Guard(entering.leaves)
+        return recorded
 
     def outcome(self, recorded: Recorded) -> Outcome:
         """Return what is to be known of a recorded step when its graph is gone."""
@@ -396,13 +396,11 @@ class Steps:
             [wants_gradient(leaf) for leaf in leaving.leaves],
             # Of shards the graph does not tell which it uses.
             set(range(len(self.shared))) if self.sharded else set(recorded.uses),
-            None if self.sharded else recorded.nodes,
+            recorded.nodes if self.counted and not self.sharded else None,
             recorded.entered,
         )
 
-    def between(
-        self, index: int, entering: State, given: State, leaving: State, mark: Mark
-    ) -> Recorded:
+    def between(self, index: int, entering: State, leaving: State, mark: Mark) -> Recorded:
         """Return the graph between two states, and what it uses.
 
         Raises:
@@ -421,8 +419,7 @@ class Steps:
                 entered.add(own[id(leaf)])
             elif all(leaf is not part for part in gathered(self.sharded)):
                 strangers.append(Stranger(index, tuple(leaf.shape), weakref.ref(leaf)))
-        guard = Guard(entering.leaves)
-        return Recorded(entering, given, leaving, uses, nodes, entered, strangers, guard)
+        return Recorded(entering, leaving, uses, nodes, entered, strangers)
 
     def outside(self, used: Iterable[int]) -> set[int]:
         """Return the ids of what the steps share at some places, as it is outside of them."""
@@ -448,22 +445,24 @@ class Steps:
         roots = [(leaving[p], g) for p, g in after.items() if leaving[p].requires_grad]
         # As in note [Sums in order], 1: a node that a loss looks at too.
         if at_node:
-            given = recorded.given.leaves
-            roots += [(given[p], g) for p, g in at_node.items() if given[p].requires_grad]
+            roots += [(entering[p], g) for p, g in at_node.items() if entering[p].requires_grad]
         uses = self._all_shared if self.trains_shards else recorded.uses
         asked = sums.ask(uses, self.shared)
         if not roots or not (places or asked.places):
             return {}
         outputs, cotangents = zip(*roots, *asked.roots, strict=True)
         inputs = (*[entering[place] for place in places], *asked.leaves)
-        assert recorded.guard is not None
         recorded.guard.open = True
         try:
             grads = self._gradients(outputs, inputs, cotangents)
         finally:
             recorded.guard.open = False
         sums.take(asked, grads[len(places) :], uses)
-        return {p: g for p, g in zip(places, grads, strict=False) if g is not None}
+        before = {p: g for p, g in zip(places, grads, strict=False) if g is not None}
+        for place, g in before.items():
+            if is_plain(g):  # else it may be a batch of gradients
+                entering[place].grad = g  # for a step that keeps its state to look at it
+        return before
 
     @property
     def _all_shared(self) -> Uses:

@@ -169,8 +169,6 @@ class Sweep:
     def compare(self, i: int, first: First, result: Outcome) -> None:
         """Check that a step gave what it gave the first time, and used what it used then."""
         steps, verifier = self.tape.steps, self.tape.verifier
-        if verifier.verify != "off":
-            self.tape.unnamed.ran_again(i)
         if steps.changed:
             # What is used with a gradient shows in the graph. What has none shows in the values,
             # if they are compared to the bit.
@@ -179,6 +177,8 @@ class Sweep:
         try:
             verifier.same(i, result.leaving.leaves, first)
             verifier.same_graph(i, result.used, result.nodes)
+            if verifier.verify != "off":
+                self.tape.unnamed.ran_again(i)
         except ReplayError:
             steps.refuse_changes(i, lambda t: True)
             raise

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import Module
+from torch.utils._mode_utils import no_dispatch
 
 from chainograd.buffers import SMALL, put_back
 from chainograd.errors import ChainError
@@ -36,11 +38,13 @@ def no_traces(step: object, others: Iterable[object]) -> Iterator[None]:
         ChainError: If it changed a large tensor in place.
     """
     snapshot = _Snapshot()
-    snapshot.take([step, *others])
+    with no_dispatch():  # they are real tensors, under FakeTensorMode too
+        snapshot.take([step, *others])
     try:
         yield
     finally:
-        snapshot.put_back()
+        with no_dispatch():
+            snapshot.put_back()
     snapshot.refuse_changes()
 
 
@@ -70,7 +74,7 @@ class _Snapshot:
         elif isinstance(thing, types.FunctionType):
             yield from self._function(thing)
         elif isinstance(thing, Tensor):
-            if not thing.requires_grad and not thing.is_inference():
+            if not (thing.requires_grad or thing.is_inference() or isinstance(thing, FakeTensor)):
                 size = thing.numel() * thing.element_size() if thing.layout is torch.strided else 0
                 value = thing.detach().clone() if 0 < size <= SMALL else None
                 self.tensors.append((thing, thing._version, value))

@@ -66,6 +66,8 @@ class Counting(torch.nn.Module):
 @pytest.mark.parametrize("plan", ["nodes", "graph", binomial(M, slots=1)], ids=str)
 @pytest.mark.parametrize("options", [{}, {"micro_batch": 2}], ids=["whole", "slices"])
 def test_buffers_that_a_module_exchanges_are_those_of_one_run(plan, options):
+    if plan == "graph" and options:
+        pytest.skip("slices keep no graphs")
     x = torch.randn(2, 3)
     net, oracle = Counting(), Counting()
     for _ in range(2):
