@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from chainograd.budget import within
 from chainograd.captured import find_captured
-from chainograd.compiling import eager
+from chainograd.compiling import eager, metered
 from chainograd.costs import Kind, measure
 from chainograd.cut_offs import may_be_cut_off, refuse_cut_off
 from chainograd.errors import ChainError
@@ -355,7 +355,7 @@ class CheckpointedChain:
         if tape.mode in self._saving:
             self._saving[tape.mode].measured = True
             tape.steps.recording = self._saving[tape.mode].recording()
-        with tape.beforehand():
+        with tape.beforehand(), metered(tape.x_T.device, compiled=tape.compiled):
             return measure(tape, kind)
 
     def _sliced(self, plan: Plan) -> Plan:
@@ -413,6 +413,7 @@ class CheckpointedChain:
             unnamed=Unnamed(captured.generators, [*self.generators, *streams.defaults]),
             mode=mode,
             counts_passes=captured.counts_passes,
+            compiled=captured.compiled,
             surroundings=Surroundings.now({d.type for d in devices}, captured.modes),
             transform=self.grad_transform,
             grad_steps=grad_steps,

@@ -51,7 +51,9 @@ def measure(tape: Tape, kind: Kind | None = None) -> tuple[StepCost, ...]:
                 seen[key] = runs.cost()
         result.append(seen[key])
         state, wanted = runs.forward()[:2]
-        tape.foreseen.saw(i + 1, state.leaves)
+        # Steps that no gradient passes, and code that is not compiled here, take other kernels.
+        if tape.grad_steps is None and not tape.compiled:
+            tape.foreseen.saw(i + 1, state.leaves)
     return tuple(result)
 
 

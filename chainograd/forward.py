@@ -28,6 +28,7 @@ def go_forward(tape: Tape, visit: Callable[[int, State], None]) -> None:
             tape.log.showing("forward", tape.plan.num_steps),
         ):
             _run(tape, visit)
+        tape.steps.refuse_own_backward(tape.plan.num_steps - 1)
         tape.shelf.settle()
         tape.foreseen.settle()
     except BaseException:

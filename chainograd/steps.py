@@ -158,6 +158,7 @@ class Steps:
     counted: bool = True  # whether a graph has as many nodes each time: TorchScript optimises
     saves: bool = False  # whether graphs of first runs save what a step's own gradients need
     trains_shards: bool = field(init=False)
+    grads: list[Any] = field(init=False)  # which gradients had been accumulated by now
     nested: bool = field(init=False)  # whether arguments hold lists or dicts
 
     def __post_init__(self) -> None:
@@ -181,6 +182,7 @@ class Steps:
         ]
         self.watched = [*self.arguments.tensors, *self.captured]
         self.versions = versions(self.watched)
+        self.grads = [_of_grad(tensor) for tensor in self.inner_captured]
         self._note_shared()
 
     def _note_shared(self) -> None:
@@ -217,6 +219,7 @@ class Steps:
             inner = self.inner_captured[place]
             self.watched[len(self.watched) - len(self.captured) + place] = inner
             self.captured[place] = self.routes[place] = inner
+            self.grads[place] = _of_grad(inner)
         if unused:
             self._note_shared()
 
@@ -490,6 +493,21 @@ class Steps:
                 f"`optimizer.step()` and other in-place changes. ({str(error).splitlines()[0]})"
             ) from error
 
+    def refuse_own_backward(self, index: int) -> None:
+        """See that steps up to one have accumulated no gradients in tensors outside of them.
+
+        Raises:
+            ChainError: If they have: their reruns would do so again.
+        """
+        for tensor, before in zip(self.inner_captured, self.grads, strict=True):
+            if tensor.is_leaf and tensor.grad is not None and _of_grad(tensor) != before:
+                raise ChainError(
+                    f"Step {index}, or one before it, calls `backward()` on something that depends "
+                    f"on a tensor of shape {tuple(tensor.shape)} outside the chain. Its `.grad` "
+                    "grows whenever the step runs again. Take the gradient that the step needs "
+                    "with `torch.autograd.grad`, or take that loss after the chain."
+                )
+
     @property
     def changed(self) -> list[Tensor]:
         """Tensors that the steps can reach and that have changed since the forward pass."""
@@ -526,6 +544,11 @@ class Steps:
             if note not in getattr(error, "__notes__", ()):
                 # What `add_note` does, which Python 3.10 has not.
                 error.__dict__.setdefault("__notes__", []).append(note)
+
+
+def _of_grad(tensor: Tensor) -> tuple[int, int] | None:
+    grad = tensor.grad if tensor.is_leaf else None
+    return None if grad is None else (id(grad), 0 if grad.is_inference() else grad._version)
 
 
 _INPLACE = (

@@ -46,6 +46,7 @@ class Tape:
         progress: Whether to show a bar.
         unnamed: Generators that the chain was not told of.
         counts_passes: The class of a module whose hooks pair forward and backward passes.
+        compiled: Whether torch.compile made a part of the steps.
         mode: What calls have in common for which the same was found out.
         nodes: States that are kept, by the index of the step they enter.
         graphs: Steps that are recorded.
@@ -78,6 +79,7 @@ class Tape:
     unnamed: Unnamed = field(default_factory=lambda: Unnamed([], []))
     mode: Any = None
     counts_passes: str | None = None
+    compiled: bool = False
     nodes: dict[int, Node] = field(default_factory=dict)
     graphs: dict[int, Recorded] = field(default_factory=dict)
     random: list[Streams] = field(default_factory=list)
@@ -157,7 +159,8 @@ class Tape:
     def beforehand(self) -> Iterator[None]:
         """Let steps run that the plain loop does not run, and leave no trace."""
         others = [leaf for leaf in self.steps.arguments.leaves if not isinstance(leaf, Tensor)]
-        with torch.no_grad(), no_traces(self.steps.step, others), self.like_first():
+        traces = no_traces(self.steps.step, others)
+        with torch.no_grad(), traces, self.unnamed.untouched(), self.like_first():
             yield
 
     @contextmanager

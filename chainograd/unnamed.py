@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy
 import torch
@@ -66,6 +68,16 @@ class Unnamed:
                 "in every step."
             )
 
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        """Put the generators back where they stood, however the block ends."""
+        before = [_state(generator) for generator in self.generators]
+        try:
+            yield
+        finally:
+            for generator, state in zip(self.generators, before, strict=True):
+                _set_state(generator, state)
+
     def _stand(self) -> bytes:
         return pickle.dumps([_state(generator) for generator in self.generators])
 
@@ -83,6 +95,20 @@ def _state(generator: object) -> object:
         case random.Random():
             return generator.getstate()
     raise AssertionError(generator)
+
+
+def _set_state(generator: Any, state: Any) -> None:
+    match generator:
+        case torch.Generator():
+            generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+        case numpy.random.Generator():
+            generator.bit_generator.state = state
+        case numpy.random.RandomState():
+            generator.set_state(state)
+        case numpy.random.BitGenerator():
+            generator.state = state
+        case random.Random():
+            generator.setstate(state)
 
 
 def _name(generator: object) -> str:

@@ -68,7 +68,7 @@ def test_a_kept_tensor_that_a_later_step_uses_is_refused(make, wanted, way):
         with pytest.raises(ChainError, match=r"computed \(by \w+\) and kept"):
             chain(x)
     elif way.get("plan") != "graph":  # it was made in the call before, whose graphs save nothing
-        with pytest.raises(ChainError, match="after the step was over"):
+        with pytest.raises(ChainError, match=r"after the step was over|and kept"):
             chain(x).square().sum().backward()
 
 

@@ -39,7 +39,7 @@ BAD = [
     ({"generators": torch.Generator()}, TypeError, r"`generators=\[generator\]`"),
     ({"generators": "cpu"}, TypeError, "`generators` must be a list.*got 'cpu'"),
     ({"store": 3}, ValueError, "`store`.*'device', 'host'.*got 3"),
-    ({"store": None}, ValueError, "`store`.*got None. Leave it out"),
+    ({"store": None}, ValueError, "`store`.*got None"),
     ({"micro_batch": True}, ValueError, "`micro_batch`.*got True"),
     ({"micro_batch": 0}, ValueError, "`micro_batch`.*got 0"),
     ({"micro_batch": 2.0}, ValueError, "`micro_batch`.*got 2.0"),
