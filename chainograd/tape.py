@@ -159,7 +159,8 @@ class Tape:
     def beforehand(self) -> Iterator[None]:
         """Let steps run that the plain loop does not run, and leave no trace."""
         others = [leaf for leaf in self.steps.arguments.leaves if not isinstance(leaf, Tensor)]
-        traces = no_traces(self.steps.step, others)
+        # FSDP2 exchanges parameters by itself, and knows which ones are there.
+        traces = nullcontext() if self.steps.sharded else no_traces(self.steps.step, others)
         with torch.no_grad(), traces, self.unnamed.untouched(), self.like_first():
             yield
 
