@@ -8,6 +8,7 @@ import torch
 
 from chainograd.buffers import Snapshot
 from chainograd.errors import ReplayError
+from chainograd.graphs import Guard
 from chainograd.plan import Action, Keep, Load, Record
 from chainograd.replay import ADVICE
 from chainograd.states import State
@@ -93,6 +94,7 @@ def _undo(tape: Tape, streams: Streams) -> Callable[[], None]:
 
 def _record(tape: Tape, i: int, state: State) -> State:
     recorded = tape.steps.record(i, state, tape.wanted[i], tape.mark(i))
+    recorded.guard = Guard(recorded.entering.leaves)
     tape.graphs[i] = recorded
     return _noted(tape, i, tape.steps.outcome(recorded))
 
@@ -107,7 +109,8 @@ def _advance(tape: Tape, i: int, state: State, begin_again: Callable[[], None]) 
 
 def _noted(tape: Tape, i: int, result: Outcome) -> State:
     """Note what a step's graph told of it; return the state that it gave."""
-    _as_foreseen(tape, i, result.leaving)
+    if tape.foreseen.digests or tape.foreseen.samples:
+        _as_foreseen(tape, i, result.leaving)
     tape.wanted.append(result.wanted)
     tape.specs.append(result.leaving.spec)
     tape.used |= result.used

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -134,12 +133,12 @@ class Asking:
         raise UnsavedError(_OVER)
 
 
-@contextmanager
-def nothing_saved() -> Iterator[Asking]:
-    """Let graphs save nothing that is made in the block: note [First runs], 1."""
-    asking = Asking()
-    with saved_tensors_hooks(_nothing, asking.unpack):
-        yield asking
+class nothing_saved(saved_tensors_hooks):  # noqa: N801, as torch's own contexts are written
+    """Lets graphs save nothing that is made in the block: note [First runs], 1."""
+
+    def __init__(self) -> None:
+        self.asking = Asking()
+        super().__init__(_nothing, self.asking.unpack)
 
 
 def _nothing(_: Tensor) -> None:
@@ -158,6 +157,12 @@ class Guard:
         for leaf in leaves:
             if isinstance(leaf, Tensor) and leaf.requires_grad and leaf.is_leaf:
                 leaf.register_hook(self._arrived)
+
+    def __enter__(self) -> None:
+        self.open = True
+
+    def __exit__(self, *error: object) -> None:
+        self.open = False
 
     def _arrived(self, _: Tensor) -> None:
         if not self.open:

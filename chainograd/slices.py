@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from chainograd.errors import ChainError
-from chainograd.graphs import Guard, Mark
+from chainograd.graphs import Mark
 from chainograd.states import Cotangents, State, differentiable
 from chainograd.steps import Outcome, Recorded, Rerun, Steps, refuse_strangers
 from chainograd.sums import Sums
@@ -35,8 +35,8 @@ class Waiting(Recorded):
         rerun: What goes with running it again.
     """
 
-    index: int
-    rerun: Rerun
+    index: int = 0
+    rerun: Rerun = field(kw_only=True)
 
 
 @dataclass(slots=True, eq=False)
@@ -83,7 +83,7 @@ class SlicedSteps(Steps):
         """Remember a step that is to be recorded slice by slice."""
         entering = state.entering(wanted)
         nothing = state._replace(leaves=())
-        return Waiting(entering, nothing, {}, 0, set(), [], index, rerun)
+        return Waiting(entering, nothing, {}, 0, set(), [], index=index, rerun=rerun)
 
     def backprop(
         self, recorded: Recorded, after: Cotangents, at_node: Cotangents, sums: Sums
@@ -91,7 +91,7 @@ class SlicedSteps(Steps):
         """Record each slice of a step and send its share of the cotangents back through it."""
         assert isinstance(recorded, Waiting)
         i, entering, rerun = recorded.index, recorded.entering, recorded.rerun
-        before, parts, guard = at_node, [], Guard(entering.leaves)
+        before, parts = at_node, []
         for j in self._starts:
 
             def called(i: int, whole: State, j: int = j) -> State:
@@ -99,7 +99,7 @@ class SlicedSteps(Steps):
                     return self._called(i, whole, j)
 
             with rerun.around:
-                graph = self._recorded(i, entering, rerun.mark, called, guard)
+                graph = self._recorded(i, entering, rerun.mark, called)
             leaving = graph.leaving
             share = {
                 place: g[j : j + self.size] if self._is_cut(entering, leaving, place, j) else g

@@ -53,7 +53,7 @@ class Recorded:
         nodes: How many nodes it has.
         entered: Places of the entering leaves that it uses.
         strangers: Leaves that the chain does not know. A step may make leaves of its own.
-        guard: Refuses gradients that do not come from the chain.
+        guard: Refuses gradients that do not come from the chain, where the graph is kept a while.
     """
 
     entering: State
@@ -62,7 +62,7 @@ class Recorded:
     nodes: int
     entered: set[int]
     strangers: list[Stranger]
-    guard: Guard = field(init=False)
+    guard: Guard | None = None
 
 
 class Stranger(NamedTuple):
@@ -107,6 +107,9 @@ class Rerun(NamedTuple):
 
 class NeedsSavedError(Exception):
     """A step asked for what the graph of its first run did not save."""
+
+
+_UNGUARDED = nullcontext()
 
 
 def _with_stand_ins(
@@ -159,6 +162,7 @@ class Steps:
     saves: bool = False  # whether graphs of first runs save what a step's own gradients need
     trains_shards: bool = field(init=False)
     grads: list[Any] = field(init=False)  # which gradients had been accumulated by now
+    hooked: list[Tensor] = field(default_factory=list)  # captured tensors that have hooks
     nested: bool = field(init=False)  # whether arguments hold lists or dicts
 
     def __post_init__(self) -> None:
@@ -332,8 +336,11 @@ class Steps:
         make = self._lightly if light else self._recorded
         recorded = make(index, entering, mark, run)
         result, strangers = self.outcome(recorded), recorded.strangers
-        del recorded
+        begun = [weakref.ref(leaf) for leaf in entering.leaves if wants_gradient(leaf)]
+        del recorded, entering
         refuse_strangers(strangers)
+        # A leaf that outlives its graph is part of something that the step has kept.
+        Guard(ref() for ref in begun)
         return result
 
     def _lightly(
@@ -344,7 +351,9 @@ class Steps:
         Raises:
             NeedsSavedError: If the step itself needs what its graph would have saved.
         """
-        with nothing_saved() as asking:
+        block = nothing_saved()
+        asking = block.asking
+        with block:
             try:
                 recorded = self._recorded(index, entering, mark, run)
             except Exception as error:
@@ -358,6 +367,10 @@ class Steps:
     def record(self, index: int, state: State, wanted: list[bool], mark: Mark) -> Recorded:
         """Run a step with its graph, between leaves of its own."""
         return self._recorded(index, state.entering(wanted), mark, self.run_as_recorded)
+
+    def note_hooks(self) -> None:
+        """Note which captured tensors have hooks, before gradients are computed."""
+        self.hooked = [tensor for tensor in self.inner_captured if tensor._backward_hooks]
 
     def again(self, index: int, state: State, wanted: list[bool], rerun: Rerun) -> Recorded:
         """Run a step again with its graph."""
@@ -379,7 +392,6 @@ class Steps:
         entering: State,
         mark: Mark,
         run: Callable[[int, State], State],
-        guard: Guard | None = None,
     ) -> Recorded:
         graphs = torch.is_grad_enabled()
         torch._C._set_grad_enabled(True)  # what `torch.enable_grad()` does, in a fifth of its time
@@ -387,9 +399,7 @@ class Steps:
             leaving = run(index, entering)
         finally:
             torch._C._set_grad_enabled(graphs)
-        recorded = self.between(index, entering, leaving, mark)
-        recorded.guard = guard or Guard(entering.leaves)
-        return recorded
+        return self.between(index, entering, leaving, mark)
 
     def outcome(self, recorded: Recorded) -> Outcome:
         """Return what is to be known of a recorded step when its graph is gone."""
@@ -455,11 +465,8 @@ class Steps:
             return {}
         outputs, cotangents = zip(*roots, *asked.roots, strict=True)
         inputs = (*[entering[place] for place in places], *asked.leaves)
-        recorded.guard.open = True
-        try:
+        with recorded.guard or _UNGUARDED:
             grads = self._gradients(outputs, inputs, cotangents)
-        finally:
-            recorded.guard.open = False
         sums.take(asked, grads[len(places) :], uses)
         before = {p: g for p, g in zip(places, grads, strict=False) if g is not None}
         for place, g in before.items():
@@ -482,7 +489,9 @@ class Steps:
             trained = [tensor for tensor in gathered(self.sharded) if tensor.requires_grad]
             return gradients_by_accumulation(outputs, inputs, cotangents, trained)
         try:
-            with without_hooks(self.inner_captured):
+            if not self.hooked:
+                return _run_backward(outputs, cotangents, False, False, inputs)
+            with without_hooks(self.hooked):
                 return _run_backward(outputs, cotangents, False, False, inputs)
         except RuntimeError as error:
             if "modified by an inplace operation" not in str(error):

@@ -23,6 +23,9 @@ from chainograd.settings import Settings, set_as
 #    not around the gradient's way through its graph.
 
 
+_any_autocast = torch._C._is_any_autocast_enabled
+
+
 @dataclass(frozen=True, slots=True)
 class Autocast:
     """The autocast state of one device type.
@@ -82,14 +85,19 @@ class Surroundings:
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """Put them in force for a block."""
-        with (
-            set_as(self.settings),
-            in_modes(self.modes),
-            autocast_as(self.autocast),
-            uncached_parametrizations(),
-        ):
+        """Put them in force for a block, the modes of modules aside."""
+        with set_as(self.settings), autocast_as(self.autocast), uncached_parametrizations():
             yield
+
+    def elsewhere(self) -> bool:
+        """Return whether anything of them may be different here, the modes of modules aside."""
+        parametrize: Any = sys.modules.get("torch.nn.utils.parametrize")
+        return (
+            _any_autocast()
+            or any(state.enabled for state in self.autocast)
+            or (parametrize is not None and parametrize._cache_enabled > 0)
+            or Settings.now() != self.settings
+        )
 
 
 @contextmanager
@@ -110,35 +118,39 @@ def uncached_parametrizations() -> Iterator[None]:
         parametrize._cache_enabled, parametrize._cache = depth, cache
 
 
-@contextmanager
-def trained_as(tensors: Sequence[Tensor], wanted: Sequence[bool]) -> Iterator[None]:
-    """Let leaves require a gradient where they did, and then where they do outside."""
-    now = [tensor.requires_grad for tensor in tensors]
-    _require(tensors, wanted)
-    try:
-        yield
-    finally:
-        _require(tensors, now)
+class Flags:
+    """Which modules are in training and which tensors require a gradient, as in a first run.
 
+    As a context it puts both back as they are outside, whatever a step does to them.
 
-def _require(tensors: Sequence[Tensor], wanted: Sequence[bool]) -> None:
-    for tensor, each in zip(tensors, wanted, strict=True):
-        if tensor.requires_grad != each:
-            tensor.requires_grad_(each)
+    Args:
+        modes: Modules, and whether each was in training.
+        tensors: Leaves.
+        trained: Whether each of them required a gradient.
+    """
 
+    def __init__(
+        self,
+        modes: Sequence[tuple[Module, bool]],
+        tensors: Sequence[Tensor] = (),
+        trained: Sequence[bool] = (),
+    ) -> None:
+        self.modules = [module for module, _ in modes]
+        self.modes = [mode for _, mode in modes]
+        self.tensors, self.trained = tensors, trained
 
-@contextmanager
-def in_modes(modes: Sequence[tuple[Module, bool]]) -> Iterator[None]:
-    """Put modules in the modes they were in, training or not, and back in those they are in."""
-    now = [module.training for module, _ in modes]
-    _put_in([mode for _, mode in modes], modes)
-    try:
-        yield
-    finally:
-        _put_in(now, modes)
+    def __enter__(self) -> None:
+        self.own = [module.training for module in self.modules]
+        self.own_trained = [tensor.requires_grad for tensor in self.tensors]
+        self._put(self.modes, self.trained)
 
+    def __exit__(self, *error: object) -> None:
+        self._put(self.own, self.own_trained)
 
-def _put_in(wanted: Sequence[bool], modes: Sequence[tuple[Module, bool]]) -> None:
-    for mode, (module, _) in zip(wanted, modes, strict=True):
-        if module.training != mode:
-            module.training = mode
+    def _put(self, modes: Sequence[bool], trained: Sequence[bool]) -> None:
+        if modes != [module.training for module in self.modules]:
+            for module, mode in zip(self.modules, modes, strict=True):
+                module.training = mode
+        if trained != [tensor.requires_grad for tensor in self.tensors]:
+            for tensor, wanted in zip(self.tensors, trained, strict=True):
+                tensor.requires_grad_(wanted)

@@ -36,6 +36,8 @@ def go_back(tape: Tape, given: dict[int, Cotangents], *, keep: bool) -> list[Ten
     """
     nodes = dict(tape.nodes) if keep else tape.nodes
     tape.spent = not keep
+    tape.elsewhere = tape.surroundings.elsewhere()
+    tape.steps.note_hooks()
     try:
         actions = tape.backward_actions()
         runs = sum(type(action) in RUNS for action in actions)

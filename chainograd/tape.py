@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from chainograd.states import State, wants_gradient
 from chainograd.steps import Recorded, Steps, refuse_strangers
 from chainograd.stores import Node, Shelf, Store
 from chainograd.streams import RandomStreams, Replayed, Streams, undisturbed
-from chainograd.surroundings import Surroundings, trained_as
+from chainograd.surroundings import Flags, Surroundings
 from chainograd.traces import no_traces
 from chainograd.unnamed import Unnamed
 
@@ -57,6 +57,7 @@ class Tape:
         used: Places of the tensors that the steps share which some step uses.
         entered: Places of the leaves of x_T which step 0 uses.
         spent: Whether a backward pass has freed the nodes.
+        elsewhere: Whether a backward pass runs in other surroundings than the forward pass.
         twice: Whether a backward pass is itself to be differentiated, from x_T on.
         first: The first step that a gradient needs; those before it are never run again.
         verifier: Knows what states were like.
@@ -89,6 +90,7 @@ class Tape:
     first: int = 0
     spent: bool = False
     twice: bool = False
+    elsewhere: bool = True
     wanted: list[list[bool]] = field(init=False)
     specs: list[Any] = field(init=False)
     inputs: list[Tensor] = field(init=False)
@@ -170,6 +172,7 @@ class Tape:
         with ExitStack() as stack:
             stack.enter_context(undisturbed(self.streams))
             stack.enter_context(on_copies(self.buffers.beforehand()))
+            stack.enter_context(Flags(self.surroundings.modes))
             stack.enter_context(self.surroundings.in_force())
             yield
 
@@ -236,10 +239,15 @@ class Again:
     """
 
     def __init__(self, tape: Tape, i: int) -> None:
-        self.tape, self.step, self.start = tape, i, tape.random[i]
+        self.tape, self.start = tape, tape.random[i]
         self.drew = self.start is not tape.random[i + 1]
-        self.noise = Replayed(tape.streams, self.start) if self.drew else nullcontext()
-        self.stack = ExitStack()
+        steps, modes = tape.steps, tape.surroundings.modes
+        self.parts: list[AbstractContextManager[object]] = []
+        if self.drew:
+            self.parts.append(Replayed(tape.streams, self.start))
+        if modes or steps.inner_captured:
+            self.parts.append(Flags(modes, steps.inner_captured, tape.trained[i]))
+        self.buffers = tape.buffers.of_step(i)
 
     def begin_again(self) -> None:
         """Put the random numbers back to the step's first one, inside."""
@@ -248,11 +256,12 @@ class Again:
 
     def __enter__(self) -> None:
         with ExitStack() as stack:
-            stack.enter_context(self.noise)
-            captured, wanted = self.tape.steps.inner_captured, self.tape.trained[self.step]
-            stack.enter_context(trained_as(captured, wanted))
-            stack.enter_context(on_copies(self.tape.buffers.of_step(self.step)))
-            stack.enter_context(self.tape.surroundings.in_force())
+            for part in self.parts:
+                stack.enter_context(part)
+            if self.buffers:
+                stack.enter_context(on_copies(self.buffers))
+            if self.tape.elsewhere:
+                stack.enter_context(self.tape.surroundings.in_force())
             self.stack = stack.pop_all()
 
     def __exit__(self, *error: Any) -> None:
