@@ -16,7 +16,7 @@ from chainograd.dense_parts import tensor_bytes
 from chainograd.devices import synchronize
 from chainograd.metering import meter, storages
 from chainograd.plan import StepCost
-from chainograd.states import State
+from chainograd.states import State, differentiable
 from chainograd.steps import Outcome, Recorded, Rerun
 from chainograd.streams import Streams
 from chainograd.sums import Sums
@@ -38,6 +38,11 @@ def measure(tape: Tape, kind: Kind | None = None) -> tuple[StepCost, ...]:
     Returns:
         One cost a step. The first cost measured is measured twice, to be rid of first-call costs.
     """
+    with tape.steps.note_backward():
+        return _measured(tape, kind)
+
+
+def _measured(tape: Tape, kind: Kind | None) -> tuple[StepCost, ...]:
     seen: dict[Hashable, StepCost] = {}
     result = []
     state, wanted = tape.x_T, tape.wanted[0]
@@ -46,13 +51,12 @@ def measure(tape: Tape, kind: Kind | None = None) -> tuple[StepCost, ...]:
         runs = _Runs(tape, i, state, wanted, before)
         with on_copies(tape.buffers.beforehand()):
             if not seen:
-                runs.cost()
+                runs.costly().cost()
             if key not in seen:
-                seen[key] = runs.cost()
+                seen[key] = runs.costly().cost()
         result.append(seen[key])
-        state, wanted = runs.forward()[:2]
-        # Steps that no gradient passes, and code that is not compiled here, take other kernels.
-        if tape.grad_steps is None and not tape.compiled:
+        state, wanted = runs.passed()
+        if not tape.compiled:  # else the code that is not compiled here takes other kernels
             tape.foreseen.saw(i + 1, state.leaves)
     return tuple(result)
 
@@ -68,6 +72,20 @@ class _Runs(NamedTuple):
 
     def begin(self) -> None:
         self.tape.streams.set(self.random)
+
+    def costly(self) -> _Runs:
+        """Return the runs of a step to which a gradient comes, whatever `grad_steps` lets pass."""
+        if self.tape.grad_steps is None:
+            return self
+        return self._replace(wanted=[differentiable(leaf) for leaf in self.state.leaves])
+
+    def passed(self) -> tuple[State, list[bool]]:
+        """Run the step as the forward pass will; return its result and where that has gradients."""
+        if self.tape.passes(self.step):
+            return self.forward()[:2]
+        self.begin()
+        after = self.tape.steps.unrecorded(self.step, self.state)
+        return after, [False] * len(after.leaves)
 
     def forward(self) -> Outcome:
         self.begin()

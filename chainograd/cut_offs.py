@@ -29,7 +29,7 @@ def refuse_cut_off(tape: Tape) -> None:
         ChainError: If a step cuts the gradient off.
     """
     state = tape.x_T
-    with tape.like_first(), torch.enable_grad():
+    with tape.beforehand(), torch.enable_grad():
         tape.streams.set(tape.random[0])
         for i in range(tape.plan.num_steps):
             if not tape.passes(i):

@@ -40,6 +40,7 @@ from chainograd.states import (
     wants_gradient,
 )
 from chainograd.sums import Sums, Uses
+from chainograd.surroundings import OwnAutocast
 
 
 @dataclass(slots=True, eq=False)
@@ -163,6 +164,7 @@ class Steps:
     trains_shards: bool = field(init=False)
     grads: list[Any] = field(init=False)  # which gradients had been accumulated by now
     hooked: list[Tensor] = field(default_factory=list)  # captured tensors that have hooks
+    autocast: OwnAutocast = field(init=False)  # where `backward()` was called
     nested: bool = field(init=False)  # whether arguments hold lists or dicts
 
     def __post_init__(self) -> None:
@@ -186,6 +188,7 @@ class Steps:
         ]
         self.watched = [*self.arguments.tensors, *self.captured]
         self.versions = versions(self.watched)
+        self.autocast = OwnAutocast(())
         self.grads = [_of_grad(tensor) for tensor in self.inner_captured]
         self._note_shared()
 
@@ -368,9 +371,11 @@ class Steps:
         """Run a step with its graph, between leaves of its own."""
         return self._recorded(index, state.entering(wanted), mark, self.run_as_recorded)
 
-    def note_hooks(self) -> None:
-        """Note which captured tensors have hooks, before gradients are computed."""
+    def note_backward(self) -> AbstractContextManager[object]:
+        """Note what gradients are computed under; return the context for all else."""
         self.hooked = [tensor for tensor in self.inner_captured if tensor._backward_hooks]
+        self.autocast = OwnAutocast({tensor.device.type for tensor in self.watched} | {"cpu"})
+        return self.autocast.off()
 
     def again(self, index: int, state: State, wanted: list[bool], rerun: Rerun) -> Recorded:
         """Run a step again with its graph."""
@@ -489,9 +494,9 @@ class Steps:
             trained = [tensor for tensor in gathered(self.sharded) if tensor.requires_grad]
             return gradients_by_accumulation(outputs, inputs, cotangents, trained)
         try:
-            if not self.hooked:
+            if not self.hooked and not self.autocast.states:
                 return _run_backward(outputs, cotangents, False, False, inputs)
-            with without_hooks(self.hooked):
+            with without_hooks(self.hooked), self.autocast.on():
                 return _run_backward(outputs, cotangents, False, False, inputs)
         except RuntimeError as error:
             if "modified by an inplace operation" not in str(error):

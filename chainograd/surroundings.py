@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -57,6 +57,37 @@ def autocast_as(states: Sequence[Autocast]) -> Iterator[None]:
                     )
                 )
         yield
+
+
+class OwnAutocast:
+    """Autocast as it is where `backward()` was called: for gradients and hooks, not for the engine.
+
+    What a chain computes for itself on the way back (norms for its report, digests) is computed as
+    it stands.
+
+    Args:
+        device_types: Types of devices in use.
+    """
+
+    def __init__(self, device_types: Iterable[str]) -> None:
+        self.states: list[Autocast] = []
+        if _any_autocast():
+            available = filter(torch.amp.is_autocast_available, device_types)
+            self.states = [s for s in map(Autocast.current, available) if s.enabled]
+        self.cached = torch.is_autocast_cache_enabled()
+
+    def off(self) -> AbstractContextManager[object]:
+        """Return a context without autocast."""
+        return autocast_as([replace(state, enabled=False) for state in self.states])
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Put autocast in force as it was."""
+        with ExitStack() as stack:
+            for s in self.states:
+                region = torch.autocast(s.device_type, s.dtype, cache_enabled=self.cached)
+                stack.enter_context(region)
+            yield
 
 
 @dataclass(frozen=True, slots=True)

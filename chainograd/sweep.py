@@ -37,16 +37,16 @@ def go_back(tape: Tape, given: dict[int, Cotangents], *, keep: bool) -> list[Ten
     nodes = dict(tape.nodes) if keep else tape.nodes
     tape.spent = not keep
     tape.elsewhere = tape.surroundings.elsewhere()
-    tape.steps.note_hooks()
     try:
         actions = tape.backward_actions()
         runs = sum(type(action) in RUNS for action in actions)
-        with tape.log.showing("backward", runs):
+        with tape.log.showing("backward", runs), tape.steps.note_backward():
             sweep = Sweep(tape, nodes, given)
             sweep.run(actions)
             sweep.settle()
     finally:
-        tape.log.settle()
+        with tape.steps.autocast.off():
+            tape.log.settle()
         if not keep:
             tape.let_go()
             if not tape.twice:
@@ -238,7 +238,8 @@ class Sweep:
         spec = self.tape.specs[i]
         listed = [before.get(place) for place in range(spec.num_leaves)]
         tree, counted = pytree.tree_unflatten(listed, spec), versions(listed)
-        changed = pytree.tree_leaves(self.tape.transform(i, tree), is_leaf=_none)
+        with self.tape.steps.autocast.on():
+            changed = pytree.tree_leaves(self.tape.transform(i, tree), is_leaf=_none)
         if versions(listed) != counted:
             raise ChainError(
                 f"`grad_transform` changed the cotangent of state {i} in place. It may be the very "

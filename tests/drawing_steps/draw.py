@@ -234,7 +234,7 @@ def sliced(drawn: Draw, rng: random.Random) -> Draw:
         train=False,
         autocast="none",
         noise="none",
-        plan=rng.choice(("nodes", "bytes", "binomial")),
+        plan=rng.choice(("nodes", "binomial")),
         verify="exact",
         micro_batch=rng.randint(1, drawn.batch),
     )
