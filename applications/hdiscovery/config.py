@@ -71,13 +71,13 @@ class DiscoveryConfig:
             gradients are the same.
         micro_batch: Samples whose graphs are there at once; the losses see the whole batch. None is
             all of a process's.
-        frozen: ``"auto"`` lets layers of the frozen model keep less; gradients equal to rounding.
+        frozen: ``"auto"`` lets layers of the frozen model keep less; gradients are the same.
+            ``"off"`` leaves them to torch.
         shard_dm: Share the frozen model out over the processes (FSDP2), where it is too large for
             one GPU.
         autocast: ``"bf16"`` runs the UNet and the shift block under bfloat16 autocast.
         compile: Train with a UNet that `torch.compile` has made anew, after minutes at the start.
-            It needs the plan ``"graph"``, as what it computes with and without a graph differs by
-            rounding, and a C++ compiler on a CPU.
+            On a CPU it needs a C++ compiler.
         grid: Convention of the time grid.
         start_from: Folder of a run whose networks this one begins with, such as one of fewer
             sampling steps: one of M = 5 samples with a quarter of the work of M = 20. Or a
@@ -125,7 +125,7 @@ class DiscoveryConfig:
     bank: int = 0
     plan: str = "nodes"
     micro_batch: int | None = None
-    frozen: Frozen = "off"
+    frozen: Frozen = "auto"
     shard_dm: bool = False
     autocast: Autocast = "off"
     compile: bool = False
@@ -171,11 +171,11 @@ class DiscoveryConfig:
             raise ValueError(f"`ema` is a decay and must lie in [0, 1), got {self.ema}. Try 0.999.")
         if self.plan not in get_args(PlanName):
             parse_bytes(self.plan)
-        if self.compile and self.plan != "graph":
+        if self.micro_batch is not None and self.plan == "graph":
             raise ValueError(
-                f"`compile` needs `plan` 'graph', got {self.plan!r}: a compiled network that is "
-                "run again with a graph differs by rounding from its run without one, and the "
-                "replay would be refused. Train without it, or with `--plan graph`."
+                f"`plan` 'graph' keeps every graph, and `micro_batch` {self.micro_batch} keeps "
+                "none: slices run one after the other. Train with `--plan nodes` or a number of bytes, "
+                "or without `micro_batch`."
             )
         if not 0 <= self.t_stop <= 999:
             raise ValueError(

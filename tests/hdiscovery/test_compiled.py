@@ -8,7 +8,6 @@ import pytest
 import torch
 from hdiscovery.cli import main
 from hdiscovery.compiled import compile_parts
-from hdiscovery.config import DiscoveryConfig
 from hdiscovery.run import RunFolder
 from hdiscovery.train import train
 
@@ -57,9 +56,10 @@ def test_traced_parts_give_the_same_samples_to_the_bit_and_the_same_gradients(tr
     assert called >= {"conv2d", "scaled_dot_product_attention", "interpolate"}
 
 
-def test_a_run_with_compile_ends_as_one_without(traced, config, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("plan", ["graph", "nodes", "1GiB"])
+def test_a_run_with_compile_ends_as_one_without(traced, config, tmp_path, plan):  # noqa: F811
     for name, compile_ in (("plain", False), ("compiled", True)):
-        own = replace(config, compile=compile_, plan="graph")
+        own = replace(config, compile=compile_, plan=plan)
         run = RunFolder.create(tmp_path / name, asdict(own))
         records = list(train(run, own))
         assert len(records) == config.steps
@@ -105,8 +105,3 @@ def test_what_inductor_makes_agrees_to_rounding_and_repeats_itself():
     for a, b, c in zip(expected, found, again, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5 * a.abs().max().item())
         assert torch.equal(b, c)
-
-
-def test_compile_refuses_a_plan_that_replays():
-    with pytest.raises(ValueError, match="`compile` needs `plan` 'graph', got 'nodes'"):
-        DiscoveryConfig(compile=True)

@@ -69,8 +69,11 @@ def test_rates_are_one_unless_they_are_given():
 
 
 def test_options_are_checked_with_the_presets_own_fields_not_with_the_defaults():
-    words = ["--compile"]  # needs the plan "graph", which this preset has and the defaults have not
+    words = [
+        "--micro-batch",
+        "4",
+    ]  # not with "graph", which this preset has and the defaults have not
 
-    assert from_preset("MNIST32-demo", **changed_fields(words)).compile
-    with pytest.raises(ValueError, match="`compile` needs `plan` 'graph'"):
-        from_preset("MNIST32-400-20-32-5", **changed_fields(words))
+    assert from_preset("MNIST32-400-20-32-5", **changed_fields(words)).micro_batch == 4
+    with pytest.raises(ValueError, match="`plan` 'graph' keeps every graph"):
+        from_preset("MNIST32-demo", **changed_fields(words))
