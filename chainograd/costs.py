@@ -40,6 +40,7 @@ def measure(tape: Tape, kind: Kind | None = None) -> tuple[StepCost, ...]:
     """
     seen: dict[Hashable, StepCost] = {}
     result = []
+    tape.steps.note_hooks()
     state, wanted = tape.x_T, tape.wanted[0]
     for i in range(tape.steps.num_steps):
         key, before = i if kind is None else kind(i), tape.streams.state()

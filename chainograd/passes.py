@@ -47,12 +47,13 @@ class Pass:
             with outside_vmap():
                 sweep.begin_at(i + 1, given)
                 if i + 1 < tape.plan.num_steps:
+                    sweep.show(given)
                     sweep.arrive(i + 1)
                 # A transform sees the gradient of x_T whole. It is given other states from outside.
                 whole = tape.transform is not None and i == 0
                 sweep.pass_step(i, () if whole else uses.apart)
                 if i == 0:
-                    self._arrive_first()
+                    self._arrive_first(uses)
             found = uses.parts(sweep.cotangents, sweep.apart)
             sweep.cotangents, sweep.apart = {}, []
             self._note(i)
@@ -107,14 +108,15 @@ class Pass:
             for j in [j for j in kept if j > i]:
                 del kept[j]
 
-    def _arrive_first(self) -> None:
-        sweep = self.sweep
-        apart = sweep.apart
-        if any(apart):  # which is added up for the report
-            alone, sweep.apart = sweep.cotangents, []
-            whole = {-1 - k: sum(parts[1:], parts[0]) for k, parts in enumerate(apart) if parts}
-            sweep.cotangents = {**alone, **whole}
+    def _arrive_first(self, uses: StateUses) -> None:
+        """Turn to x_T: what was told apart is added up for all but its own gradient."""
+        sweep, alone = self.sweep, self.sweep.cotangents
+        if not any(sweep.apart):
             sweep.arrive(0)
-            sweep.cotangents, sweep.apart = alone, apart
-        else:
-            sweep.arrive(0)
+            return
+        pairs = zip(uses.groups, sweep.apart, strict=True)
+        whole = {places[0]: sum(parts[1:], parts[0]) for places, parts in pairs if parts}
+        sweep.cotangents = {**alone, **whole}
+        sweep.show(whole)
+        sweep.arrive(0)
+        sweep.cotangents = alone

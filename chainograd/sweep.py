@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -10,10 +11,11 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from chainograd.apart import Apart, taken_apart
+from chainograd.dense_parts import is_plain
 from chainograd.errors import ChainError, ReplayError
 from chainograd.plan import RUNS, Action, Advance, Backprop, Drop, Keep, Load, Record
 from chainograd.reporting import has_numbers
-from chainograd.states import Cotangents, State, versions
+from chainograd.states import Cotangents, State, versions, wants_gradient
 from chainograd.steps import Outcome, Recorded, Rerun, refuse_strangers
 from chainograd.stores import DeviceNode, Node
 from chainograd.sums import Sums
@@ -68,6 +70,7 @@ class Sweep:
         self.graphs: dict[int, Recorded] = tape.graphs
         self.cotangents: Cotangents = {}
         self.apart: list[list[Tensor]] = []
+        self.entering: list[Any] = []  # the state's leaves in its step, as far as these are alive
         self.sums = Sums(len(tape.steps.shared))
         self.numbers = False
         self.actions = tape.backward_actions()
@@ -262,9 +265,18 @@ class Sweep:
         self.cotangents = before
         self.tape.log.ran("backward", i, began)
 
+    def show(self, whole: Cotangents) -> None:
+        """Let a step that keeps the state it was given see the state's whole gradient."""
+        for place, g in whole.items():
+            leaf = self.entering[place]() if place < len(self.entering) else None
+            if leaf is not None and is_plain(g):
+                leaf.grad = g
+
     def through(self, recorded: Recorded, groups: Apart) -> Cotangents:
         """Send the cotangent through a recorded step."""
         self.apart = taken_apart(recorded.entered, groups)
+        self.entering = [weakref.ref(leaf) if wants_gradient(leaf) else _nothing
+                         for leaf in recorded.entering.leaves]  # fmt: skip
         return self.tape.steps.backprop(recorded, self.cotangents, {}, self.sums)
 
     def transformed(self, i: int, before: Cotangents) -> Cotangents:
@@ -311,6 +323,10 @@ def _kind(g: Any) -> str:
     if not isinstance(g, Tensor):
         return f"a {type(g).__name__} for a cotangent"
     return f"a {'complex' if g.is_complex() else 'real'} cotangent of shape {tuple(g.shape)}"
+
+
+def _nothing() -> None:
+    return None
 
 
 def _none(thing: Any) -> bool:

@@ -524,3 +524,21 @@ def test_a_chain_of_many_steps_is_let_go_without_recursion():
 
     assert w.grad == 20_000
     del last
+
+
+@with_every_option
+def test_a_step_that_keeps_its_state_sees_the_whole_gradient_of_it(options):
+    def seen(trajectory):
+        kept = {}
+
+        class Keeping(Uses):
+            def forward(self, x, i, c):
+                if not x["a"].is_leaf:
+                    x["a"].retain_grad()
+                kept[i] = x["a"]
+                return super().forward(x, i, c)
+
+        loss_on(Run(trajectory, Keeping).states, [2, 4, M]).backward()
+        return [kept[i].grad for i in range(1, M)]
+
+    same(seen(by_chain(**options)), seen(plain))
