@@ -195,6 +195,7 @@ class CheckpointedChain:
         """Run the chain and return every state, all of them differentiable.
 
         Losses on several states cost one sweep back. The states share their memory with the nodes.
+        Hooks, ``retain_grad()`` and ``torch.autograd.grad`` work on each as in the plain loop.
 
         Args:
             x: The state that enters step 0.

@@ -55,12 +55,13 @@ class Pass:
                 if i == 0:
                     self._arrive_first(uses)
             found = uses.parts(sweep.cotangents, sweep.apart)
+            of_steps = [sweep.sums.values[at] for at in tape.asked] if i == tape.first else []
             sweep.cotangents, sweep.apart = {}, []
             self._note(i)
         except BaseException:
             self._fail()
             raise
-        return Gradients(found, [sweep.sums.values[at] for at in tape.asked])
+        return Gradients(found, of_steps)
 
     def through_differentiably(
         self, i: int, given: Cotangents, uses: StateUses, attached: Attached
@@ -70,6 +71,8 @@ class Pass:
         found = self.again.through(i, given, uses, attached)
         if i == self.tape.first:
             self.end()
+            self.again = None
+            self.sweep.let_go()
         return found
 
     def end(self) -> None:
@@ -95,6 +98,7 @@ class Pass:
                 sweep.settle()
             finally:
                 sweep.end()
+                sweep.let_go()  # autograd may go on for long, and `.grad` takes what nobody holds
 
     def _fail(self) -> None:
         if self.open:

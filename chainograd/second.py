@@ -27,7 +27,7 @@ class Gradients(NamedTuple):
 
     Attributes:
         of_state: For each group of leaves of the state, in the order to add them up in.
-        of_steps: Those of what the steps share, so far.
+        of_steps: Those of what the steps share, if the pass has come to its last link.
     """
 
     of_state: list[list[Tensor]]

@@ -99,6 +99,7 @@ class Sweep:
 
     def pass_step(self, i: int, groups: Apart = ()) -> None:
         """Send the cotangents through step i; those of ``groups`` of leaves are left apart."""
+        self.entering = []
         while self.at > i:
             action = self.next_action()
             if type(action) is not Backprop:
@@ -152,6 +153,11 @@ class Sweep:
         if not tape.twice:
             tape.random.clear()
             tape.x_T = tape.x_T._replace(leaves=())
+
+    def let_go(self) -> None:
+        """Forget all that a backward pass holds of its own."""
+        self.nodes, self.state, self.cotangents, self.apart = {}, None, {}, []
+        self.sums = Sums(0)
 
     def prefetch_next(self) -> None:
         """Begin to bring back the node that is loaded next, if it is kept by now."""

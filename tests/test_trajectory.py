@@ -8,6 +8,7 @@ import torch
 
 from chainograd import ChainError, CheckpointedChain, ReplayError, binomial, keep_last
 from chainograd.cotangents import scaled
+from chainograd.metering import meter
 from tests.problems import Counted, Net, states_of
 
 M = 6
@@ -542,3 +543,18 @@ def test_a_step_that_keeps_its_state_sees_the_whole_gradient_of_it(options):
         return [kept[i].grad for i in range(1, M)]
 
     same(seen(by_chain(**options)), seen(plain))
+
+
+def test_gradients_are_handed_over_and_not_copied():
+    w = torch.randn(64, 64, requires_grad=True)
+    upstream = torch.ones(2, 64, requires_grad=True)
+    x = upstream * 2
+    states = CheckpointedChain(lambda x, i: torch.tanh(x @ w), M).trajectory(x)
+    held = []
+    x.register_hook(lambda g: held.append(reading.live_bytes))
+    with meter("cpu") as reading:
+        states[M].sum().backward(retain_graph=True)
+
+    # The gradient of w and those of x and upstream: no node, and w's only once.
+    assert held[0] <= w.nbytes + 4 * x.nbytes
+    assert reading.live_bytes <= w.nbytes + 2 * x.nbytes
