@@ -22,6 +22,7 @@ from chainograd.forward import go_forward
 from chainograd.frozen import Saving, takes_fast_path
 from chainograd.functions import attach
 from chainograd.grad_steps import GradSteps, drawn, reached
+from chainograd.links import attach_links
 from chainograd.options import (
     as_choice,
     as_count,
@@ -180,20 +181,21 @@ class CheckpointedChain:
         if not torch.is_grad_enabled() or _transformed():
             return deque(self._loop(x, args, kwargs, steps), maxlen=1)[0]
         tape = self._prepared(x, args, kwargs, reached(steps, self.num_steps))
-        M, last = self.num_steps, {}
+        M, last = self.num_steps, []
 
         def visit(i: int, state: State) -> None:
             if i == M:
-                last[i] = state
+                last.append(state)
 
         self._run(tape, visit)
-        return attach(tape, last)[M].tree()
+        return attach(tape, last[0]).tree()
 
     @eager
     def trajectory(self, x: Any, *args: Any, **kwargs: Any) -> list[Any]:
         """Run the chain and return every state, all of them differentiable.
 
         Losses on several states cost one sweep back. The states share their memory with the nodes.
+        Hooks, ``retain_grad()`` and ``torch.autograd.grad`` work on each as in the plain loop.
 
         Args:
             x: The state that enters step 0.
@@ -218,8 +220,8 @@ class CheckpointedChain:
         tape = self._prepared(x, args, kwargs, steps)
         states: dict[int, State] = {}
         self._run(tape, states.__setitem__)
-        states = attach(tape, states)
-        return [x, *(states[i].tree() for i in range(1, self.num_steps + 1))]
+        _, *after = attach_links(tape, State.of(x), states)
+        return [x, *(state.tree() for state in after)]
 
     @eager
     def measure(

@@ -90,11 +90,10 @@ def inexact(
 
 def _by_the_chain(tape: Tape, given: list[Tensor | None], random: Streams) -> list[Tensor | None]:
     """Return the gradients of a tape's inputs as the chain computes them."""
-    M = tape.plan.num_steps
     tape.streams.set(random)
     go_forward(tape, lambda i, state: None)
     cotangents = {place: g for place, g in enumerate(given) if g is not None}
-    return go_back(tape, {M: cotangents}, keep=False)
+    return go_back(tape, cotangents, keep=False)
 
 
 def _apart(a: Tensor | None, b: Tensor | None) -> float:

@@ -104,7 +104,7 @@ def _advance(tape: Tape, i: int, state: State, begin_again: Callable[[], None]) 
     if tape.passes(i):
         return _noted(tape, i, steps.advance(i, state, tape.wanted[i], tape.mark(i), begin_again))
     result = steps.unrecorded(i, state)
-    return _noted(tape, i, Outcome(result, [False] * len(result.leaves), set(), None, set()))
+    return _noted(tape, i, Outcome(result, [False] * len(result.leaves), set(), None, {}, {}))
 
 
 def _noted(tape: Tape, i: int, result: Outcome) -> State:
@@ -115,8 +115,8 @@ def _noted(tape: Tape, i: int, result: Outcome) -> State:
     tape.specs.append(result.leaving.spec)
     tape.used |= result.used
     tape.verifier.graphs[i] = result.used, result.nodes
-    if i == 0:
-        tape.entered = result.entered
+    tape.entered.append(result.entered)
+    tape.twins.append(result.twins)
     if i == tape.first and not any(result.wanted):
         tape.first = i + 1
     return result.leaving

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,9 @@ from torch.autograd import Variable
 # 2. Torch calls the hooks of every input of the chain's node, with None where no gradient leaves
 #    it: a loss on an early state does not reach what later steps use. In the plain loop they would
 #    not be called, so until this backward pass is over they are called with gradients only.
+# 3. Hooks of what a chain gives are called likewise, when a loss sees another leaf of the result,
+#    or a later state whose gradient does not come so far. There is no moment to say so in: the
+#    table of hooks is made beforehand, and what is put there is wrapped.
 
 
 @contextmanager
@@ -43,7 +47,22 @@ def call_with_gradients_only(tensors: Sequence[Tensor]) -> None:
         Variable._execution_engine.queue_callback(restore)
 
 
+class _Table(OrderedDict[int, Callable[..., Any]]):
+    """Hooks that are called with gradients only."""
+
+    def __setitem__(self, key: int, hook: Callable[..., Any]) -> None:
+        super().__setitem__(key, _if_gradient(hook))
+
+
+def hooks_with_gradients_only(tensor: Tensor) -> None:
+    """Let all hooks that a result of a chain ever gets see gradients only: note [Hooks], 3."""
+    tensor._backward_hooks = _Table()
+    tensor.grad_fn._register_hook_dict(tensor)  # type: ignore[union-attr]
+
+
 def _hooked(tensor: Tensor) -> bool:
+    if isinstance(tensor._backward_hooks, _Table):
+        return False
     return bool(tensor._backward_hooks or _after(tensor))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 # Note [Sharded parameters]
 # 1. `fully_shard` puts another tensor in a parameter's place while a module runs: the gathered one.
@@ -41,10 +42,9 @@ def trainable(module: Any) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
 
 
-def shards_are_asked_for(inputs: Sequence[Tensor], node: Any) -> bool:
-    """Return whether the backward pass running ``node`` fills ``.grad`` of shards among inputs."""
-    edges = zip(inputs, node.next_functions, strict=True)
-    return any(_runs(function) for tensor, (function, _) in edges if is_shard(tensor))
+def shards_are_asked_for(inputs: Sequence[Tensor]) -> bool:
+    """Return whether the backward pass that is running fills ``.grad`` of shards among inputs."""
+    return any(_runs(get_gradient_edge(tensor).node) for tensor in inputs if is_shard(tensor))
 
 
 def _runs(function: Any) -> bool:

@@ -76,14 +76,16 @@ class SlicedSteps(Steps):
             [any(wanted) for wanted in zip(*(part.wanted for part in parts), strict=True)],
             set[int]().union(*(part.used for part in parts)),
             sum(part.nodes or 0 for part in parts) if self.counted else None,
-            set[int]().union(*(part.entered for part in parts)),
+            # Each of their gradients is whole: the slices' are added up first.
+            dict.fromkeys(set[int]().union(*(part.entered for part in parts)), 1),
+            dict(set(parts[0].twins.items()).intersection(*(p.twins.items() for p in parts))),
         )
 
     def again(self, index: int, state: State, wanted: list[bool], rerun: Rerun) -> Recorded:
         """Remember a step that is to be recorded slice by slice."""
         entering = state.entering(wanted)
         nothing = state._replace(leaves=())
-        return Waiting(entering, nothing, {}, 0, set(), [], index=index, rerun=rerun)
+        return Waiting(entering, nothing, {}, 0, {}, [], index=index, rerun=rerun)
 
     def backprop(
         self, recorded: Recorded, after: Cotangents, at_node: Cotangents, sums: Sums

@@ -52,7 +52,7 @@ class Recorded:
         leaving: The state that it ends with.
         uses: Where it uses what the steps share.
         nodes: How many nodes it has.
-        entered: Places of the entering leaves that it uses.
+        entered: Where it uses the entering leaves, by their places.
         strangers: Leaves that the chain does not know. A step may make leaves of its own.
         guard: Refuses gradients that do not come from the chain, where the graph is kept a while.
     """
@@ -61,7 +61,7 @@ class Recorded:
     leaving: State
     uses: Uses
     nodes: int
-    entered: set[int]
+    entered: Uses
     strangers: list[Stranger]
     guard: Guard | None = None
 
@@ -82,14 +82,39 @@ class Outcome(NamedTuple):
         wanted: Which leaves of that state need a gradient.
         used: Places of the tensors that the steps share which are in its graph.
         nodes: How many nodes that graph had; None if there was none.
-        entered: Places of the leaves of the state it was given which are in its graph.
+        entered: How often its graph uses the leaves of the state it was given, by their places.
+        twins: Leaves of that state, by their places, which are tensors that are elsewhere already.
     """
 
     leaving: State
     wanted: list[bool]
     used: set[int]
     nodes: int | None
-    entered: set[int]
+    entered: dict[int, int]
+    twins: dict[int, Twin]
+
+
+class Twin(NamedTuple):
+    """Where a tensor was met that a step gives: in the state it was given, or in what it gives.
+
+    Attributes:
+        entering: The former.
+        place: The leaf's.
+    """
+
+    entering: bool
+    place: int
+
+
+def _twins(entering: State, leaving: State) -> dict[int, Twin]:
+    met = {id(t): Twin(True, at) for at, t in enumerate(entering.leaves) if wants_gradient(t)}
+    twins: dict[int, Twin] = {}
+    for place, leaf in enumerate(leaving.leaves):
+        if wants_gradient(leaf):
+            twin = met.setdefault(id(leaf), Twin(False, place))
+            if twin != Twin(False, place):
+                twins[place] = twin
+    return twins
 
 
 class Rerun(NamedTuple):
@@ -305,8 +330,8 @@ class Steps:
         if self.sharded and any(wanted):  # FSDP2 would wait for the gradients of the graph
             leaving = self.unrecorded(index, state)
             needed = [differentiable(leaf) for leaf in leaving.leaves]
-            everything = set(range(len(self.shared)))
-            return Outcome(leaving, needed, everything, None, set(range(len(wanted))))
+            everything, entered = set(range(len(self.shared))), dict.fromkeys(range(len(wanted)), 1)
+            return Outcome(leaving, needed, everything, None, entered, {})
         if not self.saves:
             try:
                 return self._first(index, state, wanted, mark, light=True)
@@ -415,7 +440,8 @@ class Steps:
             # Of shards the graph does not tell which it uses.
             set(range(len(self.shared))) if self.sharded else set(recorded.uses),
             recorded.nodes if self.counted and not self.sharded else None,
-            recorded.entered,
+            {place: len(uses) for place, uses in recorded.entered.items()},
+            _twins(recorded.entering, leaving),
         )
 
     def between(self, index: int, entering: State, leaving: State, mark: Mark) -> Recorded:
@@ -425,7 +451,7 @@ class Steps:
             ChainError: If it leads to the graph of another step.
         """
         uses: Uses = {}
-        entered: set[int] = set()
+        entered: Uses = {}
         strangers: list[Stranger] = []
         own = {id(leaf): place for place, leaf in enumerate(entering.leaves)}
         found, nodes = leaves_used(leaving.leaves, mark)
@@ -434,7 +460,7 @@ class Steps:
             if (at := self.known.get(id(leaf))) is not None:
                 uses.setdefault(at, []).append(use)
             elif id(leaf) in own:
-                entered.add(own[id(leaf)])
+                entered.setdefault(own[id(leaf)], []).append(use)
             elif all(leaf is not part for part in gathered(self.sharded)):
                 strangers.append(Stranger(index, tuple(leaf.shape), weakref.ref(leaf)))
         return Recorded(entering, leaving, uses, nodes, entered, strangers)

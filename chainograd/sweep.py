@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from chainograd.apart import Apart, taken_apart
+from chainograd.dense_parts import is_plain
 from chainograd.errors import ChainError, ReplayError
 from chainograd.plan import RUNS, Action, Advance, Backprop, Drop, Keep, Load, Record
 from chainograd.reporting import has_numbers
-from chainograd.states import Cotangents, State, versions
+from chainograd.states import Cotangents, State, versions, wants_gradient
 from chainograd.steps import Outcome, Recorded, Rerun, refuse_strangers
 from chainograd.stores import DeviceNode, Node
 from chainograd.sums import Sums
@@ -22,105 +24,147 @@ from chainograd.tape import Tape
 First = Callable[[], Sequence[Any]] | None  # brings the leaves of a state as it was first
 
 
-def go_back(tape: Tape, given: dict[int, Cotangents], *, keep: bool) -> list[Tensor | None]:
+def go_back(tape: Tape, given: Cotangents, *, keep: bool) -> list[Tensor | None]:
     """Carry out the backward actions of a tape's plan.
 
     Args:
         tape: What the forward pass left.
-        given: Cotangents that states have from outside, by the state's index (M is the result's)
-            and the leaf's place.
+        given: Cotangents of the result, by the leaf's place.
         keep: Whether the nodes must be there for another backward pass.
 
     Returns:
         The gradients of the tape's ``inputs``.
     """
-    nodes = dict(tape.nodes) if keep else tape.nodes
-    tape.spent = not keep
-    tape.elsewhere = tape.surroundings.elsewhere()
+    sweep = Sweep(tape, keep=keep)
     try:
-        actions = tape.backward_actions()
-        runs = sum(type(action) in RUNS for action in actions)
-        with tape.log.showing("backward", runs), tape.steps.note_backward():
-            sweep = Sweep(tape, nodes, given)
-            sweep.run(actions)
+        with tape.log.showing("backward", sweep.evaluations), tape.steps.autocast.off():
+            sweep.begin_at(tape.plan.num_steps, given)
+            for i in reversed(range(tape.first, tape.plan.num_steps)):
+                sweep.pass_step(i)
+                sweep.arrive(i)
             sweep.settle()
     finally:
-        with tape.steps.autocast.off():
-            tape.log.settle()
-        if not keep:
-            tape.let_go()
-            if not tape.twice:
-                tape.random.clear()
-                tape.x_T = tape.x_T._replace(leaves=())
+        sweep.end()
     of_x_T = map(sweep.cotangents.get, tape.asked_of_x_T)
     return [*of_x_T, *(sweep.sums.values[at] for at in tape.asked)]
 
 
-@dataclass(slots=True, eq=False)
 class Sweep:
     """One backward pass: the cotangent on its way from the result to x_T.
 
     Attributes:
         tape: What the forward pass left.
+        keep: Whether the nodes must be there for another backward pass.
         nodes: States that are there now.
-        given: Cotangents that states have from outside, by the state's index and the leaf's place.
+        cotangents: Those of the state that the pass has come to, by the leaf's place.
+        apart: Those of them that are not added up, by groups.
+        sums: Gradients so far of what the steps share.
+        numbers: Whether cotangents have norms.
     """
 
-    tape: Tape
-    nodes: dict[int, Node]
-    given: dict[int, Cotangents]
-    graphs: dict[int, Recorded] = field(init=False)
-    cotangents: Cotangents = field(init=False)
-    sums: Sums = field(init=False)
-    numbers: bool = field(init=False)  # whether cotangents have norms
+    def __init__(self, tape: Tape, *, keep: bool) -> None:
+        self.tape, self.keep = tape, keep
+        tape.elsewhere = tape.surroundings.elsewhere()
+        tape.steps.note_backward()
+        self.nodes: dict[int, Node] = dict(tape.nodes) if keep else tape.nodes
+        self.graphs: dict[int, Recorded] = tape.graphs
+        self.cotangents: Cotangents = {}
+        self.apart: list[list[Tensor]] = []
+        self.entering: list[Any] = []  # the state's leaves in its step, as far as these are alive
+        self.sums = Sums(len(tape.steps.shared))
+        self.numbers = False
+        self.actions = tape.backward_actions()
+        self.position, self.state = tape.reached
+        self.at = tape.left  # the index of the state that the pass has come to
+        self.runs = {a.index: p for p, a in enumerate(self.actions) if type(a) in RUNS}
+        self.evaluations = sum(p >= self.position for p in self.runs.values())
+        self.coming: Iterator[int] | None = None  # nodes that will be loaded
 
-    def __post_init__(self) -> None:
-        self.graphs = self.tape.graphs
-        self.cotangents = self.given.get(self.tape.plan.num_steps, {})
-        self.sums = Sums(len(self.tape.steps.shared))
-        self.numbers = all(has_numbers(g) for some in self.given.values() for g in some.values())
+    def begin_at(self, i: int, given: Cotangents) -> None:
+        """Go on with the cotangents of state i, and with no step behind it."""
+        if self.coming is None:
+            loads = (a.index for a in self.actions[self.position :] if type(a) is Load)
+            self.coming = iter([j for j in loads if j < i])
+            self.prefetch_next()
+        while self.at > i:
+            action = self.next_action()
+            if type(action) is Backprop:
+                self.at = action.index
+                if not self.keep:
+                    self.graphs.pop(action.index, None)
+            elif action.index < i or type(action) is Drop:
+                self.carry_out(action)
+        self.cotangents = given
+        self.numbers = all(map(has_numbers, given.values()))
 
-    def run(self, actions: list[Action]) -> None:
-        """Carry the actions out; ``cotangents`` are then those of x_T, ``sums`` of the rest."""
-        state: State | None = None
-        runs = {a.index: p for p, a in enumerate(actions) if type(a) in RUNS}
-        coming = iter([a.index for a in actions if type(a) is Load])
-        self.prefetch(next(coming, None))
-        for position, action in enumerate(actions):
-            i = action.index
-            match action:  # the commonest first
-                case Load():
-                    state = self.nodes[i].load()
-                    self.prefetch(next(coming, None))
-                case Record():
-                    assert state is not None, "a plan loads a state before it runs a step"
-                    if self.cotangents:  # else no loss sees what this step gives
-                        self.graphs[i] = self.record(i, state)
-                case Backprop():
-                    if self.cotangents:
-                        self.backprop(i)
-                    else:
-                        self.graphs.pop(i, None)
-                        self.begin_at(i)
-                case Drop():
-                    self.drop(i, again=runs.get(i - 1, -1) > position)
-                case Advance():
-                    assert state is not None
-                    state = self.advance(i, state)
-                case Keep():
-                    assert state is not None
-                    self.nodes[i] = self.tape.shelf.put(i, state)
+    def pass_step(self, i: int, groups: Apart = ()) -> None:
+        """Send the cotangents through step i; those of ``groups`` of leaves are left apart."""
+        self.entering = []
+        while self.at > i:
+            action = self.next_action()
+            if type(action) is not Backprop:
+                self.carry_out(action)
+                continue
+            self.at = action.index
+            if self.cotangents:
+                self.backprop(action.index, groups)
+            elif not self.keep:
+                self.graphs.pop(action.index, None)
 
-    def prefetch(self, i: int | None) -> None:
-        """Begin to bring a node back, if it is kept by now."""
-        if i in self.nodes:
-            self.nodes[i].prefetch()
+    def next_action(self) -> Action:
+        """Return the action that is to be carried out now."""
+        self.position += 1
+        return self.actions[self.position - 1]
 
-    def begin_at(self, i: int) -> None:
-        """Begin with the cotangents that state i has from outside, if it has any."""
-        self.cotangents = self.given.get(i, {})
+    def carry_out(self, action: Action) -> None:
+        """Carry out an action other than to send the cotangents back."""
+        i, state = action.index, self.state
+        match action:  # the commonest first
+            case Load():
+                self.state = self.nodes[i].load()
+                self.prefetch_next()
+            case Record():
+                assert state is not None, "a plan loads a state before it runs a step"
+                if self.cotangents:  # else no loss sees what this step gives
+                    self.graphs[i] = self.record(i, state)
+            case Drop():
+                self.drop(i, again=self.runs.get(i - 1, -1) >= self.position)
+            case Advance():
+                assert state is not None
+                self.state = self.advance(i, state)
+            case Keep():
+                assert state is not None
+                self.nodes[i] = self.tape.shelf.put(i, state)
+
+    def arrive(self, i: int) -> None:
+        """Turn to state i, whose cotangents are whole now: change them if asked, and note them."""
         if self.tape.transform is not None and self.cotangents:
             self.cotangents = self.transformed(i, self.cotangents)
+        if self.numbers:
+            self.tape.log.sent(i, self.cotangents)
+
+    def end(self) -> None:
+        """Leave the tape as other backward passes are to find it."""
+        with self.tape.steps.autocast.off():
+            self.tape.log.settle()
+        if self.keep:
+            return
+        tape = self.tape
+        tape.let_go()
+        if not tape.twice:
+            tape.random.clear()
+            tape.x_T = tape.x_T._replace(leaves=())
+
+    def let_go(self) -> None:
+        """Forget all that a backward pass holds of its own."""
+        self.nodes, self.state, self.cotangents, self.apart = {}, None, {}, []
+        self.sums = Sums(0)
+
+    def prefetch_next(self) -> None:
+        """Begin to bring back the node that is loaded next, if it is kept by now."""
+        i = None if self.coming is None else next(self.coming, None)
+        if i in self.nodes:
+            self.nodes[i].prefetch()
 
     def drop(self, i: int, *, again: bool) -> None:
         """Forget a node; what it is compared with if its step runs again is noted first."""
@@ -138,7 +182,7 @@ class Sweep:
                 wanted, mark = tape.wanted[i], tape.mark(i)
                 result = tape.steps.advance(i, state, wanted, mark, around.begin_again)
             else:
-                result = Outcome(tape.steps.unrecorded(i, state), [], set(), None, set())
+                result = Outcome(tape.steps.unrecorded(i, state), [], set(), None, {}, {})
         self.compare(i, self.first(self.nodes.get(i + 1)), result)
         tape.log.ran("rerun", i, began)
         return result.leaving
@@ -200,20 +244,20 @@ class Sweep:
             self.tape.steps.refuse_changes(self.tape.first, lambda t: True)
             raise
 
-    def backprop(self, i: int) -> None:
+    def backprop(self, i: int, groups: Apart) -> None:
         """Send the cotangent through step i, from the state after it to the one before."""
         if i not in self.graphs:  # dropped for want of memory, or freed by an earlier backward pass
             self.graphs[i] = self.restored(i)
         recorded = self.graphs.pop(i)
-        if not self.tape.spent and all(j > i for j in self.tape.nodes):
+        if self.keep and all(j > i for j in self.tape.nodes):
             # Another backward pass will run this step again. No node leads to it, for it was
             # recorded in the forward pass.
             self.tape.nodes[i] = self.tape.shelf.put(i, recorded.entering.detached())
-        began, given = self.tape.log.now(), self.given.get(i, {})
+        began = self.tape.log.now()
         self.sums.begin()
         before = None
         try:
-            before = self.tape.steps.backprop(recorded, self.cotangents, given, self.sums)
+            before = self.through(recorded, groups)
         except Exception as error:
             if not self.recoverable(i, error):
                 raise
@@ -221,16 +265,26 @@ class Sweep:
             self.tape.drop_graphs(i)
             del recorded
             recorded = self.restored(i)
-            before = self.tape.steps.backprop(recorded, self.cotangents, given, self.sums)
-        if self.tape.transform is not None and before:
-            before = self.transformed(i, before)
+            before = self.through(recorded, groups)
         strangers = recorded.strangers
         del recorded
         refuse_strangers(strangers)
         self.cotangents = before
         self.tape.log.ran("backward", i, began)
-        if self.numbers:
-            self.tape.log.sent(i, before)
+
+    def show(self, whole: Cotangents) -> None:
+        """Let a step that keeps the state it was given see the state's whole gradient."""
+        for place, g in whole.items():
+            leaf = self.entering[place]() if place < len(self.entering) else None
+            if leaf is not None and is_plain(g):
+                leaf.grad = g
+
+    def through(self, recorded: Recorded, groups: Apart) -> Cotangents:
+        """Send the cotangent through a recorded step."""
+        self.apart = taken_apart(recorded.entered, groups)
+        self.entering = [weakref.ref(leaf) if wants_gradient(leaf) else _nothing
+                         for leaf in recorded.entering.leaves]  # fmt: skip
+        return self.tape.steps.backprop(recorded, self.cotangents, {}, self.sums)
 
     def transformed(self, i: int, before: Cotangents) -> Cotangents:
         """Return cotangents of state i as the caller's transform changes them."""
@@ -277,6 +331,10 @@ def _kind(g: Any) -> str:
     if not isinstance(g, Tensor):
         return f"a {type(g).__name__} for a cotangent"
     return f"a {'complex' if g.is_complex() else 'real'} cotangent of shape {tuple(g.shape)}"
+
+
+def _nothing() -> None:
+    return None
 
 
 def _none(thing: Any) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from chainograd.planners import restricted
 from chainograd.replay import Verifier, Verify
 from chainograd.reporting import Log
 from chainograd.states import State, wants_gradient
-from chainograd.steps import Recorded, Steps, refuse_strangers
+from chainograd.steps import Recorded, Steps, Twin, refuse_strangers
 from chainograd.stores import Node, Shelf, Store
 from chainograd.streams import RandomStreams, Replayed, Streams, undisturbed
 from chainograd.surroundings import Flags, Surroundings
@@ -55,8 +56,10 @@ class Tape:
         specs: How the leaves of each of these states belong together.
         trained: Before each step, which captured tensors required a gradient.
         used: Places of the tensors that the steps share which some step uses.
-        entered: Places of the leaves of x_T which step 0 uses.
-        spent: Whether a backward pass has freed the nodes.
+        entered: How often each step uses the leaves of its state, by their places.
+        twins: Leaves that each step gives which are tensors that are elsewhere already.
+        left: Steps, from the first on, that no backward pass has freed.
+        reached: How far backward passes that freed steps came: the next action, the state there.
         elsewhere: Whether a backward pass runs in other surroundings than the forward pass.
         twice: Whether a backward pass is itself to be differentiated, from x_T on.
         first: The first step that a gradient needs; those before it are never run again.
@@ -86,9 +89,11 @@ class Tape:
     random: list[Streams] = field(default_factory=list)
     trained: list[list[bool]] = field(default_factory=list)
     used: set[int] = field(default_factory=set)
-    entered: set[int] = field(default_factory=set)
+    entered: list[dict[int, int]] = field(default_factory=list)
+    twins: list[dict[int, Twin]] = field(default_factory=list)
     first: int = 0
-    spent: bool = False
+    left: int = field(init=False)
+    reached: tuple[int, State | None] = (0, None)
     twice: bool = False
     elsewhere: bool = True
     wanted: list[list[bool]] = field(init=False)
@@ -101,9 +106,11 @@ class Tape:
     buffers: Buffers = field(init=False)
     shelf: Shelf = field(init=False)
     log: Log = field(init=False)
+    running: WeakValueDictionary[int, Any] = field(default_factory=WeakValueDictionary)
     call: object = field(default_factory=object)  # stands for this call in the marks of graphs
 
     def __post_init__(self) -> None:
+        self.left = self.plan.num_steps
         self.wanted = [[wants_gradient(leaf) for leaf in self.x_T.leaves]]
         self.specs = [self.x_T.spec]
         self.asked_of_x_T = [place for place, wanted in enumerate(self.wanted[0]) if wanted]
@@ -119,6 +126,11 @@ class Tape:
         self.buffers = Buffers(self.surroundings.modes)
         self.log = Log(self.x_T.device, self.progress)
         self.plan = self.as_run(self.plan)
+
+    @property
+    def asked_of_steps(self) -> list[Tensor]:
+        """The inputs beside those of x_T."""
+        return self.inputs[len(self.asked_of_x_T) :]
 
     def as_run(self, plan: Plan) -> Plan:
         """Return a plan as far as the steps that the gradient may pass need it."""
@@ -142,7 +154,7 @@ class Tape:
         """
         outer = dict(zip(self.asked_of_x_T, self.inputs, strict=False))
         self.steps.forget_unused(self.used)
-        self.asked_of_x_T = [place for place in self.asked_of_x_T if place in self.entered]
+        self.asked_of_x_T = [place for place in self.asked_of_x_T if place in self.entered[0]]
         self.asked = sorted(self.used)
         inputs = self.steps.inputs
         self.inputs = [outer[p] for p in self.asked_of_x_T] + [inputs[at] for at in self.asked]
@@ -153,6 +165,7 @@ class Tape:
 
     def let_go(self) -> None:
         """Free what is kept, and the store's room for it."""
+        self.left, self.reached = 0, (0, None)
         for kept in (self.nodes, self.graphs, self.verifier.digests, self.verifier.samples):
             kept.clear()
         self.shelf.close()
