@@ -77,10 +77,11 @@ def _some(container: Any) -> list[Any]:
         return list(islice(_base(container).__iter__(container), _LOOKED_AT))
     if isinstance(container, types.MappingProxyType):
         return list(islice(container.values(), _LOOKED_AT))
-    ends = [container, reversed(container)]
-    if isinstance(container, dict):
-        keys, values = dict.__iter__(container), dict.values(container)
-        ends = [keys, values, reversed(values)]
+    if isinstance(container, dict):  # some of its kinds cannot be reversed themselves
+        values = dict.values(container)
+        ends: list[Any] = [dict.__iter__(container), values, reversed(values)]
+    else:
+        ends = [container, reversed(container)]
     return [entry for end in ends for entry in islice(end, _LOOKED_AT // 2)]
 
 

@@ -38,11 +38,7 @@ def measure(tape: Tape, kind: Kind | None = None) -> tuple[StepCost, ...]:
     Returns:
         One cost a step. The first cost measured is measured twice, to be rid of first-call costs.
     """
-    with tape.steps.note_backward():
-        return _measured(tape, kind)
-
-
-def _measured(tape: Tape, kind: Kind | None) -> tuple[StepCost, ...]:
+    tape.steps.note_backward()
     seen: dict[Hashable, StepCost] = {}
     result = []
     state, wanted = tape.x_T, tape.wanted[0]

@@ -396,11 +396,10 @@ class Steps:
         """Run a step with its graph, between leaves of its own."""
         return self._recorded(index, state.entering(wanted), mark, self.run_as_recorded)
 
-    def note_backward(self) -> AbstractContextManager[object]:
-        """Note what gradients are computed under; return the context for all else."""
+    def note_backward(self) -> None:
+        """Note what gradients are computed under: hooks, and autocast where that was asked for."""
         self.hooked = [tensor for tensor in self.inner_captured if tensor._backward_hooks]
         self.autocast = OwnAutocast({tensor.device.type for tensor in self.watched} | {"cpu"})
-        return self.autocast.off()
 
     def again(self, index: int, state: State, wanted: list[bool], rerun: Rerun) -> Recorded:
         """Run a step again with its graph."""

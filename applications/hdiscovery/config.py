@@ -174,8 +174,8 @@ class DiscoveryConfig:
         if self.micro_batch is not None and self.plan == "graph":
             raise ValueError(
                 f"`plan` 'graph' keeps every graph, and `micro_batch` {self.micro_batch} keeps "
-                "none: slices run one after the other. Train with `--plan nodes` or a number of bytes, "
-                "or without `micro_batch`."
+                "none: slices run one after the other. Train with `--plan nodes` or a number of "
+                "bytes, or without `micro_batch`."
             )
         if not 0 <= self.t_stop <= 999:
             raise ValueError(
