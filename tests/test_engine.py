@@ -124,6 +124,15 @@ def test_steps_before_the_first_trainable_one_are_not_run_again(plan):
     assert len(step.runs) <= CheckpointedChain(step, M, plan=plan).plan.evaluations
 
 
+def test_a_sweep_ends_at_the_first_step_that_a_gradient_needs():
+    w = torch.ones(3, requires_grad=True)
+    step = Counted(lambda x, i: torch.sin(x * w) if i >= 4 else torch.cos(x))
+
+    CheckpointedChain(step, 6, plan=binomial(6, slots=1))(torch.ones(3)).sum().backward()
+
+    assert step.runs == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4]
+
+
 def test_a_chain_in_which_nothing_trainable_is_met_gives_an_ordinary_constant():
     w = torch.ones(3, requires_grad=True)
 

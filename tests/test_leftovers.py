@@ -188,9 +188,10 @@ def test_what_pythons_own_modules_hold_is_not_searched(monkeypatch):
     w = torch.ones(3, requires_grad=True)
     monkeypatch.setitem(linecache.cache, "odd", [w])
     monkeypatch.setitem(sys.modules, "odd", [w])
+    monkeypatch.setattr(linecache, "odd", [w], raising=False)
 
     def step(x, i):
-        return x + len(getline("odd", i)) + len(sys.modules)
+        return x + len(getline("odd", i)) + len(sys.modules) + len(linecache.odd)
 
     assert not find_captured(step).tensors
 
