@@ -16,7 +16,7 @@ from chainograd.dense_parts import tensor_bytes
 from chainograd.devices import synchronize
 from chainograd.metering import meter, storages
 from chainograd.plan import StepCost
-from chainograd.states import State, differentiable
+from chainograd.states import State
 from chainograd.steps import Outcome, Recorded, Rerun
 from chainograd.streams import Streams
 from chainograd.sums import Sums
@@ -42,16 +42,22 @@ def measure(tape: Tape, kind: Kind | None = None) -> tuple[StepCost, ...]:
     seen: dict[Hashable, StepCost] = {}
     result = []
     state, wanted = tape.x_T, tape.wanted[0]
+    needed = wanted  # what it would be if the gradient passed all steps
     for i in range(tape.steps.num_steps):
         key, before = i if kind is None else kind(i), tape.streams.state()
         runs = _Runs(tape, i, state, wanted, before)
         with on_copies(tape.buffers.beforehand()):
+            whole = runs._replace(wanted=needed)
             if not seen:
-                runs.costly().cost()
+                whole.cost()
             if key not in seen:
-                seen[key] = runs.costly().cost()
+                seen[key] = whole.cost()
+            if tape.grad_steps is not None:
+                needed = whole.forward().wanted
         result.append(seen[key])
         state, wanted = runs.passed()
+        if tape.grad_steps is None:
+            needed = wanted
         if not tape.compiled:  # else the code that is not compiled here takes other kernels
             tape.foreseen.saw(i + 1, state.leaves)
     return tuple(result)
@@ -68,12 +74,6 @@ class _Runs(NamedTuple):
 
     def begin(self) -> None:
         self.tape.streams.set(self.random)
-
-    def costly(self) -> _Runs:
-        """Return the runs of a step to which a gradient comes, whatever `grad_steps` lets pass."""
-        if self.tape.grad_steps is None:
-            return self
-        return self._replace(wanted=[differentiable(leaf) for leaf in self.state.leaves])
 
     def passed(self) -> tuple[State, list[bool]]:
         """Run the step as the forward pass will; return its result and where that has gradients."""

@@ -153,7 +153,9 @@ def named_by(function: types.FunctionType) -> Iterator[Any]:
     """Yield the globals that a function's code names, and what it names of modules."""
     scope = function.__globals__
     # `functools.wraps` copies `__module__`, but nobody changes whose globals a function has.
-    if _is_library(str(scope.get("__name__"))) or _is_pythons(function.__code__.co_filename):
+    path = function.__code__.co_filename
+    # Code without a file, as in an example of a docstring, is not its module's own.
+    if (_is_library(str(scope.get("__name__"))) and path[0] != "<") or _is_pythons(path):
         return
     names = names_in(function.__code__)
     for name in names:
