@@ -114,7 +114,7 @@ def _noted(tape: Tape, i: int, result: Outcome) -> State:
     tape.wanted.append(result.wanted)
     tape.specs.append(result.leaving.spec)
     tape.used |= result.used
-    tape.verifier.graphs[i] = result.used, result.nodes
+    tape.verifier.graphs[i] = result.used, result.signature
     tape.entered.append(result.entered)
     tape.twins.append(result.twins)
     if i == tape.first and not any(result.wanted):

@@ -49,10 +49,10 @@ class Mark(NamedTuple):
     step: int
 
 
-def leaves_used(outputs: Iterable[Any], mark: Mark | None) -> tuple[list[Use], int]:
+def leaves_used(outputs: Iterable[Any], mark: Mark | None) -> tuple[list[Use], list[Any]]:
     """Return every use of a leaf in the graph of the tensors among ``outputs``, and its nodes.
 
-    The nodes are counted, and marked.
+    The nodes are marked.
 
     A leaf requiring a gradient that is itself among the outputs is used too. Costs about half a
     microsecond a node.
@@ -79,7 +79,7 @@ def leaves_used(outputs: Iterable[Any], mark: Mark | None) -> tuple[list[Use], i
                 stack.append(parent)
     if mark is not None:
         _mark(seen, mark)
-    return uses, len(seen)
+    return uses, list(seen)
 
 
 def _mark(nodes: Iterable[Any], mark: Mark) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from chainograd.dense_parts import dense_parts, is_plain
 from chainograd.digests import Digest, digest
 from chainograd.errors import ReplayError
+from chainograd.signatures import Signature
 
 Verify = Literal["exact", "close", "off"]
 
@@ -32,7 +33,7 @@ class Verifier:
         coarsest: The coarsest floating dtype that steps are known to compute in.
         digests: Of first states, by the index of the step they enter.
         samples: Likewise.
-        graphs: What each step used of what the steps share, and how many nodes its graph had.
+        graphs: What each step used of what the steps share, and what its graph was like.
         open: Verdicts that were not asked for: what differs, as a tensor; the step; the words.
     """
 
@@ -41,7 +42,7 @@ class Verifier:
     coarsest: torch.dtype | None = None
     digests: dict[int, Digest] = field(default_factory=dict)
     samples: dict[int, tuple[Tensor | None, ...]] = field(default_factory=dict)
-    graphs: dict[int, tuple[set[int], int | None]] = field(default_factory=dict)
+    graphs: dict[int, tuple[set[int], Signature | None]] = field(default_factory=dict)
     open: list[tuple[Tensor, int, Callable[[], str]]] = field(default_factory=list)
 
     @property
@@ -85,22 +86,22 @@ class Verifier:
         else:
             self._same_values(i, before, again)
 
-    def same_graph(self, i: int, used: set[int], nodes: int | None) -> None:
-        """Check that step i has the graph that it had first, as far as its size tells.
-
-        A step may give the same state by another graph: a flag that detaches a part of it.
+    def same_graph(self, i: int, used: set[int], like: Signature | None) -> None:
+        """Check that step i has the graph that it had first: note [Signatures].
 
         Raises:
             ReplayError: If it has not.
         """
-        before = self.graphs.get(i)
-        if self.verify == "off" or before is None or None in (before[1], nodes):
+        first, before = self.graphs.get(i, (used, None))
+        if self.verify == "off" or before is None or like is None:
             return
-        if before != (used, nodes):
+        if (first, before) != (used, like):
             raise ReplayError(
-                f"Step {i} was recomputed with another graph than in the forward pass: {nodes} "
-                f"operations with a gradient, which use {len(used)} of the tensors that the steps "
-                f"share, where there were {before[1]} and {len(before[0])}. {ADVICE}"
+                f"Step {i} was recomputed with another graph than in the forward pass: "
+                f"{like.nodes} operations that use {len(used)} of the tensors which the steps "
+                f"share, where there were {before.nodes} that use {len(first)}, or other numbers "
+                "in their derivatives. "
+                f"{ADVICE}"
             )
 
     def settle(self) -> None:

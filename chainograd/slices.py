@@ -12,6 +12,7 @@ from torch import Tensor
 
 from chainograd.errors import ChainError
 from chainograd.graphs import Mark
+from chainograd.signatures import joined
 from chainograd.states import Cotangents, State, differentiable
 from chainograd.steps import Outcome, Recorded, Rerun, Steps, refuse_strangers
 from chainograd.sums import Sums
@@ -75,7 +76,7 @@ class SlicedSteps(Steps):
             self._joined(index, state, [part.leaving for part in parts]),
             [any(wanted) for wanted in zip(*(part.wanted for part in parts), strict=True)],
             set[int]().union(*(part.used for part in parts)),
-            sum(part.nodes or 0 for part in parts) if self.counted else None,
+            joined(part.signature for part in parts),
             # Each of their gradients is whole: the slices' are added up first.
             dict.fromkeys(set[int]().union(*(part.entered for part in parts)), 1),
             dict(set(parts[0].twins.items()).intersection(*(p.twins.items() for p in parts))),

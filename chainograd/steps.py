@@ -27,6 +27,7 @@ from chainograd.graphs import (
 )
 from chainograd.hooks import without_hooks
 from chainograd.sharded import gathered, gradients_by_accumulation, is_shard, trainable
+from chainograd.signatures import Signature, signature
 from chainograd.stand_ins import StandIns
 from chainograd.states import (
     NO_ARGUMENTS,
@@ -51,7 +52,7 @@ class Recorded:
         entering: Detached leaves that it begins with.
         leaving: The state that it ends with.
         uses: Where it uses what the steps share.
-        nodes: How many nodes it has.
+        signature: What it is like; None if that is not the same each time.
         entered: Where it uses the entering leaves, by their places.
         strangers: Leaves that the chain does not know. A step may make leaves of its own.
         guard: Refuses gradients that do not come from the chain, where the graph is kept a while.
@@ -60,7 +61,7 @@ class Recorded:
     entering: State
     leaving: State
     uses: Uses
-    nodes: int
+    signature: Signature | None
     entered: Uses
     strangers: list[Stranger]
     guard: Guard | None = None
@@ -81,7 +82,7 @@ class Outcome(NamedTuple):
         leaving: The state that it gave, outside its graph.
         wanted: Which leaves of that state need a gradient.
         used: Places of the tensors that the steps share which are in its graph.
-        nodes: How many nodes that graph had; None if there was none.
+        signature: What that graph was like; None if there was none.
         entered: How often its graph uses the leaves of the state it was given, by their places.
         twins: Leaves of that state, by their places, which are tensors that are elsewhere already.
     """
@@ -89,7 +90,7 @@ class Outcome(NamedTuple):
     leaving: State
     wanted: list[bool]
     used: set[int]
-    nodes: int | None
+    signature: Signature | None
     entered: dict[int, int]
     twins: dict[int, Twin]
 
@@ -438,7 +439,7 @@ class Steps:
             [wants_gradient(leaf) for leaf in leaving.leaves],
             # Of shards the graph does not tell which it uses.
             set(range(len(self.shared))) if self.sharded else set(recorded.uses),
-            recorded.nodes if self.counted and not self.sharded else None,
+            recorded.signature,
             {place: len(uses) for place, uses in recorded.entered.items()},
             _twins(recorded.entering, leaving),
         )
@@ -454,6 +455,7 @@ class Steps:
         strangers: list[Stranger] = []
         own = {id(leaf): place for place, leaf in enumerate(entering.leaves)}
         found, nodes = leaves_used(leaving.leaves, mark)
+        like = signature(nodes) if self.counted and not self.sharded else None
         for use in found:
             leaf = use[0]
             if (at := self.known.get(id(leaf))) is not None:
@@ -462,7 +464,7 @@ class Steps:
                 entered.setdefault(own[id(leaf)], []).append(use)
             elif all(leaf is not part for part in gathered(self.sharded)):
                 strangers.append(Stranger(index, tuple(leaf.shape), weakref.ref(leaf)))
-        return Recorded(entering, leaving, uses, nodes, entered, strangers)
+        return Recorded(entering, leaving, uses, like, entered, strangers)
 
     def outside(self, used: Iterable[int]) -> set[int]:
         """Return the ids of what the steps share at some places, as it is outside of them."""

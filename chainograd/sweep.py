@@ -222,7 +222,7 @@ class Sweep:
             steps.refuse_changes(i, lambda t: id(t) in inside or not (certain or t.requires_grad))
         try:
             verifier.same(i, result.leaving.leaves, first)
-            verifier.same_graph(i, result.used, result.nodes)
+            verifier.same_graph(i, result.used, result.signature)
             if verifier.verify != "off":
                 self.tape.unnamed.ran_again(i)
         except ReplayError:

@@ -15,13 +15,14 @@ ROOT = Path(chainograd.__file__).parent
 ROOMS = (
     "errors", "dense_parts", "devices", "host_streams", "compiling", "drawing", "integers",
     "actions", "carried_out", "holding", "plan", "planners", "budget", "metering", "sharded",
-    "sums", "apart", "unnamed", "wrappers", "containers", "scripted", "parts", "search", "captured",
-    "streams", "settings", "surroundings", "buffers", "traces", "digests", "replay", "states",
-    "graphs", "hooks", "saved", "recipes", "alive", "stand_ins", "frozen", "steps", "slices",
-    "packing", "transfers", "background", "folders", "stores", "reporting", "tape", "costs",
-    "forward", "sweep", "functions", "second", "passes", "links", "grad_steps", "options",
-    "refusals", "findings", "sites", "watching", "rehearsal", "exactness", "verdicts", "preflight",
-    "cut_offs", "chain", "cotangents", "truncation", "samplers", "adapters",
+    "sums", "apart", "unnamed", "wrappers", "containers", "scripted", "parts", "search",
+    "captured", "streams", "settings", "surroundings", "buffers", "traces", "digests",
+    "signatures", "replay", "states", "graphs", "hooks", "saved", "recipes", "alive", "stand_ins",
+    "frozen", "steps", "slices", "packing", "transfers", "background", "folders", "stores",
+    "reporting", "tape", "costs", "forward", "sweep", "functions", "second", "passes", "links",
+    "grad_steps", "options", "refusals", "findings", "sites", "watching", "rehearsal",
+    "exactness", "verdicts", "preflight", "cut_offs", "chain", "cotangents", "truncation",
+    "samplers", "adapters",
 )  # fmt: skip
 
 

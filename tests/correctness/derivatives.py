@@ -431,3 +431,25 @@ def losses_of_a_trajectory_one_by_one(run: Way) -> Values:
     for i in range(1, M + 1):
         square(states[i]).backward(retain_graph=i < M)
     return {"loss": square(states[M]).detach(), **grads_of(net=net, x=x)}
+
+
+class _Reversed(torch.autograd.Function):
+    """Changes the gradient alone, by a factor."""
+
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * ctx.factor, None
+
+
+@case(expected="raises", why="A rerun has the factor that the step has by then.")
+def a_gradient_factor_that_changes_before_backward(run: Way) -> Values:
+    """A reversal of gradients, whose factor is an attribute that the training loop moves on."""
+    layer, x, factor = nn.Linear(4, 4), leaf(3, 4), [0.5]
+    y = run(lambda x, i: _Reversed.apply(torch.tanh(layer(x)), factor[0]), M, x)
+    factor[0] = 2.0
+    return gradients(square(y), layer=layer, x=x)
