@@ -146,11 +146,11 @@ class Verifier:
             a, b = a.view(torch.uint8), b.view(torch.uint8)  # float8, which torch does not compare
         close = self.verify == "close" and (a.is_floating_point() or a.is_complex())
         differs = _beyond(a, b, self._tolerance(a.dtype)) if close else _unequal(a, b)
-        largest = None if a.device.type == "cpu" else _largest_difference(a, b)
+        largest = None if _at_once(a) else _largest_difference(a, b)
         self._judge(i, differs, lambda: _difference(a, b) if largest is None else _by(largest))
 
     def _judge(self, i: int, differs: Tensor, words: Callable[[], str]) -> None:
-        if differs.device.type != "cpu":
+        if not _at_once(differs):
             self.open.append((differs, i, words))
         elif bool(differs):
             raise ReplayError(f"Step {i} {words()}. {ADVICE}")
@@ -221,6 +221,11 @@ ADVICE = (
 )
 _AGAIN = "was recomputed with another result than in the forward pass"
 _UNKNOWN = f"{_AGAIN} (the state is not kept, so the difference is not known)"
+
+
+def _at_once(tensor: Tensor) -> bool:
+    """Return whether a tensor's values can be asked for without waiting: note [Verdicts], 2."""
+    return tensor.device.type == "cpu"
 
 
 def _kinds(parts: tuple[Tensor, ...] | None) -> int | None:

@@ -86,7 +86,7 @@ class SlicedSteps(Steps):
         """Remember a step that is to be recorded slice by slice."""
         entering = state.entering(wanted)
         nothing = state._replace(leaves=())
-        return Waiting(entering, nothing, {}, 0, {}, [], index=index, rerun=rerun)
+        return Waiting(entering, nothing, {}, None, {}, [], index=index, rerun=rerun)
 
     def backprop(
         self, recorded: Recorded, after: Cotangents, at_node: Cotangents, sums: Sums
