@@ -31,6 +31,7 @@ class Captured(NamedTuple):
         generators: Objects that draw random numbers, the global streams aside.
         scripted: Whether any of it is TorchScript.
         compiled: Whether torch.compile made any of it, or compiles its calls.
+        cuda_graphs: Whether it is replayed as CUDA graphs.
         counts_passes: The class of a module whose hooks count forward passes per backward pass.
     """
 
@@ -42,6 +43,7 @@ class Captured(NamedTuple):
     generators: list[object]
     scripted: bool
     compiled: bool
+    cuda_graphs: bool
     counts_passes: str | None
 
 
@@ -74,5 +76,6 @@ def find_captured(step: object, others: Iterable[object] = ()) -> Captured:
         generators=search.generators,
         scripted=search.scripted,
         compiled=search.compiled,
+        cuda_graphs=search.cuda_graphs,
         counts_passes=search.counts_passes,
     )

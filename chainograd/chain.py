@@ -16,6 +16,7 @@ from chainograd.captured import find_captured
 from chainograd.compiling import eager, metered
 from chainograd.costs import Kind, measure
 from chainograd.cut_offs import may_be_cut_off, refuse_cut_off
+from chainograd.devices import is_accelerator
 from chainograd.errors import ChainError
 from chainograd.findings import Findings
 from chainograd.forward import go_forward
@@ -51,6 +52,7 @@ from chainograd.streams import RandomStreams
 from chainograd.surroundings import Surroundings
 from chainograd.tape import Tape, Transform
 from chainograd.unnamed import Unnamed
+from chainograd.wrappers import refuse_cuda_graphs
 
 Frozen = Literal["off", "auto"]
 PLANS = 16  # that a chain remembers: random `grad_steps` have one each
@@ -405,6 +407,8 @@ class CheckpointedChain:
         steps.counted = not captured.scripted
         devices = {t.device for t in (*x_T.tensors, *arguments.tensors, *named)}
         devices |= captured.devices
+        if captured.cuda_graphs and any(map(is_accelerator, devices)):
+            refuse_cuda_graphs()
         streams = RandomStreams(devices, self.generators)
         return Tape(
             steps=steps,

@@ -22,6 +22,7 @@ from chainograd.wrappers import (
     pass_counter,
     refuse_partitioned,
     refuse_wrapper,
+    uses_cuda_graphs,
 )
 
 # Note [The search]
@@ -49,7 +50,7 @@ class Search:
         self.modules: list[Module] = []
         self.modes: list[tuple[Module, bool]] = []
         self.devices: set[torch.device] = set()
-        self.scripted = self.compiled = False
+        self.scripted = self.compiled = self.cuda_graphs = False
         self.counts_passes: str | None = None
         # By ids. What is made on the fly must stay alive, or its id would be used again.
         self.seen: dict[int, Any] = {}
@@ -91,7 +92,9 @@ class Search:
                     self._note_module(thing)
                 elif cls is types.FunctionType:
                     self.names |= names_in(thing.__code__)
-                    self.compiled = self.compiled or is_compiled(thing)
+                    if is_compiled(thing):
+                        self.compiled = True
+                        self.cuda_graphs = self.cuda_graphs or uses_cuda_graphs(thing)
                     stack.extend(named_by(thing))
                 stack.extend(parts(thing, kind))
 

@@ -91,3 +91,27 @@ def is_compiled(function: Any) -> bool:
     # What `torch.compiler.disable` makes has the first of these too.
     marks = vars(function)
     return "_torchdynamo_orig_callable" in marks and "_torchdynamo_disable" not in marks
+
+
+def uses_cuda_graphs(function: Any) -> bool:
+    """Return whether what torch.compile made of a function is replayed as a CUDA graph.
+
+    The modes ``"reduce-overhead"`` and ``"max-autotune"`` are.
+    """
+    tell = getattr(function, "get_compiler_config", None)
+    config = tell() if callable(tell) else None
+    return isinstance(config, dict) and bool(config.get("triton.cudagraphs"))
+
+
+def refuse_cuda_graphs() -> None:
+    """Refuse steps that are replayed as CUDA graphs.
+
+    Raises:
+        ChainError: Always.
+    """
+    raise ChainError(
+        "The step calls what torch.compile made with `mode='reduce-overhead'` or 'max-autotune'. "
+        "On an accelerator its results lie in memory that the next run of the step writes over, but "
+        "the chain needs the states of all steps. Compile with `mode='default'` or "
+        "'max-autotune-no-cudagraphs'."
+    )

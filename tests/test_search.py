@@ -883,3 +883,22 @@ def test_a_module_that_counts_forward_passes_is_named(name):
 
     assert find_captured(lambda x, i: held(x)).counts_passes == f"{module}.GradSampleModule"
     assert find_captured(lambda x, i: layers()).counts_passes is None
+
+
+@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune", "default"])
+def test_steps_that_are_replayed_as_cuda_graphs_are_refused_on_an_accelerator(mode, monkeypatch):
+    compiled, whole, net = (
+        torch.compile(nn.Linear(2, 2), mode=mode),
+        nn.Linear(2, 2),
+        nn.Linear(2, 2),
+    )
+    whole.compile(mode=mode)
+    function = torch.compile(lambda x: torch.tanh(net(x)), mode=mode)
+    for called in (compiled, whole, function):
+        assert find_captured(lambda x, i, called=called: called(x)).cuda_graphs == (
+            mode != "default"
+        )
+    monkeypatch.setattr("chainograd.chain.is_accelerator", lambda device: True)
+    if mode != "default":
+        with pytest.raises(ChainError, match="max-autotune-no-cudagraphs"):
+            CheckpointedChain(lambda x, i: compiled(x), 2)(torch.ones(2))
