@@ -111,7 +111,7 @@ def refuse_cuda_graphs() -> None:
     """
     raise ChainError(
         "The step calls what torch.compile made with `mode='reduce-overhead'` or 'max-autotune'. "
-        "On an accelerator its results lie in memory that the next run of the step writes over, but "
-        "the chain needs the states of all steps. Compile with `mode='default'` or "
+        "On an accelerator its results lie in memory that the next run of the step writes over, "
+        "but the chain needs the states of all steps. Compile with `mode='default'` or "
         "'max-autotune-no-cudagraphs'."
     )
