@@ -401,3 +401,16 @@ def test_verdicts_that_were_put_off_stop_no_right_gradient(put_off):
     w, x = leaf(3), leaf(3)
 
     same_gradients(lambda x, i: torch.sin(w * x), [x, w], binomial(M, slots=1))
+
+
+@every_plan
+def test_a_transform_of_the_first_state_reaches_its_gradient_where_a_step_uses_it_twice(plan):
+    w, grads = leaf(3), []
+    chain = CheckpointedChain(
+        lambda x, i: torch.sin(w * x) + x, M, plan=plan, grad_transform=lambda i, g: g / 2
+    )
+    for run in (chain, lambda x: chain.trajectory(x)[-1]):
+        x = torch.ones(3, requires_grad=True)
+        grads.append(torch.autograd.grad(run(x).sum(), x)[0])
+
+    torch.testing.assert_close(grads[0], grads[1])
