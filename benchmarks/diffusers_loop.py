@@ -26,8 +26,8 @@ from chainograd.adapters import diffusers_chain
 
 WAYS: dict[str, dict[str, Any]] = {
     "plain loop": {},
-    "chain": {},
-    "chain, in turn": {"guidance": "in turn"},
+    "chain": {"frozen": "off"},
+    "chain, in turn": {"guidance": "in turn", "frozen": "off"},
     "chain, frozen": {"frozen": "auto"},
     "chain, in turn, frozen": {"guidance": "in turn", "frozen": "auto"},
 }

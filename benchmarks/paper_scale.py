@@ -37,8 +37,8 @@ from chainograd.samplers import DDIM, NoiseSchedule, time_grid
 Run = Callable[[], None]
 GPUS = (24, 40, 80)  # GiB
 WAYS: dict[str, dict[str, Any]] = {
-    "plain loop": {"plan": "graph"},
-    "nodes": {},
+    "plain loop": {"plan": "graph", "frozen": "off"},
+    "nodes": {"frozen": "off"},
     "nodes, frozen": {"frozen": "auto"},
 }
 SHOWN = ("plain loop", "nodes, frozen")  # at full size, where readings take long

@@ -115,7 +115,7 @@ def frontier(job: Job, device: str, size: str = "bench") -> list[dict[str, Any]]
     plans = {f"last {k} graphs": keep_last(w.M, k) for k in range(1, w.M + 1)}
     plans |= {f"{s} nodes": binomial(w.M, slots=s) for s in range(1, w.M)}
     rows = []
-    for layers, options in (("torch's", {}), ("frozen", {"frozen": "auto"})):
+    for layers, options in (("torch's", {"frozen": "off"}), ("frozen", {"frozen": "auto"})):
         if layers == "frozen" and not w.frozen:
             continue
         of_steps = costs(w, **options)

@@ -91,6 +91,7 @@ def chained(**options: Any) -> Callable[[Workload], Run]:
         own: dict[str, Any] = {
             key: value(w) if callable(value) else value for key, value in options.items()
         }
+        own.setdefault("frozen", "off")  # a way says so if its frozen layers keep less
         chain = CheckpointedChain(w.step, w.M, **own)
         if "micro_batch" in own:  # the first call compares slices with the whole batch
             chain(w.x_T, *w.args)
@@ -124,6 +125,7 @@ def costs(w: Workload, **options: Any) -> tuple[StepCost, ...]:
     What is planned with them is the same every time and on every machine.
     """
     x_T = w.x_T.detach().requires_grad_(w.x_T.requires_grad)
+    options = {"frozen": "off", **options}
     measured = CheckpointedChain(w.step, w.M, **options).measure(x_T, *w.args, kind=w.kind)
     works: dict[Any, tuple[int, int]] = {}
     for i in range(w.M):

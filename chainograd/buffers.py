@@ -25,7 +25,8 @@ from torch.nn.modules.batchnorm import _NormBase
 #    large ones are copied only if their version has moved since the first step began, or if they
 #    were replaced. Their earlier values are not known then.
 
-SMALL = 1 << 18  # bytes of a buffer that is copied without being known to change
+SMALL = 1 << 18  # bytes of a buffer that is copied without being known to change, in training
+SMALL_IN_EVAL = 1 << 14  # and otherwise: what changes then is a counter or an average
 
 
 class Place(NamedTuple):
@@ -33,6 +34,7 @@ class Place(NamedTuple):
 
     table: dict[str, Tensor | None]
     name: str
+    limit: int = SMALL
 
     @property
     def buffer(self) -> Tensor | None:
@@ -63,7 +65,7 @@ class Buffers:
             table, may_be_norm = module._buffers, isinstance(module, (_NormBase, ScriptModule))
             kind = self.statistics if training and may_be_norm else self.others
             kind += [
-                Place(table, name)
+                Place(table, name, SMALL if training else SMALL_IN_EVAL)
                 for name, buffer in table.items()
                 # One with a gradient is used as it is.
                 if buffer is not None and not buffer.requires_grad
@@ -77,7 +79,7 @@ class Buffers:
         pairs = enumerate(zip(now, self._last, strict=True))
         moved = [at for at, (a, b) in pairs if not self.steps or a.moved(b)]
         values = self.steps[-1] if self.steps else {}
-        new = {at: b.clone() for at in moved if (b := now[at].buffer) is not None and _small(b)}
+        new = {at: b.clone() for at in moved for b in _small(self.others[at], now[at].buffer)}
         self.steps.append({**values, **new} if new else values)
         self._last = now
 
@@ -92,7 +94,7 @@ class Buffers:
     def beforehand(self) -> list[Value]:
         """Return the values of buffers that a run may change, where no run has told which."""
         found = [(place, place.buffer) for place in (*self.statistics, *self.others)]
-        return [(place, value) for place, value in found if value is not None and _small(value)]
+        return [(place, small) for place, value in found for small in _small(place, value)]
 
 
 class _Seen(NamedTuple):
@@ -110,8 +112,11 @@ class _Seen(NamedTuple):
         return self.buffer is not other.buffer or self.version != other.version
 
 
-def _small(buffer: Tensor) -> bool:
-    return buffer.numel() * buffer.element_size() <= SMALL
+def _small(place: Place, buffer: Tensor | None) -> list[Tensor]:
+    """Return a buffer, if there is one and it is small enough to be copied unasked."""
+    if buffer is None or buffer.numel() * buffer.element_size() > place.limit:
+        return []
+    return [buffer]
 
 
 @contextmanager

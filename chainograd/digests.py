@@ -35,10 +35,15 @@ def weighed_bits(tensor: Tensor) -> Tensor:
     """Return the sum of a plain tensor's bits, weighed by their places, as one integer."""
     words = _words(tensor)
     weights = _weights(CHUNK, words.device)
-    if words.numel() <= CHUNK:
-        return (words * weights[: words.numel()]).sum()
-    chunks = [(part * weights[: part.numel()]).sum() for part in words.split(CHUNK)]
-    return (torch.stack(chunks) * _weights(len(chunks), words.device)).sum()
+    chunks = [_weighed(part, weights[: part.numel()]) for part in words.split(CHUNK)]
+    if len(chunks) == 1:
+        return chunks[0]
+    return _weighed(torch.stack(chunks), _weights(len(chunks), words.device))
+
+
+def _weighed(words: Tensor, weights: Tensor) -> Tensor:
+    # A product of integers without memory for its terms is there on the CPU alone.
+    return torch.dot(words, weights) if words.device.type == "cpu" else (words * weights).sum()
 
 
 def _words(tensor: Tensor) -> Tensor:
