@@ -9,6 +9,7 @@ are the same every time.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
@@ -158,6 +159,18 @@ def measure(
     return content
 
 
+def memory_anew(out: Path, ways: Collection[str], device: str) -> dict[str, Any]:
+    """Return the figures of a file with the memory and work of some ways measured anew."""
+    content = json.loads(out.read_text())
+    rows = [row for row in content["memory"] if row["way"] in ways]
+    readings = [
+        (row["workload"], row["way"], row["M"], row["batch"], device, "bench") for row in rows
+    ]
+    for row, reading in zip(rows, each_apart(memory, readings, device), strict=True):
+        row |= reading
+    return {key: value for key, value in content.items() if key != "environment"}
+
+
 def table(content: dict[str, Any]) -> str:
     """Return a Markdown table for each workload, at the M that was timed."""
     return "\n\n".join(_table(content, row) for row in content["timing"])
@@ -192,11 +205,16 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, help="timed runs of each way (3; 1 with --quick)")
     parser.add_argument("--far", nargs="+", choices=WAYS, default=FAR, metavar="WAY",
                         help="ways to follow to the largest M")  # fmt: skip
+    parser.add_argument("--memory-of", nargs="+", choices=WAYS, metavar="WAY",
+                        help="measure only the memory and work of these ways anew")  # fmt: skip
     parser.add_argument("--out", type=Path, help="JSON file; the figure goes beside it")
     options = parser.parse_args()
     out = options.out or results("throughput", options.device)
     pairs = options.pairs or (1 if options.quick else 3)
-    content = measure(QUICK if options.quick else FULL, pairs, options.device, far=options.far)
+    if options.memory_of:
+        content = memory_anew(out, options.memory_of, options.device)
+    else:
+        content = measure(QUICK if options.quick else FULL, pairs, options.device, far=options.far)
     content = save(out, options.device, content)
     pictures = out.with_suffix(".png"), out.with_name(f"{out.stem}_against_M.png")
     pareto.draw(content, pictures[0])
