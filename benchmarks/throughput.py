@@ -18,7 +18,17 @@ from typing import Any, NamedTuple
 
 import against_M
 import pareto
-from measured import apart, default_device, each_apart, note, ratio, results, rounds, save
+from measured import (
+    apart,
+    default_device,
+    each_apart,
+    environment,
+    note,
+    ratio,
+    results,
+    rounds,
+    save,
+)
 from torch._subclasses.fake_tensor import FakeTensorMode
 from ways import WAYS, Way, costs
 from working import working
@@ -168,7 +178,8 @@ def memory_anew(out: Path, ways: Collection[str], device: str) -> dict[str, Any]
     ]
     for row, reading in zip(rows, each_apart(memory, readings, device), strict=True):
         row |= reading
-    return {key: value for key, value in content.items() if key != "environment"}
+    # The rest of the file, its times above all, is of the day it was measured on.
+    return {**content, "memory_anew": {"ways": list(ways), **environment(device)}}
 
 
 def table(content: dict[str, Any]) -> str:
