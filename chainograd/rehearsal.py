@@ -87,7 +87,7 @@ def first_cut(tape: Tape, index: int, state: State) -> tuple[State, Cut | None]:
     cuts = Cuts(lambda tensor: any(id(use[0]) in ours for use in leaves_used([tensor], None)[0]))
     with Watch(cuts):
         leaving = tape.steps.run(index, state)
-    found = next(filter(None, map(cuts.of, leaving.tensors)), None)
+    found = next(filter(None, map(cuts.of, leaving.tensors)), cuts.left)
     if found is None and any(map(wants_gradient, state.leaves)):
         found = cuts.last
     return leaving.detached(), found

@@ -96,12 +96,14 @@ class Cuts:
     Attributes:
         last: The last cut there was, whatever became of it.
         number: Where a line of the user's took a number out of a tensor with a gradient.
+        left: The cut of a tensor that became an array, of which torch sees no more.
     """
 
     def __init__(self, counts: Callable[[Tensor], bool] = _any) -> None:
         self.counts = counts
         self.last: Cut | None = None
         self.number: Site | None = None
+        self.left: Cut | None = None
         self._turned_off: Site | None = None
         self._cuts: dict[int, tuple[weakref.ref[Tensor], bool, Cut]] = {}
 
@@ -127,6 +129,8 @@ class Cuts:
             self.last = Cut("detached", site())
             if self.last.site.direct:
                 self.number = self.number or self.last.site
+        elif call.name in _TO_ARRAYS:
+            self.left = next(filter(None, map(self.of, call.given)), self.left)
 
     def after(self, call: Call, out: list[Tensor]) -> None:
         """Mark what an operation gave, if it cuts off or was given what was cut off."""
@@ -145,6 +149,7 @@ class Cuts:
                     self._cuts[id(tensor)] = (weakref.ref(tensor), tensor.grad_fn is not None, cut)
 
 
+_TO_ARRAYS = {"tolist", "numpy", "__array__"}
 _TO_NUMBERS = {"item", "tolist", "numpy", "__float__", "__int__", "__array__"}
 # Their values do not depend on those of the tensors they are given.
 _OF_SHAPES = ("zeros", "ones", "empty", "full", "rand", "new_", "bernoulli", "multinomial")

@@ -414,3 +414,11 @@ def test_a_transform_of_the_first_state_reaches_its_gradient_where_a_step_uses_i
         grads.append(torch.autograd.grad(run(x).sum(), x)[0])
 
     torch.testing.assert_close(grads[0], grads[1])
+
+
+def test_a_step_that_goes_on_in_numpy_cuts_its_gradient_off():
+    net = nn.Linear(4, 4)
+    chain = CheckpointedChain(lambda x, i: torch.tensor(net(x).detach().numpy()), 3)
+
+    with pytest.raises(ChainError, match=r"Step 0 cuts every gradient off \(.*test_exact.py"):
+        chain(torch.randn(2, 4))
