@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -31,7 +32,7 @@ def go_forward(tape: Tape, visit: Callable[[int, State], None]) -> None:
             _run(tape, visit)
         tape.steps.refuse_own_backward(tape.plan.num_steps - 1)
         tape.shelf.settle()
-        tape.foreseen.settle()
+        _as_foreseen(tape.foreseen.settle)
     except BaseException:
         tape.let_go()
         raise
@@ -110,7 +111,7 @@ def _advance(tape: Tape, i: int, state: State, begin_again: Callable[[], None]) 
 def _noted(tape: Tape, i: int, result: Outcome) -> State:
     """Note what a step's graph told of it; return the state that it gave."""
     if tape.foreseen.digests or tape.foreseen.samples:
-        _as_foreseen(tape, i, result.leaving)
+        _as_foreseen(partial(tape.foreseen.same, i, result.leaving.leaves, None))
     tape.wanted.append(result.wanted)
     tape.specs.append(result.leaving.spec)
     tape.used |= result.used
@@ -122,18 +123,18 @@ def _noted(tape: Tape, i: int, result: Outcome) -> State:
     return result.leaving
 
 
-def _as_foreseen(tape: Tape, i: int, state: State) -> None:
+def _as_foreseen(check: Callable[[], None]) -> None:
     """See that a step gives what it gave when a byte budget had it measured.
 
     Raises:
         ReplayError: If it does not.
     """
     try:
-        tape.foreseen.same(i, state.leaves, None)
+        check()
     except ReplayError as error:
         raise ReplayError(
-            f"Step {i} gave one state when the byte budget of `plan` had it measured, and another "
-            f"one in the forward pass after it. {ADVICE}"
+            f"Step {error.step} gave one state when the byte budget of `plan` had it measured, and "
+            f"another one in the forward pass after it. {ADVICE}"
         ) from error
 
 

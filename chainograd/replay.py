@@ -117,12 +117,12 @@ class Verifier:
         answers = torch.stack([differs.to(device) for differs, _, _ in verdicts]).tolist()
         for differs, (_, i, words) in zip(answers, verdicts, strict=True):
             if differs:
-                raise ReplayError(f"Step {i} {words()}. {ADVICE}")
+                raise ReplayError(f"Step {i} {words()}. {ADVICE}").in_step(i)
 
     def _same_digest(self, i: int, again: Sequence[object]) -> None:
         before, now = self.digests[i + 1], digest(again)
         if [_kinds(d) for d in before] != [_kinds(d) for d in now]:
-            raise ReplayError(f"Step {i} {_UNKNOWN}. {ADVICE}")
+            raise ReplayError(f"Step {i} {_UNKNOWN}. {ADVICE}").in_step(i)
         for a, b in zip(before, now, strict=True):
             for one, two in zip(a or (), b or (), strict=True):
                 self._judge(i, one != two, lambda: _UNKNOWN)
@@ -132,14 +132,14 @@ class Verifier:
             if isinstance(a, Tensor) and isinstance(b, Tensor) and not _surely_equal(a, b):
                 pairs = _pairs(a, b)
                 if pairs is None:
-                    raise ReplayError(f"Step {i} {_other_kind(a, b)}. {ADVICE}")
+                    raise ReplayError(f"Step {i} {_other_kind(a, b)}. {ADVICE}").in_step(i)
                 for one, two in pairs:
                     self._compare(i, one, two)
         if len(first) != len(again):
             raise ReplayError(
                 f"Step {i} was recomputed with {len(again)} leaves in its state, but the forward "
                 f"pass saw {len(first)}. {ADVICE}"
-            )
+            ).in_step(i)
 
     def _compare(self, i: int, a: Tensor, b: Tensor) -> None:
         if a.is_floating_point() and a.element_size() == 1 and self.verify == "exact":
@@ -153,7 +153,7 @@ class Verifier:
         if not _at_once(differs):
             self.open.append((differs, i, words))
         elif bool(differs):
-            raise ReplayError(f"Step {i} {words()}. {ADVICE}")
+            raise ReplayError(f"Step {i} {words()}. {ADVICE}").in_step(i)
 
     def _tolerance(self, dtype: torch.dtype) -> float:
         # Room for reordered sums, far from what other noise or other weights would do: a twentieth
