@@ -83,8 +83,6 @@ class Pass:
         self.shown.close()
         with self.tape.steps.autocast.off():
             self.tape.log.settle()
-        if not self.sweep.keep:
-            self._free_behind(self.tape.left)
         self.sweep.settle()
 
     def _note(self, i: int) -> None:
@@ -106,12 +104,6 @@ class Pass:
             self.open = False
             self.shown.close()
             self.sweep.end()
-
-    def _free_behind(self, i: int) -> None:
-        """Free what led to freed steps, but for the state that others are compared with."""
-        for kept in (self.tape.nodes, self.tape.graphs):
-            for j in [j for j in kept if j > i]:
-                del kept[j]
 
     def _arrive_first(self, uses: StateUses) -> None:
         """Turn to x_T: what was told apart is added up for all but its own gradient."""

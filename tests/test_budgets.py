@@ -159,3 +159,13 @@ def test_a_long_chain_is_planned_without_building_the_longest_plans(monkeypatch,
 def test_no_steps_are_no_chain_to_plan():
     with pytest.raises(ValueError, match="`costs` is empty"):
         within("1MiB", ())
+
+
+def test_of_plans_with_few_nodes_that_fit_the_fastest_is_taken():
+    costs = (StepCost(1000, 1000, 10, 10, 10, 20),) * 20
+    limit = binomial(20, slots=4).with_costs(costs).peak_bytes
+
+    found = within(limit, costs)
+
+    assert found.evaluations == binomial(20, slots=4).evaluations
+    assert found.evaluations < binomial(20, slots=2).evaluations
