@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hdiscovery.config import from_preset
-from hdiscovery.discovery import Discovery
-from hdiscovery.models.adm_unet import TABLE_3, ADMUNet, UNetConfig
-from hdiscovery.models.dm import DiffusionModel
-from hdiscovery.trainer import Trainer
-from hdiscovery.world import World
+from hdiscovery.directions.config import from_preset
+from hdiscovery.directions.discovery import Discovery
+from hdiscovery.dm.adm_unet import TABLE_3, ADMUNet, UNetConfig
+from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.train.algorithm1 import Trainer
+from hdiscovery.train.world import World
 from measured import each_apart, results, save
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode

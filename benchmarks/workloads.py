@@ -15,11 +15,11 @@ from diffusers import (
     DiTTransformer2DModel,  # pyright: ignore[reportPrivateImportUsage]
     UNet2DModel,  # pyright: ignore[reportPrivateImportUsage]
 )
-from hdiscovery.config import from_preset
-from hdiscovery.discovery import Discovery
-from hdiscovery.models.adm_unet import ADMUNet, UNetConfig
-from hdiscovery.models.dm import DiffusionModel, load_dm
-from hdiscovery.objective import Objective
+from hdiscovery.directions.config import from_preset
+from hdiscovery.directions.discovery import Discovery
+from hdiscovery.dm.adm_unet import ADMUNet, UNetConfig
+from hdiscovery.dm.files import DiffusionModel, load_dm
+from hdiscovery.train.objective import Objective
 from torch import Tensor, nn
 from torch.utils._mode_utils import no_dispatch
 

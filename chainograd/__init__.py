@@ -1,8 +1,6 @@
 """Gradients through long chains of steps, in the memory of a few."""
 
-from chainograd.budget import within
 from chainograd.chain import CheckpointedChain
-from chainograd.cotangents import clamped, clipped, scaled
 from chainograd.errors import (
     CapturedTensorError,
     ChainError,
@@ -10,13 +8,15 @@ from chainograd.errors import (
     ReplayError,
     StoreError,
 )
-from chainograd.findings import Finding, Findings
 from chainograd.metering import Reading, meter
-from chainograd.plan import Plan, StepCost
-from chainograd.planners import binomial, keep_last
-from chainograd.reporting import Report, StepReport
-from chainograd.stores import Store
-from chainograd.truncation import LastStepAgain, ScaledInput, StoppedOutput, random_suffix
+from chainograd.plans.budget import within
+from chainograd.plans.plan import Plan, StepCost
+from chainograd.plans.planners import binomial, keep_last
+from chainograd.preflight.findings import Finding, Findings
+from chainograd.report import Report, StepReport
+from chainograd.storage.store import Store
+from chainograd.truncation.cotangents import clamped, clipped, scaled
+from chainograd.truncation.modules import LastStepAgain, ScaledInput, StoppedOutput, random_suffix
 
 __version__ = "0.1.0"
 

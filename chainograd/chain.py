@@ -11,19 +11,19 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Generator, Tensor
 
-from chainograd.budget import within
-from chainograd.captured import find_captured
-from chainograd.compiling import eager, metered
-from chainograd.costs import Kind, measure
-from chainograd.cut_offs import may_be_cut_off, refuse_cut_off
-from chainograd.devices import is_accelerator
+from chainograd.captured.find import find_captured
+from chainograd.captured.generators import Unnamed
+from chainograd.captured.stand_ins import standing_in
+from chainograd.captured.wrappers import refuse_cuda_graphs
+from chainograd.engine.autograd import attach
+from chainograd.engine.forward import go_forward
+from chainograd.engine.independence import compare_slices, refuse_counted_passes
+from chainograd.engine.measure import Kind, measure
+from chainograd.engine.microbatch import SlicedSteps, batch_of
+from chainograd.engine.run import Tape, Transform
+from chainograd.engine.step import Steps
 from chainograd.errors import ChainError
-from chainograd.findings import Findings
-from chainograd.forward import go_forward
-from chainograd.frozen import Saving, takes_fast_path
-from chainograd.functions import attach
-from chainograd.grad_steps import GradSteps, drawn, reached
-from chainograd.links import attach_links
+from chainograd.frozen.layers import Saving, takes_fast_path
 from chainograd.options import (
     as_choice,
     as_count,
@@ -37,22 +37,22 @@ from chainograd.options import (
     as_store,
     refuse_shadowed,
 )
-from chainograd.plan import Plan, StepCost
-from chainograd.planners import PlanName, resolve, without_graphs
-from chainograd.preflight import check
-from chainograd.refusals import compare_slices, refuse_counted_passes
-from chainograd.replay import Verify
-from chainograd.reporting import Log, Report
-from chainograd.slices import SlicedSteps, batch_of
-from chainograd.stand_ins import standing_in
-from chainograd.states import NO_ARGUMENTS, State, refuse_hidden, wants_gradient
-from chainograd.steps import Steps
-from chainograd.stores import Store
-from chainograd.streams import RandomStreams
-from chainograd.surroundings import Surroundings
-from chainograd.tape import Tape, Transform
-from chainograd.unnamed import Unnamed
-from chainograd.wrappers import refuse_cuda_graphs
+from chainograd.plans.budget import within
+from chainograd.plans.plan import Plan, StepCost
+from chainograd.plans.planners import PlanName, resolve, without_graphs
+from chainograd.preflight.check import check
+from chainograd.preflight.cut_off import may_be_cut_off, refuse_cut_off
+from chainograd.preflight.findings import Findings
+from chainograd.replay.context import Surroundings
+from chainograd.replay.rng import RandomStreams
+from chainograd.replay.verify import Verify
+from chainograd.report import Log, Report
+from chainograd.state import NO_ARGUMENTS, State, refuse_hidden, wants_gradient
+from chainograd.storage.store import Store
+from chainograd.tensors.devices import is_accelerator
+from chainograd.torch_internals import eager, metered
+from chainograd.trajectory.links import attach_links
+from chainograd.truncation.grad_steps import GradSteps, drawn, reached
 
 Frozen = Literal["off", "auto"]
 PLANS = 16  # that a chain remembers: random `grad_steps` have one each

@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import (
     is_traceable_wrapper_subclass,
 )
 
-from chainograd.dense_parts import dense_parts, is_plain
-from chainograd.devices import allocator_of, indexed, synchronize
+from chainograd.tensors.devices import allocator_of, indexed, synchronize
+from chainograd.tensors.parts import dense_parts, is_plain
 
 
 class Reading:

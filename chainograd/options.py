@@ -12,11 +12,11 @@ from typing import Any, cast, get_args
 from torch import Generator, Tensor
 from torch.nn import Module
 
-from chainograd.grad_steps import GradSteps, resolve_grad_steps
-from chainograd.integers import as_integer, is_integer
-from chainograd.plan import Plan
-from chainograd.planners import PlanName, parse_bytes, resolve, without_graphs
-from chainograd.stores import Store
+from chainograd.plans.integers import as_integer, is_integer
+from chainograd.plans.plan import Plan
+from chainograd.plans.planners import PlanName, parse_bytes, resolve, without_graphs
+from chainograd.storage.store import Store
+from chainograd.truncation.grad_steps import GradSteps, resolve_grad_steps
 
 
 def as_step(step: Callable[..., Any]) -> Callable[..., Any]:

@@ -52,7 +52,7 @@ def write_conformance() -> None:
     sys.path.insert(0, str(ROOT))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # diffusers', about options that it changes
-        table = importlib.import_module("tests.conformance").table()
+        table = importlib.import_module("tests.chainograd.adapters.diffusers.conformance").table()
     (ROOT / "docs" / "_generated" / "conformance.md").write_text(table + "\n")
 
 

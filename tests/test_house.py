@@ -11,19 +11,18 @@ import pytest
 import chainograd
 
 ROOT = Path(chainograd.__file__).parent
-# A module may import those before it, never those after.
-ROOMS = (
-    "errors", "dense_parts", "devices", "host_streams", "compiling", "drawing", "integers",
-    "actions", "carried_out", "holding", "plan", "planners", "budget", "metering", "sharded",
-    "sums", "apart", "unnamed", "wrappers", "containers", "scripted", "parts", "search",
-    "captured", "streams", "settings", "surroundings", "buffers", "traces", "digests",
-    "signatures", "replay", "states", "graphs", "hooks", "saved", "recipes", "alive", "stand_ins",
-    "frozen", "steps", "slices", "packing", "transfers", "background", "folders", "stores",
-    "reporting", "tape", "costs", "forward", "sweep", "functions", "second", "passes", "links",
-    "grad_steps", "options", "refusals", "findings", "sites", "watching", "rehearsal",
-    "exactness", "verdicts", "preflight", "cut_offs", "chain", "cotangents", "truncation",
-    "samplers", "adapters",
-)  # fmt: skip
+# A room is a package or a module of the core. It imports rooms of the floors above it in this list.
+FLOORS = (
+    ("errors", "plans", "samplers", "tensors"),
+    ("captured", "metering", "torch_internals"),
+    ("replay", "state"),
+    ("frozen", "report", "storage", "truncation"),
+    ("engine", "options"),
+    ("preflight", "trajectory"),
+    ("chain",),
+    ("adapters",),
+)
+ROOMS = [room for floor in FLOORS for room in floor]
 
 
 def test_the_core_imports_neither_application_nor_optional_libraries():
@@ -36,21 +35,30 @@ def test_the_core_imports_neither_application_nor_optional_libraries():
     assert not {name.partition(".")[0] for name in loaded} & others
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_module_imports_only_what_comes_before_it(room):
-    paths = [ROOT / f"{room}.py"] if (ROOT / f"{room}.py").exists() else (ROOT / room).glob("*.py")
-    before = ROOMS[: ROOMS.index(room) + (room in ("samplers", "adapters"))]
+@pytest.mark.parametrize("floor", range(len(FLOORS)))
+def test_a_room_imports_only_rooms_of_floors_before_it(floor):
+    before = {room for rooms in FLOORS[:floor] for room in rooms}
 
-    for path in paths:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("chainograd."):
-                assert node.module.split(".")[1] in before, f"{path} imports {node.module}"
+    for room in FLOORS[floor]:
+        for path in [ROOT / f"{room}.py", *(ROOT / room).rglob("*.py")]:
+            if path.exists():
+                assert imported(path) <= before | {room}, path
 
 
-def test_every_module_of_the_core_has_its_place():
-    modules = {p.stem for p in ROOT.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+def imported(path):
+    return {
+        node.module.split(".")[1]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("chainograd.")
+    }
 
-    assert modules - {"__init__"} == set(ROOMS)
+
+def test_the_core_has_these_rooms_and_at_most_twenty():
+    rooms = {p.stem for p in ROOT.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+
+    assert rooms - {"__init__"} == set(ROOMS)
+    assert len(ROOMS) <= 20
+    assert len(FLOORS) <= 8
 
 
 def test_a_public_name_is_never_that_of_a_module():

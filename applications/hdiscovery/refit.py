@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 
-from hdiscovery.autocast import Autocast
+from hdiscovery.directions.publish import MEASURED
+from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.seeds import seeded
+from hdiscovery.directions.subject import Progress, of_run
+from hdiscovery.dm.autocast import Autocast
 from hdiscovery.evaluate.fresh import FreshReconstructor, PairBank, fit
 from hdiscovery.evaluate.rca import accuracy
-from hdiscovery.evaluate.seeds import seeded
-from hdiscovery.evaluate.subject import Progress, of_run
-from hdiscovery.models.reconstructor import ReconstructorName
-from hdiscovery.published import MEASURED
+from hdiscovery.networks.reconstructor import ReconstructorName
 from hdiscovery.rescale import rescaled
-from hdiscovery.run import RunFolder
-from hdiscovery.train import open_run
+from hdiscovery.train.loop import open_run
 
 HELD_OUT = 20  # one batch of so many, the newest ones
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hdiscovery.models.shift_block import ShiftBlock
+from hdiscovery.networks.shift_block import ShiftBlock
 
 
 def rescaled(

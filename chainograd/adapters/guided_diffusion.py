@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from chainograd.adapters.borders import checked_index
-from chainograd.adapters.denoisers import Prediction, epsilon_from
+from chainograd.adapters.predictions import Prediction, epsilon_from
 from chainograd.errors import ChainError
 from chainograd.samplers.ddim import DDIM
 from chainograd.samplers.noise import Noise

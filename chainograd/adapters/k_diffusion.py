@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from chainograd.adapters.borders import checked_index, checked_sigmas
-from chainograd.adapters.cutting import CARRY, try_in_slices
+from chainograd.adapters.slicing import CARRY, try_in_slices
 from chainograd.samplers.noise import Noise
 
 NoiseSampler = Callable[[Any, Any], Any]

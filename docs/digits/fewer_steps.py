@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hdiscovery.discovery import Discovery
-from hdiscovery.evaluate.seeds import seeded
-from hdiscovery.published import located, open_directions
-from hdiscovery.run import RunFolder
+from hdiscovery.directions.discovery import Discovery
+from hdiscovery.directions.publish import located, open_directions
+from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.seeds import seeded
 from rounding import under
 from torch import Tensor
 from torch.nn.functional import cosine_similarity

@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from hdiscovery.directions.publish import open_directions
+from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.gallery.draw import draw_strips, even_shifts
-from hdiscovery.published import open_directions
-from hdiscovery.run import RunFolder
 from matplotlib.figure import Figure
 from results import SHIPPED, read
 

@@ -101,7 +101,7 @@ def named(run: dict[str, Any]) -> str:
 
 def settings(run: dict[str, Any]) -> str:
     """Return the fields of the run's config that are not the paper's preset's."""
-    from hdiscovery.config import from_preset
+    from hdiscovery.directions.config import from_preset
 
     paper = from_preset("MNIST32-400-20-32-5")
     lines = ["| field | paper | here |", "|---|---:|---:|"]

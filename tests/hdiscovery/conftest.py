@@ -1,9 +1,13 @@
-"""A real browser, for the tests of pages; where there is none they are skipped and say why."""
+"""A tiny run, and a browser for the tests of pages; without one, they are skipped and say why."""
 
 import shutil
 from collections import namedtuple
 
 import pytest
+import torch
+from hdiscovery.cli import main
+from hdiscovery.dm.adm_unet import ADMUNet, UNetConfig
+from hdiscovery.dm.files import save_dm
 
 Opened = namedtuple("Opened", "page dialogs")
 
@@ -41,3 +45,29 @@ def open_page(browser):
     for context in {id(c): c for c in contexts}.values():
         context.close()
     assert errors == []
+
+
+@pytest.fixture(scope="session")
+def tiny_dm(tmp_path_factory):
+    """A file of a tiny ADM network."""
+    torch.manual_seed(1)
+    unet = ADMUNet(UNetConfig(image_size=8, in_channels=1, num_channels=32, channel_mult=(1, 1),
+                              num_res_blocks=1))  # fmt: skip
+    for p in unet.parameters():  # zero-initialised layers would hide everything behind them
+        torch.nn.init.normal_(p, std=0.05)
+    path = tmp_path_factory.mktemp("dm") / "tiny.safetensors"
+    save_dm(path, unet)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory, tiny_dm):
+    """A run of one step, with a file of its directions."""
+    run = tmp_path_factory.mktemp("run") / "run"
+    words = (
+        "train", "MNIST32-demo", "--out", run, "--dm", tiny_dm, "--K", 3, "--M", 4, "--S", 2,
+        "--steps", 1, "--batch-size", 4, "--r-updates", 1,
+    )  # fmt: skip
+    assert main([str(word) for word in words]) == 0
+    assert main(["directions", str(run), "--samples", "2", "--calibration-samples", "1"]) == 0
+    return run

@@ -7,8 +7,8 @@ from importlib import import_module
 import pytest
 from hdiscovery.cli import _parser, main
 from hdiscovery.commands import COMMANDS
-from hdiscovery.config import DiscoveryConfig
 from hdiscovery.describe import described
+from hdiscovery.directions.config import DiscoveryConfig
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -5,13 +5,13 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from hdiscovery import refit as module
-from hdiscovery.config import run_config
+from hdiscovery.directions.config import run_config
+from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.refit import refit
 from hdiscovery.rescale import rescaled
-from hdiscovery.run import RunFolder
-from hdiscovery.train import open_run, train
+from hdiscovery.train.loop import open_run, train
 
-from tests.hdiscovery.test_resume import config, weights  # noqa: F401, the fixture
+from tests.hdiscovery.train.test_resume import config, weights  # noqa: F401, the fixture
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from hdiscovery.cli import main
-from hdiscovery.config import DiscoveryConfig, run_config
-from hdiscovery.models.dm import load_dm, save_dm
-from hdiscovery.published import own_run, publish, shipped_runs
-from hdiscovery.run import RunFolder
-from hdiscovery.tensors import save_tensors
-from hdiscovery.train import train
-from hdiscovery.trainer import Trainer
+from hdiscovery.directions.config import DiscoveryConfig, run_config
+from hdiscovery.directions.publish import own_run, publish, shipped_runs
+from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.dm.files import load_dm, save_dm
+from hdiscovery.dm.tensors import save_tensors
+from hdiscovery.train.algorithm1 import Trainer
+from hdiscovery.train.loop import train
 
 TINY = ("--K", "2", "--M", "2", "--batch-size", "2", "--steps", "2", "--save-every", "1",
         "--reconstructor", "difference", "--device", "cpu")  # fmt: skip
@@ -194,7 +194,7 @@ def test_sizes_that_would_end_in_a_traceback_are_named(small, capsys):
 
 
 def test_a_pretraining_goes_on_as_it_was_begun(tmp_path):
-    from hdiscovery.pretrain import PretrainConfig, begun
+    from hdiscovery.train.pretrain import PretrainConfig, begun
 
     config = PretrainConfig(out=tmp_path / "dm", steps=500, batch_size=16, learning_rate=3e-4)
     content = json.loads(json.dumps(asdict(config), default=str))

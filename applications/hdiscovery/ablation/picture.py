@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from torch import Tensor
 
-from hdiscovery.discovery import Discovery
+from hdiscovery.directions.discovery import Discovery
 from hdiscovery.gallery.draw import draw_strips, even_shifts
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from hdiscovery.config import DiscoveryConfig, run_config
+from hdiscovery.directions.config import DiscoveryConfig, run_config
+from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.evaluate.bench import Sizes, Sources
 from hdiscovery.evaluate.report import COLUMNS, evaluate
-from hdiscovery.run import RunFolder
-from hdiscovery.train import open_run, train
-from hdiscovery.world import World
+from hdiscovery.train.loop import open_run, train
+from hdiscovery.train.world import World
 
 Records = Iterable[dict[str, Any]]
 

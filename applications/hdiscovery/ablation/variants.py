@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from hdiscovery.config import DiscoveryConfig
+from hdiscovery.directions.config import DiscoveryConfig
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from hdiscovery.commands.train import bar, changed_fields
-from hdiscovery.config import DiscoveryConfig, from_preset, presets
+from hdiscovery.directions.config import DiscoveryConfig, from_preset, presets
 
 HELP = "train variants of a recipe and measure them alike"
 EXAMPLES = (
@@ -40,10 +40,10 @@ def add_options(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Train, measure, write ``ablation.json``, ``ablation.md`` and ``ablation.png``, and print."""
     from hdiscovery.ablation import picture, study, variants
-    from hdiscovery.device import device_of
+    from hdiscovery.directions.run_folder import RunFolder
+    from hdiscovery.dm.device import device_of
     from hdiscovery.evaluate.bench import Sizes, Sources
-    from hdiscovery.run import RunFolder
-    from hdiscovery.train import open_run
+    from hdiscovery.train.loop import open_run
 
     table = variants.PAPER if options.variants is None else variants.read_variants(options.variants)
     if options.only:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hdiscovery.models.answers import Answers
+    from hdiscovery.dm.adm_answers import Answers
 
 MOST_IMAGES = 16
 
@@ -44,7 +44,7 @@ def add_answer_options(parser: ArgumentParser) -> None:
 
 def answers_from(options: Namespace) -> Answers:
     """Return the answers that the options give."""
-    from hdiscovery.models.answers import Answers
+    from hdiscovery.dm.adm_answers import Answers
 
     return Answers(
         image_size=options.image_size,
@@ -66,7 +66,7 @@ def images_from(path: Path, shape: tuple[int, int, int]) -> Tensor:
     """
     import torch
 
-    from hdiscovery.editing.images import listed, read_photo
+    from hdiscovery.data.images import listed, read_photo
 
     files = listed([path])[:MOST_IMAGES]
     if len(files) < 2:

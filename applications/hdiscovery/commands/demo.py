@@ -6,12 +6,12 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
 
-from hdiscovery.autocast import fast_mode
 from hdiscovery.commands.gallery import show, show_shipped
 from hdiscovery.commands.train import resumed, train_in
-from hdiscovery.config import from_preset
-from hdiscovery.run import RunFolder
-from hdiscovery.world import World
+from hdiscovery.directions.config import from_preset
+from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.dm.autocast import fast_mode
+from hdiscovery.train.world import World
 
 HELP = "train, evaluate and show, in minutes"
 EXAMPLES = ("hdiscovery demo", "hdiscovery demo --resume")

@@ -45,13 +45,13 @@ def run(options: Namespace) -> None:
     import torch
 
     from chainograd.samplers import time_grid
-    from hdiscovery.device import device_of
+    from hdiscovery.directions.portable import PortableDirections, save_directions
+    from hdiscovery.directions.publish import located, own_run
+    from hdiscovery.dm.device import device_of
     from hdiscovery.editing.calibration import calibrate
     from hdiscovery.editing.distance import build_features
     from hdiscovery.editing.means import draw_noise, measure_means
-    from hdiscovery.editing.portable import PortableDirections, save_directions
     from hdiscovery.editing.source import FILE, open_run_source
-    from hdiscovery.published import located, own_run
 
     folder = own_run(options.folder).path if options.out is None else located(options.folder)
     out = options.out or folder / FILE

@@ -18,7 +18,7 @@ from hdiscovery.commands.invert import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hdiscovery.editing.about import About
+    from hdiscovery.directions.about import About
     from hdiscovery.editing.layout import Layout
     from hdiscovery.editing.sheets import Sheet
 
@@ -80,9 +80,9 @@ def run(options: Namespace) -> None:
     import torch
     from tqdm import tqdm
 
-    from hdiscovery.device import device_of
+    from hdiscovery.data.images import listed, save_image
+    from hdiscovery.dm.device import device_of
     from hdiscovery.editing.editor import edit
-    from hdiscovery.editing.images import listed, save_image
     from hdiscovery.editing.inversion import generate
     from hdiscovery.editing.layout import arrange, parse_direction
     from hdiscovery.editing.sheets import draw_sheet

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from hdiscovery.run import RunFolder
+from hdiscovery.directions.run_folder import RunFolder
 
 HELP = "measure a run's directions, and baselines by the same measures"
 EXAMPLES = (
@@ -87,11 +87,11 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Measure, write ``evaluation.json`` after each part, and print a table."""
-    from hdiscovery.compiled import compile_parts
-    from hdiscovery.device import device_of
+    from hdiscovery.directions.publish import open_directions, own_run
+    from hdiscovery.dm.compiled import compile_parts
+    from hdiscovery.dm.device import device_of
     from hdiscovery.evaluate.bench import Sizes, Sources
     from hdiscovery.evaluate.report import evaluate, merged, table
-    from hdiscovery.published import open_directions, own_run
 
     run = own_run(options.folder)
     discovery, step = open_directions(run, device=device_of(options.device))
@@ -116,7 +116,7 @@ def run(options: Namespace) -> None:
 def measure(run: RunFolder, pairs: int) -> dict[str, Any]:
     """Return RCA, written into the run's folder as ``rca.json``."""
     from hdiscovery.evaluate.rca import measure_rca
-    from hdiscovery.train import open_run, trained_steps
+    from hdiscovery.train.loop import open_run, trained_steps
 
     accuracy = asdict(measure_rca(open_run(run), pairs=pairs, progress=partial(tqdm, desc="RCA")))
     run.write_json("rca.json", {**accuracy, "step": trained_steps(run)})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from hdiscovery.run import RunFolder
+from hdiscovery.directions.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from hdiscovery.gallery import ShownRun
@@ -46,9 +46,9 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Write the page and print where it is."""
+    from hdiscovery.directions.publish import located
     from hdiscovery.gallery.draw import even_shifts
     from hdiscovery.gallery.page import is_gallery, write_page
-    from hdiscovery.published import located
 
     runs = [RunFolder.open(located(folder)) for folder in options.folders]
     here = options.folders[0]
@@ -75,10 +75,10 @@ def show(run: RunFolder, pairs: int) -> Path:
 
 def show_shipped(folder: Path) -> list[Path]:
     """Return a page for each run that comes with the package and has directions with a name."""
-    from hdiscovery.config import run_config
+    from hdiscovery.directions.config import run_config
+    from hdiscovery.directions.publish import shipped_runs
     from hdiscovery.gallery.page import write_page
     from hdiscovery.gallery.read import read_labels
-    from hdiscovery.published import shipped_runs
 
     pages = []
     for name, path in shipped_runs().items():
@@ -96,10 +96,10 @@ def drawn(
     only: Collection[int] | None = None,
 ) -> ShownRun:  # fmt: skip
     """Measure a run's accuracy, and draw its directions, or only some of them."""
-    from hdiscovery.device import device_of
+    from hdiscovery.directions.publish import is_published, open_directions
+    from hdiscovery.dm.device import device_of
     from hdiscovery.evaluate.rca import measure_rca
     from hdiscovery.gallery.read import shown_run
-    from hdiscovery.published import is_published, open_directions
 
     discovery, step = open_directions(run, device=device_of(device))
     accuracy = run.read_json("rca.json") if is_published(run) else _measured(run, pairs, step)

@@ -28,8 +28,8 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Say what a model's file or folder is, and what it does not tell."""
-    from hdiscovery.device import device_of
-    from hdiscovery.models.inspection import inspect
+    from hdiscovery.dm.device import device_of
+    from hdiscovery.dm.inspection import inspect
 
     images = partial(images_from, options.images) if options.images else None
     device = device_of(options.device)

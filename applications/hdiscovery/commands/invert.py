@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import torch
 
     from chainograd.samplers.schedule import GridConvention
+    from hdiscovery.dm.files import DiffusionModel
     from hdiscovery.editing.inversion import Inverted
-    from hdiscovery.models.dm import DiffusionModel
 
 HELP = "find the noise that images come from"
 EXAMPLES = (
@@ -52,14 +52,14 @@ def add_common_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Invert, and say how well the images come back."""
-    from hdiscovery.config import run_config
-    from hdiscovery.device import device_of
-    from hdiscovery.editing.images import listed
+    from hdiscovery.data.images import listed
+    from hdiscovery.directions.config import run_config
+    from hdiscovery.directions.publish import located
+    from hdiscovery.directions.run_folder import RunFolder
+    from hdiscovery.dm.device import device_of
+    from hdiscovery.dm.files import load_dm
     from hdiscovery.editing.inversion import generate, save_inversion
     from hdiscovery.editing.sheets import Sheet, draw_sheet
-    from hdiscovery.models.dm import load_dm
-    from hdiscovery.published import located
-    from hdiscovery.run import RunFolder
 
     device, convention, name = device_of(options.device), "asyrp", options.model
     if (located(Path(name)) / "config.json").is_file():
@@ -125,7 +125,7 @@ def invert_files(
     import torch
     from tqdm import tqdm
 
-    from hdiscovery.editing.images import INVERSION, read_photo
+    from hdiscovery.data.images import INVERSION, read_photo
     from hdiscovery.editing.inversion import Inverted, invert, load_inversion
 
     found: dict[Path, Inverted] = {}

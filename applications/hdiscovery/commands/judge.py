@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from hdiscovery.run import RunFolder
+from hdiscovery.directions.run_folder import RunFolder
 
 HELP = "ask a classifier of real digits about a model's samples"
 EXAMPLES = ("hdiscovery judge MNIST32-small --data data --samples 500",)
@@ -28,9 +28,9 @@ def run(options: Namespace) -> None:
     """Ask a classifier of real digits about a diffusion model's samples."""
     from torchvision.utils import save_image
 
-    from hdiscovery.data import load_mnist
+    from hdiscovery.data.mnist import load_mnist
+    from hdiscovery.dm.files import load_dm
     from hdiscovery.evaluate.judge import digit_classifier, judge, train_classifier
-    from hdiscovery.models.dm import load_dm
 
     dm = load_dm(options.dm)
     edge = dm.image_shape[-1]

@@ -27,7 +27,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Change labels, and show all of them."""
-    from hdiscovery.published import located
+    from hdiscovery.directions.publish import located
 
     path = options.source if options.labels else located(options.source)
     show = label_file if path.is_file() else label_run
@@ -37,9 +37,9 @@ def run(options: Namespace) -> None:
 
 def label_run(path: Path, words: Sequence[str]) -> list[str]:
     """Change a run's ``labels.json``, which the gallery reads too; return a line a direction."""
-    from hdiscovery.config import run_config
+    from hdiscovery.directions.config import run_config
+    from hdiscovery.directions.publish import own_run
     from hdiscovery.gallery.read import LABELS, read_labels
-    from hdiscovery.published import own_run
 
     run = own_run(path)
     K = run_config(run).K
@@ -55,7 +55,7 @@ def label_run(path: Path, words: Sequence[str]) -> list[str]:
 
 def label_file(path: Path, words: Sequence[str]) -> list[str]:
     """Change the labels in a file of directions; return a line a direction, with its numbers."""
-    from hdiscovery.editing.portable import PortableDirections, load_directions, save_directions
+    from hdiscovery.directions.portable import PortableDirections, load_directions, save_directions
 
     directions = load_directions(path, with_mean=bool(words))
     about = replace(directions.about, labels=changed(directions.about.labels, words))

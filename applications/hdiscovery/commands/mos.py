@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from hdiscovery.run import RunFolder
+from hdiscovery.directions.run_folder import RunFolder
 
 HELP = "ask people: make a study's pages, score its answers"
 EXAMPLES = (
@@ -61,9 +61,9 @@ def run(options: Namespace) -> None:
 
 def make_pages(options: Namespace) -> None:
     """Write a study, and print where its organiser begins."""
-    from hdiscovery.device import device_of
+    from hdiscovery.directions.publish import located, open_directions
+    from hdiscovery.dm.device import device_of
     from hdiscovery.mos.make import make_study
-    from hdiscovery.published import located, open_directions
 
     run = RunFolder.open(located(options.folder))
     out = options.out or (options.folder if options.folder.exists() else Path()) / "mos"
@@ -82,10 +82,10 @@ def score_answers(options: Namespace) -> None:
     Raises:
         ValueError: If answers are missing and ``--partial`` was not given.
     """
+    from hdiscovery.gallery.render import write_whole
     from hdiscovery.mos.answers import missing, read_answers
     from hdiscovery.mos.score import score, table
     from hdiscovery.mos.study import Study
-    from hdiscovery.pages import write_whole
 
     study = Study.open(options.study)
     answers = read_answers(study, options.answers)

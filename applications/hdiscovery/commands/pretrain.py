@@ -19,8 +19,8 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Train, and say where the model is."""
-    from hdiscovery.device import device_of
-    from hdiscovery.pretrain import PretrainConfig, begun, pretrain
+    from hdiscovery.dm.device import device_of
+    from hdiscovery.train.pretrain import PretrainConfig, begun, pretrain
 
     config = tyro.cli(PretrainConfig, args=options.rest, prog="hdiscovery pretrain")
     device_of(config.device)  # before there is a folder

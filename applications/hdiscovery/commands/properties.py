@@ -17,13 +17,13 @@ from hdiscovery.commands.invert import (
     say_quality,
     steps_back,
 )
-from hdiscovery.run import RunFolder
+from hdiscovery.directions.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from hdiscovery.directions.portable import PortableDirections
     from hdiscovery.editing.likeness import Cosines, Difference
-    from hdiscovery.editing.portable import PortableDirections
     from hdiscovery.editing.source import Kind, Source
 
 HELP = "measure how alike direct, mean and global directions are"
@@ -57,14 +57,14 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Measure cosines and edited images; write properties.json and properties.png."""
-    from hdiscovery.device import device_of
-    from hdiscovery.editing.images import listed
+    from hdiscovery.data.images import listed
+    from hdiscovery.directions.portable import load_directions
+    from hdiscovery.directions.publish import located
+    from hdiscovery.dm.device import device_of
     from hdiscovery.editing.layout import parse_direction
     from hdiscovery.editing.likeness import most_and_least_alike
-    from hdiscovery.editing.portable import load_directions
     from hdiscovery.editing.report import report, sentences
     from hdiscovery.editing.source import FILE, open_source
-    from hdiscovery.published import located
 
     folder = located(options.folder)
     out = options.out or (folder if folder == options.folder else Path())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from hdiscovery.run import RunFolder
+from hdiscovery.directions.run_folder import RunFolder
 
 HELP = "write a run's directions and what was measured of them into a folder of a few MB"
 EXAMPLES = (
@@ -27,7 +27,7 @@ def run(options: Namespace) -> None:
     """Write, and say how large it is."""
     import torch
 
-    from hdiscovery.published import publish
+    from hdiscovery.directions.publish import publish
 
     published = publish(
         RunFolder.open(options.folder), options.out, dtype=getattr(torch, options.dtype)

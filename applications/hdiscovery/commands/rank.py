@@ -60,14 +60,14 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Rank, write ``ranking.json`` into the run's folder, and print the order."""
-    from hdiscovery.compiled import compile_parts
-    from hdiscovery.device import device_of
+    from hdiscovery.directions.publish import open_directions, own_run
+    from hdiscovery.directions.subject import of_run
+    from hdiscovery.dm.compiled import compile_parts
+    from hdiscovery.dm.device import device_of
     from hdiscovery.evaluate.features import feature_net
     from hdiscovery.evaluate.fresh import train_fresh
     from hdiscovery.evaluate.ranking import rank
-    from hdiscovery.evaluate.subject import of_run
     from hdiscovery.evaluate.sweep import sweeps
-    from hdiscovery.published import open_directions, own_run
 
     if options.batch_size < 1:
         raise ValueError(f"`--batch-size` must be at least 1, got {options.batch_size}.")

@@ -9,8 +9,8 @@ from typing import get_args
 
 from tqdm import tqdm
 
-from hdiscovery.autocast import Autocast
-from hdiscovery.models.reconstructor import ReconstructorName
+from hdiscovery.dm.autocast import Autocast
+from hdiscovery.networks.reconstructor import ReconstructorName
 
 HELP = "fit a reconstructor to all pairs in a run's buffer, and let the run go on with it"
 EXAMPLES = (
@@ -49,9 +49,9 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Fit, write the checkpoint, and say what the new reconstructor knows."""
-    from hdiscovery.device import device_of
+    from hdiscovery.directions.run_folder import RunFolder
+    from hdiscovery.dm.device import device_of
     from hdiscovery.refit import refit
-    from hdiscovery.run import RunFolder
 
     found = refit(
         RunFolder.open(options.folder), passes=options.passes, batch_size=options.batch_size,

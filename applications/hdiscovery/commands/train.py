@@ -12,9 +12,9 @@ from typing import Any, get_type_hints
 import tyro
 from tqdm import tqdm
 
-from hdiscovery.config import DiscoveryConfig, from_preset, presets, run_config
-from hdiscovery.run import RunFolder
-from hdiscovery.world import World, joined, launcher, restarted
+from hdiscovery.directions.config import DiscoveryConfig, from_preset, presets, run_config
+from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.train.world import World, joined, launcher, restarted
 
 HELP = "discover directions"
 EXAMPLES = (
@@ -68,13 +68,13 @@ def refuse_unfit(config: DiscoveryConfig, world: World) -> None:
         FileNotFoundError: If there is no such diffusion model, or no run to start from.
         ValueError: If networks do not fit, or the batch cannot be shared out.
     """
-    from hdiscovery.discovery import refuse_model
-    from hdiscovery.models.dm import load_dm
+    from hdiscovery.directions.discovery import refuse_model
+    from hdiscovery.dm.files import load_dm
 
     refuse_processes(config, world)
     refuse_model(config, load_dm(config.dm))
     if config.start_from:
-        from hdiscovery.train import start_of
+        from hdiscovery.train.loop import start_of
 
         start_of(config)
 
@@ -120,7 +120,7 @@ def resumed(out: Path, changes: dict[str, Any], world: World) -> tuple[RunFolder
         FileNotFoundError: If there is none.
         ValueError: If it is a published one, or does not fit the processes that are there.
     """
-    from hdiscovery.published import is_published
+    from hdiscovery.directions.publish import is_published
 
     run = RunFolder.open(out)
     if is_published(run):
@@ -136,7 +136,7 @@ def resumed(out: Path, changes: dict[str, Any], world: World) -> tuple[RunFolder
 
 def train_in(run: RunFolder, config: DiscoveryConfig, world: World | None = None) -> None:
     """Train in a run folder and show how far it is; rank 0 shows it."""
-    from hdiscovery.train import train
+    from hdiscovery.train.loop import train
 
     world = world or World()
     progress = partial(tqdm, desc="bank", disable=not world.leads)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 if TYPE_CHECKING:
+    from hdiscovery.dm.files import DiffusionModel
     from hdiscovery.evaluate.t_stop import Distance
-    from hdiscovery.models.dm import DiffusionModel
 
 HELP = "let a diffusion model choose t_stop"
 EXAMPLES = (
@@ -63,10 +63,10 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Choose, draw the curve, and print the choice."""
-    from hdiscovery.device import device_of
+    from hdiscovery.directions.run_folder import RunFolder
+    from hdiscovery.dm.device import device_of
+    from hdiscovery.dm.files import load_dm
     from hdiscovery.evaluate.t_stop import LPIPS_THRESHOLD, choose_t_stop, draw_curve
-    from hdiscovery.models.dm import load_dm
-    from hdiscovery.run import RunFolder
 
     preset = None if options.preset is None else preset_t_stop(options.preset)
     threshold, share = options.threshold, options.share
@@ -109,6 +109,6 @@ def preset_t_stop(name: str) -> int:
     Raises:
         ValueError: If there is no such preset.
     """
-    from hdiscovery.config import from_preset
+    from hdiscovery.directions.config import from_preset
 
     return from_preset(name, dm="any").t_stop

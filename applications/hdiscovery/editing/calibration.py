@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from hdiscovery.editing.about import Calibration
+from hdiscovery.directions.about import Calibration
 from hdiscovery.editing.distance import Features, distance
 from hdiscovery.editing.editor import edit
 from hdiscovery.editing.inversion import generate

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from chainograd.samplers import time_grid
-from hdiscovery.discovery import UPDATES
+from hdiscovery.directions.discovery import UPDATES
 from hdiscovery.editing.source import Source
 
 Progress = Callable[[range], Iterable[int]]

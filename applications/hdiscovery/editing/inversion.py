@@ -12,9 +12,9 @@ from torch import Tensor
 
 from chainograd.samplers import DDIM, time_grid
 from chainograd.samplers.schedule import GridConvention
-from hdiscovery.editing.fingerprint import dm_hash
-from hdiscovery.models.dm import DiffusionModel
-from hdiscovery.tensors import save_tensors
+from hdiscovery.directions.fingerprint import dm_hash
+from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.dm.tensors import save_tensors
 
 FORMAT = "hdiscovery-inversion-1"
 LOW_PSNR = 25.0  # dB; below it the differences to the image are seen at a glance

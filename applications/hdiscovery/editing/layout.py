@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hdiscovery.editing.about import About
+from hdiscovery.directions.about import About
 
 
 @dataclass(frozen=True, slots=True)

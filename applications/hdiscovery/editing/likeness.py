@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hdiscovery.directions.portable import PortableDirections
 from hdiscovery.editing.distance import Features, distance
 from hdiscovery.editing.editor import edit
 from hdiscovery.editing.means import bottlenecks
-from hdiscovery.editing.portable import PortableDirections
 from hdiscovery.editing.source import Kind, Source
 
 Progress = Callable[[Iterable], Iterable]

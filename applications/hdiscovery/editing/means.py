@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from chainograd.samplers import ddim_update
-from hdiscovery.asymmetric import Directions
-from hdiscovery.models.dm import DiffusionModel
+from hdiscovery.directions.step import Directions
+from hdiscovery.dm.files import DiffusionModel
 
 Progress = Callable[[Iterable], Iterable]
 

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
+from hdiscovery.directions.portable import PortableDirections
 from hdiscovery.editing.likeness import Cosines, Difference, between_directions
-from hdiscovery.editing.portable import PortableDirections
 
 FORMAT = "hdiscovery-properties-1"
 

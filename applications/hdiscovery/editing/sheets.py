@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from hdiscovery.editing.images import to_image
+from hdiscovery.data.images import to_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

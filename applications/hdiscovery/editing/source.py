@@ -10,15 +10,15 @@ from typing import Any, Literal
 import torch
 
 from chainograd.samplers import time_grid
-from hdiscovery.asymmetric import Directions
-from hdiscovery.editing.about import About
-from hdiscovery.editing.fingerprint import dm_hash, weights_hash
-from hdiscovery.editing.fixed import GlobalDirections, MeanDirections
+from hdiscovery.directions.about import About
+from hdiscovery.directions.fingerprint import dm_hash, weights_hash
+from hdiscovery.directions.fixed import GlobalDirections, MeanDirections
+from hdiscovery.directions.portable import PortableDirections, load_directions
+from hdiscovery.directions.publish import located, open_directions
+from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.step import Directions
+from hdiscovery.dm.files import DiffusionModel, load_dm
 from hdiscovery.editing.means import shifted_times
-from hdiscovery.editing.portable import PortableDirections, load_directions
-from hdiscovery.models.dm import DiffusionModel, load_dm
-from hdiscovery.published import located, open_directions
-from hdiscovery.run import RunFolder
 
 FILE = "directions.safetensors"  # in a run's folder
 Kind = Literal["direct", "mean", "global"]

@@ -28,9 +28,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hdiscovery.evaluate.seeds import seeded
-from hdiscovery.evaluate.subject import Subject, noise
-from hdiscovery.evaluate.trajectory import Node, trajectory
+from hdiscovery.directions.seeds import seeded
+from hdiscovery.directions.subject import Subject, noise
+from hdiscovery.dm.walk import Node, trajectory
 
 BaselineName = Literal["random", "pca", "jacobian"]
 

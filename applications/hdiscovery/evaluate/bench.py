@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from hdiscovery.directions.subject import Progress, Subject
 from hdiscovery.evaluate.digits import digit_classifier_of
 from hdiscovery.evaluate.features import feature_net
 from hdiscovery.evaluate.fid import measure_fid
@@ -20,7 +21,6 @@ from hdiscovery.evaluate.ranking import rank
 from hdiscovery.evaluate.rca import accuracy
 from hdiscovery.evaluate.real import real_images
 from hdiscovery.evaluate.rescoring import rescore
-from hdiscovery.evaluate.subject import Progress, Subject
 from hdiscovery.evaluate.sweep import Sweep, sweeps
 
 

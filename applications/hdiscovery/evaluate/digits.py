@@ -10,10 +10,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from hdiscovery.data import load_mnist
+from hdiscovery.data.mnist import load_mnist
+from hdiscovery.directions.seeds import seeded
+from hdiscovery.dm.tensors import save_tensors
 from hdiscovery.evaluate.judge import digit_classifier, train_classifier
-from hdiscovery.evaluate.seeds import seeded
-from hdiscovery.tensors import save_tensors
 
 FORMAT = "hdiscovery-digits-1"
 

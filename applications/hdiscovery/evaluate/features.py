@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hdiscovery.dm.files import DiffusionModel
 from hdiscovery.evaluate.digits import digit_classifier_of
 from hdiscovery.evaluate.feature_maps import (
     DigitMaps,
@@ -25,7 +26,6 @@ from hdiscovery.evaluate.feature_maps import (
     UNetMaps,
     hub_weights,
 )
-from hdiscovery.models.dm import DiffusionModel
 
 FEATURES = ("unet", "digits", "inception")
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hdiscovery.directions.subject import Pair
 from hdiscovery.evaluate.features import FeatureNet
-from hdiscovery.evaluate.subject import Pair
 
 
 @dataclass(frozen=True, slots=True)

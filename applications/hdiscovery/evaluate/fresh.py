@@ -20,11 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hdiscovery.augment import moved_alike
-from hdiscovery.autocast import Autocast, autocast
+from hdiscovery.directions.seeds import seeded
+from hdiscovery.directions.subject import Pair, Progress, Subject, pairs
+from hdiscovery.dm.autocast import Autocast, autocast
 from hdiscovery.evaluate.rca import Accuracy, accuracy
-from hdiscovery.evaluate.seeds import seeded
-from hdiscovery.evaluate.subject import Pair, Progress, Subject, pairs
+from hdiscovery.train.augment import moved_alike
 
 
 @dataclass(frozen=True, slots=True, eq=False)

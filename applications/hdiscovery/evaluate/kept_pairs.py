@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from hdiscovery.evaluate.subject import Pair, Progress, Subject, pairs
+from hdiscovery.directions.subject import Pair, Progress, Subject, pairs
 
 KEPT_BYTES = 2**30
 

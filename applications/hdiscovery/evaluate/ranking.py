@@ -40,10 +40,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hdiscovery.directions.subject import Subject, samples
 from hdiscovery.evaluate.features import FeatureNet
 from hdiscovery.evaluate.marks import Manifold, deepest, marks_of
 from hdiscovery.evaluate.redundancy import cosines, shift_cosines, stronger, twins
-from hdiscovery.evaluate.subject import Subject, samples
 from hdiscovery.evaluate.sweep import Sweep
 
 FORMAT = "hdiscovery-ranking-1"

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hdiscovery.discovery import Discovery
-from hdiscovery.evaluate.subject import Pair, Progress, Subject, of_run, pairs
+from hdiscovery.directions.discovery import Discovery
+from hdiscovery.directions.subject import Pair, Progress, Subject, of_run, pairs
 
 
 @dataclass(frozen=True, slots=True)

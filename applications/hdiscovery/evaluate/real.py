@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hdiscovery.data import load_mnist
+from hdiscovery.data.mnist import load_mnist
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 

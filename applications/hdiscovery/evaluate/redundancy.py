@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hdiscovery.evaluate.subject import Subject, noise
-from hdiscovery.evaluate.trajectory import trajectory
+from hdiscovery.directions.subject import Subject, noise
+from hdiscovery.dm.walk import trajectory
 
 
 def cosines(vectors: Tensor) -> Tensor:

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-from hdiscovery.discovery import Discovery
+from hdiscovery.directions.discovery import Discovery
+from hdiscovery.directions.subject import Subject, of_run, with_directions
 from hdiscovery.evaluate.baselines import BaselineName, baseline, learnt_norms, spread_norms
 from hdiscovery.evaluate.bench import MEASURES, Bench, LeftOut, Named, Sizes, Sources
 from hdiscovery.evaluate.equilibrium import measure_equilibrium
 from hdiscovery.evaluate.ranking import MARKS
-from hdiscovery.evaluate.subject import Subject, of_run, with_directions
 
 FORMAT = "hdiscovery-evaluation-1"
 PARTS = ("losses", *MEASURES)

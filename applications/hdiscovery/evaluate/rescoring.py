@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hdiscovery.directions.subject import Subject, samples
 from hdiscovery.evaluate.probes import Probe
-from hdiscovery.evaluate.subject import Subject, samples
 from hdiscovery.evaluate.sweep import Sweep
 
 

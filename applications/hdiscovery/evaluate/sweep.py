@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hdiscovery.evaluate.subject import Progress, Subject, noise
+from hdiscovery.directions.subject import Progress, Subject, noise
 
 
 class Sweep(NamedTuple):

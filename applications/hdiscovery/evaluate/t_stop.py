@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 
 from chainograd.samplers import time_grid
-from hdiscovery.evaluate.trajectory import trajectory
-from hdiscovery.models.dm import DiffusionModel
+from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.dm.walk import trajectory
 
 LPIPS_THRESHOLD = 0.275
 Distance = Callable[[Tensor, Tensor], Tensor]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from hdiscovery.discovery import Discovery
+    from hdiscovery.directions.discovery import Discovery
 
 Progress = Callable[[Sequence[int]], Iterable[int]]
 AT_ONCE = 64  # images in one pass through the sampler

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hdiscovery.gallery.curves import training_curves
+from hdiscovery.gallery.render import data_uri, render, write_whole
 from hdiscovery.gallery.shown import ShownDirection, ShownRun
-from hdiscovery.pages import data_uri, render, write_whole
 
 INSIDE_UP_TO = 8_000_000  # bytes of pictures; beyond, a browser takes seconds to open the page
 GENERATOR = "hdiscovery gallery"

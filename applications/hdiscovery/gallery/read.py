@@ -7,13 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.evaluate.equilibrium import findings
 from hdiscovery.gallery.draw import Progress, draw_strips, even_shifts
 from hdiscovery.gallery.shown import ShownDirection, ShownRun
-from hdiscovery.run import RunFolder
 
 if TYPE_CHECKING:
-    from hdiscovery.discovery import Discovery
+    from hdiscovery.directions.discovery import Discovery
 
 FACTS = ("K", "S", "M", "t_stop", "batch_size")
 LABELS = "labels.json"

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from hdiscovery.gallery.draw import Progress, draw_strips, even_shifts
 from hdiscovery.gallery.pictures import sheet
+from hdiscovery.gallery.render import data_uri, render, write_whole
 from hdiscovery.mos.assignment import assign, codes
 from hdiscovery.mos.study import Study
-from hdiscovery.pages import data_uri, render, write_whole
 
 if TYPE_CHECKING:
-    from hdiscovery.discovery import Discovery
+    from hdiscovery.directions.discovery import Discovery
 
 
 def make_study(

@@ -9,11 +9,11 @@ from hdiscovery.ablation.picture import best_direction
 from hdiscovery.ablation.study import open_variant, table
 from hdiscovery.ablation.variants import PAPER, configs, read_variants
 from hdiscovery.cli import main
-from hdiscovery.config import DiscoveryConfig
-from hdiscovery.models.adm_unet import ADMUNet
-from hdiscovery.models.dm import save_dm
+from hdiscovery.directions.config import DiscoveryConfig
+from hdiscovery.dm.adm_unet import ADMUNet
+from hdiscovery.dm.files import save_dm
 
-from tests.hdiscovery.test_train import TINY
+from tests.hdiscovery.train.test_algorithm1 import TINY
 
 BASE = DiscoveryConfig()
 RCA = {"rca": 0.5, "rca_large_shifts": 0.75, "standard_error": 0.03}

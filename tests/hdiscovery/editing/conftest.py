@@ -4,13 +4,11 @@ import math
 
 import pytest
 import torch
-from hdiscovery.cli import main
-from hdiscovery.editing.about import About
-from hdiscovery.editing.fingerprint import dm_hash
+from hdiscovery.directions.about import About
+from hdiscovery.directions.fingerprint import dm_hash
+from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.dm.hspace import Encoded, HSpaceUNet
 from hdiscovery.editing.source import Source
-from hdiscovery.models.adm_unet import ADMUNet, UNetConfig
-from hdiscovery.models.dm import DiffusionModel, save_dm
-from hdiscovery.models.hspace import Encoded, HSpaceUNet
 
 from chainograd.samplers import NoiseSchedule, time_grid
 
@@ -77,29 +75,3 @@ def source_of():
         )
 
     return build
-
-
-@pytest.fixture(scope="session")
-def tiny_dm(tmp_path_factory):
-    """A file of a tiny ADM network."""
-    torch.manual_seed(1)
-    unet = ADMUNet(UNetConfig(image_size=8, in_channels=1, num_channels=32, channel_mult=(1, 1),
-                              num_res_blocks=1))  # fmt: skip
-    for p in unet.parameters():  # zero-initialised layers would hide everything behind them
-        torch.nn.init.normal_(p, std=0.05)
-    path = tmp_path_factory.mktemp("dm") / "tiny.safetensors"
-    save_dm(path, unet)
-    return path
-
-
-@pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory, tiny_dm):
-    """A run of one step, with a file of its directions."""
-    run = tmp_path_factory.mktemp("run") / "run"
-    words = (
-        "train", "MNIST32-demo", "--out", run, "--dm", tiny_dm, "--K", 3, "--M", 4, "--S", 2,
-        "--steps", 1, "--batch-size", 4, "--r-updates", 1,
-    )  # fmt: skip
-    assert main([str(word) for word in words]) == 0
-    assert main(["directions", str(run), "--samples", "2", "--calibration-samples", "1"]) == 0
-    return run

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from hdiscovery.directions.fixed import GlobalDirections
 from hdiscovery.editing.calibration import calibrate
 from hdiscovery.editing.distance import Encoder, Pixels, build_features, distance
 from hdiscovery.editing.editor import edit
-from hdiscovery.editing.fixed import GlobalDirections
 from hdiscovery.editing.inversion import generate
 from hdiscovery.editing.means import draw_noise
 

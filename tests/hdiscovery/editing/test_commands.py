@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 from hdiscovery.cli import main
-from hdiscovery.editing.about import Calibration
-from hdiscovery.editing.images import read_photo, save_image
-from hdiscovery.editing.portable import PortableDirections, load_directions, save_directions
+from hdiscovery.data.images import read_photo, save_image
+from hdiscovery.directions.about import Calibration
+from hdiscovery.directions.portable import PortableDirections, load_directions, save_directions
 from PIL import Image
 from safetensors.torch import load_file
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hdiscovery.directions.fixed import GlobalDirections
 from hdiscovery.editing.editor import edit
-from hdiscovery.editing.fixed import GlobalDirections
 from hdiscovery.editing.inversion import generate
 
 D = torch.tensor([[[[1.0, 0], [0, 0]]], [[[0, 0], [0.5, 2]]]], dtype=torch.float64)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hdiscovery.editing.fixed import GlobalDirections
+from hdiscovery.directions.fixed import GlobalDirections
 from hdiscovery.editing.layout import Asked, arrange, parse_direction
 
 

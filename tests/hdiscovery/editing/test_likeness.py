@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from hdiscovery.directions.fixed import GlobalDirections, MeanDirections
+from hdiscovery.directions.portable import PortableDirections
 from hdiscovery.editing.distance import Pixels
-from hdiscovery.editing.fixed import GlobalDirections, MeanDirections
 from hdiscovery.editing.inversion import generate
 from hdiscovery.editing.likeness import (
     Difference,
@@ -13,7 +14,6 @@ from hdiscovery.editing.likeness import (
     most_and_least_alike,
 )
 from hdiscovery.editing.means import draw_noise, measure_means
-from hdiscovery.editing.portable import PortableDirections
 
 from chainograd.samplers import time_grid
 

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hdiscovery.config import DiscoveryConfig
-from hdiscovery.discovery import Discovery
-from hdiscovery.evaluate.subject import of_run
-from hdiscovery.models.adm_unet import ADMUNet, UNetConfig
-from hdiscovery.models.dm import DiffusionModel
+from hdiscovery.directions.config import DiscoveryConfig
+from hdiscovery.directions.discovery import Discovery
+from hdiscovery.directions.subject import of_run
+from hdiscovery.dm.adm_unet import ADMUNet, UNetConfig
+from hdiscovery.dm.files import DiffusionModel
 from torch import nn
 
 from chainograd.samplers import NoiseSchedule

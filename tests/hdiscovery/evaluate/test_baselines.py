@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hdiscovery.directions.subject import noise, of_run, with_directions
+from hdiscovery.dm.walk import trajectory
 from hdiscovery.evaluate.baselines import (
     FixedDirections,
     baseline,
@@ -10,8 +12,6 @@ from hdiscovery.evaluate.baselines import (
     principal_components,
     spread_norms,
 )
-from hdiscovery.evaluate.subject import noise, of_run, with_directions
-from hdiscovery.evaluate.trajectory import trajectory
 
 
 @pytest.fixture(scope="module")

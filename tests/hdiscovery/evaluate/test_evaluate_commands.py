@@ -7,10 +7,10 @@ import pytest
 import torch
 from hdiscovery.cli import main
 from hdiscovery.commands import evaluate as commands
+from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.dm.files import save_dm
 from hdiscovery.evaluate import report
 from hdiscovery.evaluate.baselines import BaselineName
-from hdiscovery.models.dm import save_dm
-from hdiscovery.run import RunFolder
 
 
 def run(*words):

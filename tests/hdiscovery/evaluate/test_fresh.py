@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hdiscovery.directions.subject import pairs
 from hdiscovery.evaluate.fresh import PairBank, train_fresh
-from hdiscovery.evaluate.subject import pairs
 
 
 def test_it_learns_directions_that_can_be_seen(toy, patterns):

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hdiscovery.directions.subject import pairs
 from hdiscovery.evaluate import kept_pairs
 from hdiscovery.evaluate.bench import MEASURES, Bench, Sizes, Sources
 from hdiscovery.evaluate.kept_pairs import KeptPairs
-from hdiscovery.evaluate.subject import pairs
 
 
 def columns(batches):

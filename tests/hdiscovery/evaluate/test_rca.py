@@ -5,8 +5,8 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from hdiscovery.directions.subject import pairs
 from hdiscovery.evaluate.rca import Accuracy, measure, measure_rca
-from hdiscovery.evaluate.subject import pairs
 from torch import nn
 
 

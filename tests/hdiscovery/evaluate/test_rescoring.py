@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from hdiscovery.directions.subject import samples
 from hdiscovery.evaluate.rescoring import draw_matrix, rescore
-from hdiscovery.evaluate.subject import samples
 from hdiscovery.evaluate.sweep import sweeps
 from torch import nn
 

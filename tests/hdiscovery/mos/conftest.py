@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from hdiscovery.config import DiscoveryConfig
+from hdiscovery.directions.config import DiscoveryConfig
 from hdiscovery.mos.make import make_study
 
 

@@ -1,0 +1,1 @@
+"""K directions under a sampler: how they are described, stored and opened."""

@@ -1,0 +1,1 @@
+"""The diffusion model: its networks, its files, and where h-space lies in it."""

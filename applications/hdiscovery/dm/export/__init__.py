@@ -1,0 +1,1 @@
+"""ADM's UNet in the format of diffusers."""

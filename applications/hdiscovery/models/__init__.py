@@ -1,1 +1,0 @@
-"""The networks: the diffusion model and what is trained around it."""

@@ -1,0 +1,1 @@
+"""The networks that discovery trains: shift block, reconstructor, discriminator."""

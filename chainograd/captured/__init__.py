@@ -1,0 +1,1 @@
+"""What a step reaches besides its arguments."""

@@ -1,0 +1,1 @@
+"""Carries a plan out: forward, backward, and the single step in between."""

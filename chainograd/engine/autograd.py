@@ -1,0 +1,198 @@
+"""The nodes of autograd's graph that stand for a chain, and for its backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._autograd import (
+    _get_current_graph_task_keep_graph as keeps_graph,  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
+)
+from torch._C._functorch import is_legacy_batchedtensor  # pyright: ignore[reportMissingImports]
+
+from chainograd.captured.fsdp import shards_are_asked_for
+from chainograd.engine.backward import go_back
+from chainograd.engine.hooks import (
+    call_with_gradients_only,
+    hooks_with_gradients_only,
+    without_hooks,
+)
+from chainograd.engine.run import Tape
+from chainograd.errors import ChainError
+from chainograd.state import State, aside, stand_in, wants_gradient
+
+
+def attach(tape: Tape, result: State) -> State:
+    """Return what a chain gave as a differentiable outcome of the tape's inputs."""
+    places = [place for place, wanted in enumerate(tape.wanted[-1]) if wanted]
+    if not places:
+        return result
+    leaves = list(result.leaves)
+    outputs = ChainFunction.apply(tape, places, result, *tape.inputs)
+    for place, output in zip(places, outputs, strict=True):  # type: ignore[arg-type]
+        hooks_with_gradients_only(output)
+        leaves[place] = output
+    return result._replace(leaves=tuple(leaves))
+
+
+class ChainFunction(torch.autograd.Function):
+    """The node that stands for a whole chain.
+
+    The forward pass has been carried out already; here the result gets its place in the graph.
+    """
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any, tape: Tape, places: list[int], result: State, *inputs: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.tape, ctx.places = tape, places
+        ctx.set_materialize_grads(False)
+        # Aliases: what the tape keeps must not hold the graph that holds the tape.
+        return tuple(result.leaves[place].detach() for place in places)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:  # noqa: D102
+        tape: Tape = ctx.tape
+        refuse_backward(tape, tape.plan.num_steps - 1, grads)
+        pairs = [(p, g) for p, g in zip(ctx.places, grads, strict=True) if g is not None]
+        places, given = [place for place, _ in pairs], [g for _, g in pairs]
+        gradients = _gradients(tape, places, given)
+        missing = [t for t, g in zip(tape.inputs, gradients, strict=True) if g is None]
+        call_with_gradients_only(missing)
+        return None, None, None, *gradients
+
+
+def _gradients(tape: Tape, places: list[int], given: list[Tensor]) -> Sequence[Tensor | None]:
+    if torch.is_grad_enabled():
+        return ChainVjp.apply(tape, places, *tape.inputs, *given)  # type: ignore[return-value]
+    if tape.steps.sharded:
+        tape.steps.trains_shards = shards_are_asked_for(tape.inputs)
+    with outside_vmap():
+        return go_back(tape, dict(zip(places, given, strict=True)), keep=keeps_graph())
+
+
+def refuse_backward(tape: Tape, i: int, grads: Sequence[Tensor | None]) -> None:
+    """See that a backward pass may go through step i.
+
+    Raises:
+        ChainError: If it is of a kind that does not pass through a chain.
+        RuntimeError: If an earlier one has freed what it needs.
+    """
+    if i >= tape.left:
+        raise RuntimeError(
+            "Trying to backward through a chain a second time, but its nodes have been freed. "
+            "Pass `retain_graph=True` to the first backward pass."
+        )
+    if torch._C._are_functorch_transforms_active():
+        raise ChainError(
+            "The backward pass of a chain that was called before a torch.func transform cannot "
+            "run inside it. Call the chain inside the transform, or pass "
+            "`is_grads_batched=True` to torch.autograd.grad."
+        )
+    if torch.is_grad_enabled():
+        _refuse_create_graph(tape, grads)
+
+
+def _refuse_create_graph(tape: Tape, grads: Sequence[Tensor | None]) -> None:
+    if any(g is not None and is_legacy_batchedtensor(g) for g in grads):
+        raise ChainError(
+            "`is_grads_batched=True` together with `create_graph=True` does not pass "
+            "through a chain. Take the gradients one by one, or use torch.func.vmap of "
+            "torch.func.vjp."
+        )
+    if tape.steps.trains_shards:
+        raise ChainError(
+            "`create_graph=True` does not pass through parameters that FSDP2 shards: FSDP "
+            "sends their gradients on by itself, once. Freeze them, or do not shard them."
+        )
+    if tape.transform is not None:
+        raise ChainError(
+            "`create_graph=True` would leave `grad_transform` out of the second derivative. "
+            "Leave one of the two out."
+        )
+
+
+class ChainVjp(torch.autograd.Function):
+    """The backward pass of a chain as a function that can be differentiated once more.
+
+    Its own backward pass builds the whole graph of the chain, so that second and further
+    derivatives are exact and cost the memory of the plain loop.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tape: Tape, places: list[int], *tensors: Tensor) -> Any:  # noqa: D102
+        tape.twice = True
+        ctx.tape, ctx.places = tape, places
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+        given = [g.detach() for g in tensors[len(tape.inputs) :]]
+        return tuple(go_back(tape, dict(zip(places, given, strict=True)), keep=True))
+
+    @staticmethod
+    def backward(ctx: Any, *u: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]  # noqa: D102
+        tape: Tape = ctx.tape
+        further = torch.is_grad_enabled()  # this derivative is itself to be differentiated
+        count = len(tape.inputs)
+        given = [
+            aside(g) if further and g.requires_grad else stand_in(g)
+            for g in ctx.saved_tensors[count:]
+        ]
+        with torch.enable_grad():
+            seen = [aside(t) for t in ctx.saved_tensors[:count]] if further else None
+            with tape.like_first():
+                states, inputs = tape.plain_loop(seen)
+            pairs = [(states[-1].leaves[p], g) for p, g in zip(ctx.places, given, strict=True)]
+            pairs = [(leaf, g) for leaf, g in pairs if wants_gradient(leaf)]
+            with without_hooks(inputs):
+                second = _second(pairs, inputs, given, u, further)
+        if second is None:
+            return None, None, *[None] * len(ctx.saved_tensors)
+        return None, None, *second
+
+
+def _second(
+    pairs: list[tuple[Tensor, Tensor]],
+    inputs: list[Tensor],
+    given: list[Tensor],
+    u: tuple[Tensor | None, ...],
+    further: bool,
+) -> tuple[Tensor | None, ...] | None:
+    """Return the gradients of a gradient, for the inputs and the given cotangents."""
+    first = torch.autograd.grad(
+        [leaf for leaf, _ in pairs],
+        inputs,
+        [g for _, g in pairs],
+        create_graph=True,
+        allow_unused=True,
+    )
+    roots = [(g, v) for g, v in zip(first, u, strict=True)
+             if g is not None and v is not None and g.requires_grad]  # fmt: skip
+    if not roots:
+        return None
+    return torch.autograd.grad(
+        [g for g, _ in roots],
+        [*inputs, *given],
+        [v for _, v in roots],
+        create_graph=further,
+        allow_unused=True,
+    )
+
+
+@contextmanager
+def outside_vmap() -> Iterator[None]:
+    """Let steps that run again draw random numbers while cotangents are a batch of gradients.
+
+    Inside vmap torch refuses to draw, because a draw might be meant for each row; that of a step is
+    the same for all rows, since the step ran before.
+    """
+    levels = torch._C._vmapmode_increment_nesting()
+    for _ in range(levels):
+        torch._C._vmapmode_decrement_nesting()
+    try:
+        yield
+    finally:
+        for _ in range(levels - 1):
+            torch._C._vmapmode_increment_nesting()

@@ -1,0 +1,1 @@
+"""Decisions without tensors: which states and graphs are kept, and what that costs."""

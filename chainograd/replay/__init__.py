@@ -1,0 +1,1 @@
+"""What a step sees when it runs again, and what its result must then equal."""

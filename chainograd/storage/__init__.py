@@ -1,0 +1,1 @@
+"""Where kept states live: on the device, on the host, on disk."""

@@ -1,0 +1,1 @@
+"""What the library asks of tensors and of the devices that they live on."""

@@ -1,0 +1,1 @@
+"""Which steps the gradient passes, and what changes it on its way back."""

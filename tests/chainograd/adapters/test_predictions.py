@@ -1,0 +1,244 @@
+"""EDM's networks and other predictions, as what the samplers ask for."""
+
+import diffusers
+import pytest
+import torch
+
+from chainograd import CheckpointedChain
+from chainograd.adapters.predictions import edm_denoiser, epsilon_from
+from chainograd.samplers import (
+    DDIM,
+    EDMHeun,
+    FlowHeun,
+    NoiseSchedule,
+    flow_times,
+    karras_sigmas,
+    time_grid,
+)
+from tests.problems import plain
+
+SCHEDULE = NoiseSchedule.linear()
+MEAN, VARIANCE = 0.7, 0.3
+IMAGES = torch.randn(2, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+class Preconditioned(torch.nn.Module):
+    """EDM's denoiser around a network F, with its conventions of dtype and shape.
+
+    D = c_skip x + c_out F(c_in x, c_noise), in float32 whatever comes in.
+    """
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.F = torch.nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x, sigma, class_labels=None):
+        x, sigma = x.to(torch.float32), sigma.to(torch.float32).reshape(-1, 1, 1, 1)
+        spread = (sigma**2 + 0.25).sqrt()
+        shift = 0 if class_labels is None else class_labels.float().sum(1).view(-1, 1, 1, 1)
+        F = torch.tanh(self.F(x / spread) + sigma.log() / 4 + shift)
+        return 0.25 / spread**2 * x + sigma / 2 / spread * F
+
+
+def edm_s_own_loop(net, x, sigmas, labels):
+    """EDM's Algorithm 1 as its code runs it: states in float64, the network in float32."""
+    sigmas = torch.tensor(sigmas, dtype=torch.float64)
+    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):  # noqa: RUF007
+        d = (x - net(x, sigma, labels).to(torch.float64)) / sigma
+        ahead = x + (following - sigma) * d
+        if following > 0:
+            d_ahead = (ahead - net(ahead, following, labels).to(torch.float64)) / following
+            ahead = x + (following - sigma) * (d + d_ahead) / 2
+        x = ahead
+    return x
+
+
+@pytest.mark.parametrize("labels", [None, torch.eye(2)], ids=["no labels", "labels"])
+def test_an_edm_network_samples_as_in_edm_s_own_loop(labels):
+    net, sigmas = Preconditioned(), karras_sigmas(8)
+    step = EDMHeun(edm_denoiser(net), sigmas)
+    args = () if labels is None else (labels,)
+
+    ours = CheckpointedChain(step, 8)(80 * IMAGES, *args)
+
+    # float64 states: what is left is the order of a product of three factors.
+    expected = edm_s_own_loop(net, 80 * IMAGES, sigmas, labels)
+    torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
+    assert ours.dtype == torch.float64
+
+
+def test_labels_given_beforehand_are_those_given_to_the_chain_unless_others_are():
+    net, labels = Preconditioned(), torch.eye(2)
+    sigma = torch.tensor([2.0, 1.0])
+
+    before = edm_denoiser(net, class_labels=labels)
+
+    assert torch.equal(before(IMAGES, sigma), edm_denoiser(net)(IMAGES, sigma, labels))
+    assert torch.equal(before(IMAGES, sigma, 2 * labels), net(IMAGES, sigma, 2 * labels).double())
+
+
+def test_one_level_for_all_samples_is_a_level_for_each():
+    D = edm_denoiser(Preconditioned())
+
+    assert torch.equal(D(IMAGES, 2.0), D(IMAGES, torch.tensor([2.0, 2.0])))
+
+
+def test_what_an_edm_network_denoises_has_the_precision_of_the_state():
+    D = edm_denoiser(Preconditioned())
+
+    assert D(IMAGES, 2.0).dtype == torch.float64
+    assert D(IMAGES.float(), 2.0).dtype == torch.float32
+
+
+def test_an_edm_network_gets_its_gradients_in_its_own_precision():
+    net = Preconditioned()
+    step = EDMHeun(edm_denoiser(net), karras_sigmas(4))
+
+    def gradients(run):
+        x = (80 * IMAGES).requires_grad_()
+        return torch.autograd.grad(run(x).square().sum(), [x, *net.parameters()])
+
+    chained, looped = gradients(CheckpointedChain(step, 4)), gradients(lambda x: plain(step, 4, x))
+
+    assert all(map(torch.equal, chained, looped))
+    assert [g.dtype for g in chained] == [torch.float64, torch.float32, torch.float32]
+
+
+# Predictions of Gaussian data, known in closed form
+
+
+def epsilon(x, t):
+    a = SCHEDULE.alpha_bars[t].view(-1, 1)
+    return (1 - a).sqrt() * (x - a.sqrt() * MEAN) / (a * VARIANCE + 1 - a)
+
+
+def sample(x, t):
+    a = SCHEDULE.alpha_bars[t].view(-1, 1)
+    return MEAN + a.sqrt() * VARIANCE * (x - a.sqrt() * MEAN) / (a * VARIANCE + 1 - a)
+
+
+def v(x, t):
+    a = SCHEDULE.alpha_bars[t].view(-1, 1)
+    return a.sqrt() * epsilon(x, t) - (1 - a).sqrt() * sample(x, t)
+
+
+def velocity(x, t):
+    """On the straight path, x_t = (1 - t) x_0 + t e."""
+    t = t.view(-1, 1)
+    distance = (x - (1 - t) * MEAN) / ((1 - t) ** 2 * VARIANCE + t**2)
+    return t * distance - (MEAN + (1 - t) * VARIANCE * distance)
+
+
+PREDICTIONS = {"epsilon": epsilon, "sample": sample, "v": v, "velocity": velocity}
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_every_prediction_of_gaussian_data_stands_for_the_noise_known_in_closed_form(prediction):
+    t = torch.tensor([0, 3, 250, 600, 999])
+    x = torch.randn(5, 4, dtype=torch.float64)
+
+    found = epsilon_from(PREDICTIONS[prediction], SCHEDULE, prediction=prediction)(x, t)
+
+    # At t = 0 a rounding of x_0 is multiplied by 100.
+    torch.testing.assert_close(found, epsilon(x, t), rtol=1e-11, atol=1e-11)
+
+
+def test_the_velocity_of_gaussian_data_moves_noise_to_data():
+    step = FlowHeun(velocity, flow_times(100))
+    x_T = torch.tensor([[-1.0], [0.0], [2.0]], dtype=torch.float64)
+
+    x_0 = plain(step, 100, x_T)
+
+    # Heun's error of second order, in steps of 1/100.
+    torch.testing.assert_close(x_0, MEAN + VARIANCE**0.5 * x_T, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_ddim_draws_the_same_sample_whatever_the_network_predicts(prediction):
+    x_T = torch.randn(3, 2, dtype=torch.float64)
+    model = epsilon_from(PREDICTIONS[prediction], SCHEDULE, prediction=prediction)
+
+    found = plain(DDIM(model, SCHEDULE, time_grid(20)), 20, x_T)
+
+    # 1/sqrt(alpha_bar(999)) = 157 times the rounding of one step.
+    expected = plain(DDIM(epsilon, SCHEDULE, time_grid(20)), 20, x_T)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "theirs"),
+    [("epsilon", "epsilon"), ("v", "v_prediction"), ("sample", "sample")],
+)
+def test_a_step_with_each_prediction_is_that_of_diffusers(prediction, theirs):
+    scheduler = diffusers.DDIMScheduler(
+        timestep_spacing="trailing", clip_sample=False, prediction_type=theirs
+    )
+    scheduler.set_timesteps(20)
+    schedule = NoiseSchedule.from_betas(scheduler.betas)
+    x = torch.randn(2, 3, dtype=torch.float64)
+    model = lambda x, t: torch.tanh(x + t[:, None] / 1000)  # noqa: E731
+
+    ours = DDIM(epsilon_from(model, schedule, prediction=prediction), schedule, (499, 449))(x, 0)
+
+    t = torch.tensor(499)
+    expected = scheduler.step(model(x, t.expand(2)), t, x).prev_sample
+    # Their alpha-bars are float32 products.
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_velocity_is_asked_at_times_between_data_and_noise():
+    seen = []
+    model = epsilon_from(
+        lambda x, t: seen.append(t) or x, SCHEDULE, prediction="velocity"
+    )  # fmt: skip
+
+    model(torch.randn(3, 2), torch.tensor([0, 500, 999]))
+
+    (times,) = seen
+    assert times.shape == (3,)
+    assert times.dtype == torch.float32
+    assert (times.diff() > 0).all()
+    assert 0 < times[0] < 0.01
+    assert 0.99 < times[-1] < 1
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_what_the_chain_is_called_with_reaches_the_network(prediction):
+    seen = []
+
+    def model(x, t, *args, **kwargs):
+        seen.append((args, kwargs))
+        return x
+
+    epsilon_from(model, SCHEDULE, prediction=prediction)(
+        torch.zeros(1, 2), torch.tensor([5]), "class", scale=2
+    )
+
+    assert seen == [(("class",), {"scale": 2})]
+
+
+@pytest.mark.parametrize("prediction", ["v", "sample", "velocity"])
+def test_a_network_of_lower_precision_does_not_lower_the_prediction(prediction):
+    model = epsilon_from(lambda x, t: x.bfloat16(), SCHEDULE, prediction=prediction)
+
+    assert model(torch.randn(1, 2), torch.tensor([5])).dtype == torch.float32
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_gradients_pass_through_a_prediction(prediction):
+    w = torch.randn(2, 2, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    t = torch.tensor([100, 500, 900])
+
+    def predicted(x, w):
+        return epsilon_from(lambda x, t: torch.tanh(x @ w), SCHEDULE, prediction=prediction)(x, t)
+
+    assert torch.autograd.gradcheck(predicted, (x, w))
+
+
+def test_an_unknown_prediction_is_refused():
+    with pytest.raises(
+        ValueError, match=r"`prediction` must be one of .*'velocity'.*, got 'score'"
+    ):
+        epsilon_from(epsilon, SCHEDULE, prediction="score")
