@@ -12,15 +12,15 @@ import torch
 from torch import Generator, Tensor
 
 from chainograd.captured.find import find_captured
-from chainograd.captured.generators import Unnamed
+from chainograd.captured.generators import UnlistedGenerators
 from chainograd.captured.stand_ins import standing_in
 from chainograd.captured.wrappers import refuse_cuda_graphs
 from chainograd.engine.autograd import attach
-from chainograd.engine.forward import go_forward
+from chainograd.engine.forward import run_forward
 from chainograd.engine.independence import compare_slices, refuse_counted_passes
 from chainograd.engine.measure import Kind, measure
 from chainograd.engine.microbatch import SlicedSteps, batch_of
-from chainograd.engine.run import Tape, Transform
+from chainograd.engine.run import Run, Transform
 from chainograd.engine.step import Steps
 from chainograd.errors import ChainError
 from chainograd.frozen.layers import Saving, takes_fast_path
@@ -43,8 +43,8 @@ from chainograd.plans.planners import PlanName, resolve, without_graphs
 from chainograd.preflight.check import check
 from chainograd.preflight.cut_off import may_be_cut_off, refuse_cut_off
 from chainograd.preflight.findings import Findings
-from chainograd.replay.context import Surroundings
-from chainograd.replay.rng import RandomStreams
+from chainograd.replay.context import StepContext
+from chainograd.replay.rng import RNGSources
 from chainograd.replay.verify import Verify
 from chainograd.report import Log, Report
 from chainograd.state import NO_ARGUMENTS, State, refuse_hidden, wants_gradient
@@ -182,15 +182,15 @@ class CheckpointedChain:
         steps = self._drawn_grad_steps()
         if not torch.is_grad_enabled() or _transformed():
             return deque(self._loop(x, args, kwargs, steps), maxlen=1)[0]
-        tape = self._prepared(x, args, kwargs, reached(steps, self.num_steps))
+        run = self._prepared(x, args, kwargs, reached(steps, self.num_steps))
         M, last = self.num_steps, []
 
         def visit(i: int, state: State) -> None:
             if i == M:
                 last.append(state)
 
-        self._run(tape, visit)
-        return attach(tape, last[0]).tree()
+        self._run(run, visit)
+        return attach(run, last[0]).tree()
 
     @eager
     def trajectory(self, x: Any, *args: Any, **kwargs: Any) -> list[Any]:
@@ -219,10 +219,10 @@ class CheckpointedChain:
         steps = self._drawn_grad_steps()
         if not torch.is_grad_enabled() or _transformed():
             return list(self._loop(x, args, kwargs, steps))
-        tape = self._prepared(x, args, kwargs, steps)
+        run = self._prepared(x, args, kwargs, steps)
         states: dict[int, State] = {}
-        self._run(tape, states.__setitem__)
-        _, *after = attach_links(tape, State.of(x), states)
+        self._run(run, states.__setitem__)
+        _, *after = attach_links(run, State.of(x), states)
         return [x, *(state.tree() for state in after)]
 
     @eager
@@ -246,8 +246,8 @@ class CheckpointedChain:
         """
         if kind is not None:
             refuse_shadowed(self.step, "measure", "kind")
-        tape = self._tape(x, args, kwargs)
-        self._costs = self._measure(tape, kind)
+        run = self._new_run(x, args, kwargs)
+        self._costs = self._measure(run, kind)
         return self._costs
 
     @eager
@@ -288,11 +288,11 @@ class CheckpointedChain:
         if loss is not None:
             refuse_shadowed(self.step, "check", "loss")
 
-        def first_steps(count: int, x: Any) -> Tape:
+        def first_steps(count: int, x: Any) -> Run:
             few = copy.copy(self)
             few.num_steps, few.plan = count, self._sliced(resolve("nodes", count))
             few.grad_steps, few.grad_transform, few.progress = None, None, False
-            return few._tape(x, args, kwargs)
+            return few._new_run(x, args, kwargs)
 
         return check(first_steps, self.num_steps, x, loss)
 
@@ -328,55 +328,55 @@ class CheckpointedChain:
 
     def _prepared(
         self, x: Any, args: Any, kwargs: Any, grad_steps: frozenset[int] | None = None
-    ) -> Tape:
-        """Return a tape with its plan, after what is measured or tried once for given shapes."""
-        tape = self._tape(x, args, kwargs, grad_steps)
-        refuse_counted_passes(tape, planned=self._budget is None and self.micro_batch is None)
-        if isinstance(tape.steps, SlicedSteps) and tape.mode not in self._compared:
-            with tape.beforehand():
-                compare_slices(tape, tape.steps)
-            self._compared.add(tape.mode)
-        if self._budget is not None and tape.inputs:
-            self.plan = tape.plan = self._within(self._budget, tape)
-        self._log = tape.log
-        return tape
+    ) -> Run:
+        """Return a run with its plan, after what is measured or tried once for given shapes."""
+        run = self._new_run(x, args, kwargs, grad_steps)
+        refuse_counted_passes(run, planned=self._budget is None and self.micro_batch is None)
+        if isinstance(run.steps, SlicedSteps) and run.mode not in self._compared:
+            with run.beforehand():
+                compare_slices(run, run.steps)
+            self._compared.add(run.mode)
+        if self._budget is not None and run.inputs:
+            self.plan = run.plan = self._within(self._budget, run)
+        self._log = run.log
+        return run
 
-    def _within(self, budget: int, tape: Tape) -> Plan:
+    def _within(self, budget: int, run: Run) -> Plan:
         """Return the plan for a budget; measures and plans once for given shapes."""
-        if tape.mode not in self._measured:
-            self._measured[tape.mode] = self._measure(tape)
-        self._costs = self._measured[tape.mode]
-        key = tape.mode, tape.grad_steps
+        if run.mode not in self._measured:
+            self._measured[run.mode] = self._measure(run)
+        self._costs = self._measured[run.mode]
+        key = run.mode, run.grad_steps
         plan = self._plans.pop(key, None) or within(
-            budget, self._costs, as_run=lambda plan: tape.as_run(self._sliced(plan))
+            budget, self._costs, as_run=lambda plan: run.as_run(self._sliced(plan))
         )
         self._plans[key] = plan  # the last one now
         if len(self._plans) > PLANS:
             del self._plans[next(iter(self._plans))]
         return plan
 
-    def _measure(self, tape: Tape, kind: Kind | None = None) -> tuple[StepCost, ...]:
-        if tape.mode in self._saving:
-            self._saving[tape.mode].measured = True
-            tape.steps.recording = self._saving[tape.mode].recording()
-        with tape.beforehand(), metered(tape.x_T.device, compiled=tape.compiled):
-            return measure(tape, kind)
+    def _measure(self, run: Run, kind: Kind | None = None) -> tuple[StepCost, ...]:
+        if run.mode in self._saving:
+            self._saving[run.mode].measured = True
+            run.steps.recording = self._saving[run.mode].recording()
+        with run.beforehand(), metered(run.x_T.device, compiled=run.compiled):
+            return measure(run, kind)
 
     def _sliced(self, plan: Plan) -> Plan:
         return plan if self.micro_batch is None else without_graphs(plan)
 
-    def _run(self, tape: Tape, visit: Callable[[int, State], None]) -> None:
-        tape.steps.saves = self._saves
-        go_forward(tape, visit)
-        self._saves |= tape.steps.saves
-        if may_be_cut_off(tape) and tape.mode not in self._unused:
-            refuse_cut_off(tape)
-            self._unused.add(tape.mode)
-        tape.leave_out_unused()
+    def _run(self, run: Run, visit: Callable[[int, State], None]) -> None:
+        run.steps.saves = self._saves
+        run_forward(run, visit)
+        self._saves |= run.steps.saves
+        if may_be_cut_off(run) and run.mode not in self._unused:
+            refuse_cut_off(run)
+            self._unused.add(run.mode)
+        run.leave_out_unused()
 
-    def _tape(
+    def _new_run(
         self, x: Any, args: Any, kwargs: Any, grad_steps: frozenset[int] | None = None
-    ) -> Tape:
+    ) -> Run:
         # Each once: the sums of a tensor that was there twice would be added to each other.
         seen = {id(tensor): tensor for tensor in self.params if tensor.requires_grad}
         named = list(seen.values())
@@ -409,18 +409,20 @@ class CheckpointedChain:
         devices |= captured.devices
         if captured.cuda_graphs and any(map(is_accelerator, devices)):
             refuse_cuda_graphs()
-        streams = RandomStreams(devices, self.generators)
-        return Tape(
+        rng = RNGSources(devices, self.generators)
+        return Run(
             steps=steps,
             plan=self.plan,
             x_T=x_T,
-            streams=streams,
+            rng=rng,
             verify=self.verify,
-            unnamed=Unnamed(captured.generators, [*self.generators, *streams.defaults]),
+            unlisted_generators=UnlistedGenerators(
+                captured.generators, [*self.generators, *rng.defaults]
+            ),
             mode=mode,
             counts_passes=captured.counts_passes,
             compiled=captured.compiled,
-            surroundings=Surroundings.now({d.type for d in devices}, captured.modes),
+            context=StepContext.now({d.type for d in devices}, captured.modes),
             transform=self.grad_transform,
             grad_steps=grad_steps,
             store=self.store,
@@ -438,7 +440,7 @@ class CheckpointedChain:
             )
         yield x
         if self.micro_batch is not None and not _transformed():
-            steps, state = self._tape(x, args, kwargs).steps, State.of(x)
+            steps, state = self._new_run(x, args, kwargs).steps, State.of(x)
             for i in range(self.num_steps):
                 state = steps.run(i, state)
                 yield state.tree()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chainograd.replay.rng import RandomStreams, undisturbed
+from chainograd.replay.rng import RNGSources, fork_rng
 
 CARRY = "Write a step that carries it in its state: `step((x, memory), i) -> (x, memory)`."
 
@@ -44,12 +44,12 @@ def try_in_slices(
 
     sigmas = sigmas.detach().cpu()
     x = sigmas[0] * torch.linspace(-1, 1, 6, dtype=sigmas.dtype, device="cpu").view(2, 3)
-    streams = RandomStreams(())
+    rng = RNGSources(())
     try:
-        with torch.enable_grad(), undisturbed(streams):
-            start = streams.state()
+        with torch.enable_grad(), fork_rng(rng):
+            start = rng.state()
             expected = whole(toy, x, sigmas)
-            streams.set(start)
+            rng.set(start)
             step = cut(toy, sigmas)
             for i in range(len(sigmas) - 1):
                 x = step(x, i)

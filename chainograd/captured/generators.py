@@ -31,7 +31,7 @@ def is_own(generator: object) -> bool:
     return not is_global and not isinstance(generator, random.SystemRandom)
 
 
-class Unnamed:
+class UnlistedGenerators:
     """The generators that steps reach and the chain was not told of.
 
     Attributes:

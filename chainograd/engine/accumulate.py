@@ -46,7 +46,7 @@ class Asked(NamedTuple):
     roots: list[tuple[Tensor, Tensor]]
 
 
-class Sums:
+class GradAccumulator:
     """The gradients so far, one for each tensor that the steps share; None before the first.
 
     Attributes:

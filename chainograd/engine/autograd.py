@@ -14,24 +14,24 @@ from torch._C._autograd import (
 from torch._C._functorch import is_legacy_batchedtensor  # pyright: ignore[reportMissingImports]
 
 from chainograd.captured.fsdp import shards_are_asked_for
-from chainograd.engine.backward import go_back
+from chainograd.engine.backward import run_backward
 from chainograd.engine.hooks import (
     call_with_gradients_only,
     hooks_with_gradients_only,
     without_hooks,
 )
-from chainograd.engine.run import Tape
+from chainograd.engine.run import Run
 from chainograd.errors import ChainError
 from chainograd.state import State, aside, stand_in, wants_gradient
 
 
-def attach(tape: Tape, result: State) -> State:
-    """Return what a chain gave as a differentiable outcome of the tape's inputs."""
-    places = [place for place, wanted in enumerate(tape.wanted[-1]) if wanted]
+def attach(run: Run, result: State) -> State:
+    """Return what a chain gave as a differentiable outcome of the run's inputs."""
+    places = [place for place, wanted in enumerate(run.wanted[-1]) if wanted]
     if not places:
         return result
     leaves = list(result.leaves)
-    outputs = ChainFunction.apply(tape, places, result, *tape.inputs)
+    outputs = ChainFunction.apply(run, places, result, *run.inputs)
     for place, output in zip(places, outputs, strict=True):  # type: ignore[arg-type]
         hooks_with_gradients_only(output)
         leaves[place] = output
@@ -46,42 +46,42 @@ class ChainFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(  # noqa: D102
-        ctx: Any, tape: Tape, places: list[int], result: State, *inputs: Tensor
+        ctx: Any, run: Run, places: list[int], result: State, *inputs: Tensor
     ) -> tuple[Tensor, ...]:
-        ctx.tape, ctx.places = tape, places
+        ctx.run, ctx.places = run, places
         ctx.set_materialize_grads(False)
-        # Aliases: what the tape keeps must not hold the graph that holds the tape.
+        # Aliases: what the run keeps must not hold the graph that holds the run.
         return tuple(result.leaves[place].detach() for place in places)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:  # noqa: D102
-        tape: Tape = ctx.tape
-        refuse_backward(tape, tape.plan.num_steps - 1, grads)
+        run: Run = ctx.run
+        refuse_backward(run, run.plan.num_steps - 1, grads)
         pairs = [(p, g) for p, g in zip(ctx.places, grads, strict=True) if g is not None]
         places, given = [place for place, _ in pairs], [g for _, g in pairs]
-        gradients = _gradients(tape, places, given)
-        missing = [t for t, g in zip(tape.inputs, gradients, strict=True) if g is None]
+        gradients = _gradients(run, places, given)
+        missing = [t for t, g in zip(run.inputs, gradients, strict=True) if g is None]
         call_with_gradients_only(missing)
         return None, None, None, *gradients
 
 
-def _gradients(tape: Tape, places: list[int], given: list[Tensor]) -> Sequence[Tensor | None]:
+def _gradients(run: Run, places: list[int], given: list[Tensor]) -> Sequence[Tensor | None]:
     if torch.is_grad_enabled():
-        return ChainVjp.apply(tape, places, *tape.inputs, *given)  # type: ignore[return-value]
-    if tape.steps.sharded:
-        tape.steps.trains_shards = shards_are_asked_for(tape.inputs)
+        return ChainVjp.apply(run, places, *run.inputs, *given)  # type: ignore[return-value]
+    if run.steps.sharded:
+        run.steps.trains_shards = shards_are_asked_for(run.inputs)
     with outside_vmap():
-        return go_back(tape, dict(zip(places, given, strict=True)), keep=keeps_graph())
+        return run_backward(run, dict(zip(places, given, strict=True)), keep=keeps_graph())
 
 
-def refuse_backward(tape: Tape, i: int, grads: Sequence[Tensor | None]) -> None:
+def refuse_backward(run: Run, i: int, grads: Sequence[Tensor | None]) -> None:
     """See that a backward pass may go through step i.
 
     Raises:
         ChainError: If it is of a kind that does not pass through a chain.
         RuntimeError: If an earlier one has freed what it needs.
     """
-    if i >= tape.left:
+    if i >= run.left:
         raise RuntimeError(
             "Trying to backward through a chain a second time, but its nodes have been freed. "
             "Pass `retain_graph=True` to the first backward pass."
@@ -93,22 +93,22 @@ def refuse_backward(tape: Tape, i: int, grads: Sequence[Tensor | None]) -> None:
             "`is_grads_batched=True` to torch.autograd.grad."
         )
     if torch.is_grad_enabled():
-        _refuse_create_graph(tape, grads)
+        _refuse_create_graph(run, grads)
 
 
-def _refuse_create_graph(tape: Tape, grads: Sequence[Tensor | None]) -> None:
+def _refuse_create_graph(run: Run, grads: Sequence[Tensor | None]) -> None:
     if any(g is not None and is_legacy_batchedtensor(g) for g in grads):
         raise ChainError(
             "`is_grads_batched=True` together with `create_graph=True` does not pass "
             "through a chain. Take the gradients one by one, or use torch.func.vmap of "
             "torch.func.vjp."
         )
-    if tape.steps.trains_shards:
+    if run.steps.trains_shards:
         raise ChainError(
             "`create_graph=True` does not pass through parameters that FSDP2 shards: FSDP "
             "sends their gradients on by itself, once. Freeze them, or do not shard them."
         )
-    if tape.transform is not None:
+    if run.transform is not None:
         raise ChainError(
             "`create_graph=True` would leave `grad_transform` out of the second derivative. "
             "Leave one of the two out."
@@ -123,27 +123,27 @@ class ChainVjp(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, tape: Tape, places: list[int], *tensors: Tensor) -> Any:  # noqa: D102
-        tape.twice = True
-        ctx.tape, ctx.places = tape, places
+    def forward(ctx: Any, run: Run, places: list[int], *tensors: Tensor) -> Any:  # noqa: D102
+        run.twice = True
+        ctx.run, ctx.places = run, places
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
-        given = [g.detach() for g in tensors[len(tape.inputs) :]]
-        return tuple(go_back(tape, dict(zip(places, given, strict=True)), keep=True))
+        given = [g.detach() for g in tensors[len(run.inputs) :]]
+        return tuple(run_backward(run, dict(zip(places, given, strict=True)), keep=True))
 
     @staticmethod
     def backward(ctx: Any, *u: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]  # noqa: D102
-        tape: Tape = ctx.tape
+        run: Run = ctx.run
         further = torch.is_grad_enabled()  # this derivative is itself to be differentiated
-        count = len(tape.inputs)
+        count = len(run.inputs)
         given = [
             aside(g) if further and g.requires_grad else stand_in(g)
             for g in ctx.saved_tensors[count:]
         ]
         with torch.enable_grad():
             seen = [aside(t) for t in ctx.saved_tensors[:count]] if further else None
-            with tape.like_first():
-                states, inputs = tape.plain_loop(seen)
+            with run.like_first():
+                states, inputs = run.plain_loop(seen)
             pairs = [(states[-1].leaves[p], g) for p, g in zip(ctx.places, given, strict=True)]
             pairs = [(leaf, g) for leaf, g in pairs if wants_gradient(leaf)]
             with without_hooks(inputs):

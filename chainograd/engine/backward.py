@@ -10,72 +10,72 @@ from typing import Any
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from chainograd.engine.accumulate import Sums
-from chainograd.engine.run import Tape
-from chainograd.engine.step import Outcome, Recorded, Rerun, refuse_strangers
+from chainograd.engine.accumulate import GradAccumulator
+from chainograd.engine.run import Run
+from chainograd.engine.step import ReplayHooks, StepGraph, StepResult, refuse_unknown_leaves
 from chainograd.engine.uses import Apart, taken_apart
 from chainograd.errors import ChainError, ReplayError
 from chainograd.plans.plan import RUNS, Action, Advance, Backprop, Drop, Keep, Load, Record
 from chainograd.report import has_numbers
 from chainograd.state import Cotangents, State, versions, wants_gradient
-from chainograd.storage.store import DeviceNode, Node
+from chainograd.storage.store import DeviceState, StoredState
 from chainograd.tensors.parts import is_plain
 
 First = Callable[[], Sequence[Any]] | None  # brings the leaves of a state as it was first
 
 
-def go_back(tape: Tape, given: Cotangents, *, keep: bool) -> list[Tensor | None]:
-    """Carry out the backward actions of a tape's plan.
+def run_backward(run: Run, given: Cotangents, *, keep: bool) -> list[Tensor | None]:
+    """Carry out the backward actions of a run's plan.
 
     Args:
-        tape: What the forward pass left.
+        run: What the forward pass left.
         given: Cotangents of the result, by the leaf's place.
         keep: Whether the nodes must be there for another backward pass.
 
     Returns:
-        The gradients of the tape's ``inputs``.
+        The gradients of the run's ``inputs``.
     """
-    sweep = Sweep(tape, keep=keep)
+    sweep = BackwardPass(run, keep=keep)
     try:
-        with tape.log.showing("backward", sweep.evaluations), tape.steps.autocast.off():
-            sweep.begin_at(tape.plan.num_steps, given)
-            for i in reversed(range(tape.first, tape.plan.num_steps)):
+        with run.log.showing("backward", sweep.evaluations), run.steps.autocast.off():
+            sweep.begin_at(run.plan.num_steps, given)
+            for i in reversed(range(run.first, run.plan.num_steps)):
                 sweep.pass_step(i)
                 sweep.arrive(i)
             sweep.settle()
     finally:
         sweep.end()
-    of_x_T = map(sweep.cotangents.get, tape.asked_of_x_T)
-    return [*of_x_T, *(sweep.sums.values[at] for at in tape.asked)]
+    of_x_T = map(sweep.cotangents.get, run.asked_of_x_T)
+    return [*of_x_T, *(sweep.accumulator.values[at] for at in run.asked)]
 
 
-class Sweep:
+class BackwardPass:
     """One backward pass: the cotangent on its way from the result to x_T.
 
     Attributes:
-        tape: What the forward pass left.
+        run: What the forward pass left.
         keep: Whether the nodes must be there for another backward pass.
         nodes: States that are there now.
         cotangents: Those of the state that the pass has come to, by the leaf's place.
         apart: Those of them that are not added up, by groups.
-        sums: Gradients so far of what the steps share.
+        accumulator: Gradients so far of what the steps share.
         numbers: Whether cotangents have norms.
     """
 
-    def __init__(self, tape: Tape, *, keep: bool) -> None:
-        self.tape, self.keep = tape, keep
-        tape.elsewhere = tape.surroundings.elsewhere()
-        tape.steps.note_backward()
-        self.nodes: dict[int, Node] = dict(tape.nodes) if keep else tape.nodes
-        self.graphs: dict[int, Recorded] = tape.graphs
+    def __init__(self, run: Run, *, keep: bool) -> None:
+        self.run, self.keep = run, keep
+        run.elsewhere = run.context.elsewhere()
+        run.steps.note_backward()
+        self.nodes: dict[int, StoredState] = dict(run.nodes) if keep else run.nodes
+        self.graphs: dict[int, StepGraph] = run.graphs
         self.cotangents: Cotangents = {}
         self.apart: list[list[Tensor]] = []
         self.entering: list[Any] = []  # the state's leaves in its step, as far as these are alive
-        self.sums = Sums(len(tape.steps.shared))
+        self.accumulator = GradAccumulator(len(run.steps.shared))
         self.numbers = False
-        self.actions = tape.backward_actions()
-        self.position, self.state = tape.reached
-        self.at = tape.left  # the index of the state that the pass has come to
+        self.actions = run.backward_actions()
+        self.position, self.state = run.reached
+        self.at = run.left  # the index of the state that the pass has come to
         self.runs = {a.index: p for p, a in enumerate(self.actions) if type(a) in RUNS}
         self.evaluations = sum(p >= self.position for p in self.runs.values())
         self.coming: Iterator[int] | None = None  # nodes that will be loaded
@@ -134,31 +134,31 @@ class Sweep:
                 self.state = self.advance(i, state)
             case Keep():
                 assert state is not None
-                self.nodes[i] = self.tape.shelf.put(i, state)
+                self.nodes[i] = self.run.storage.put(i, state)
 
     def arrive(self, i: int) -> None:
         """Turn to state i, whose cotangents are whole now: change them if asked, and note them."""
-        if self.tape.transform is not None and self.cotangents:
+        if self.run.transform is not None and self.cotangents:
             self.cotangents = self.transformed(i, self.cotangents)
         if self.numbers:
-            self.tape.log.sent(i, self.cotangents)
+            self.run.log.sent(i, self.cotangents)
 
     def end(self) -> None:
-        """Leave the tape as other backward passes are to find it."""
-        with self.tape.steps.autocast.off():
-            self.tape.log.settle()
+        """Leave the run as other backward passes are to find it."""
+        with self.run.steps.autocast.off():
+            self.run.log.settle()
         if self.keep:
             return
-        tape = self.tape
-        tape.let_go()
-        if not tape.twice:
-            tape.random.clear()
-            tape.x_T = tape.x_T._replace(leaves=())
+        run = self.run
+        run.release()
+        if not run.twice:
+            run.random.clear()
+            run.x_T = run.x_T._replace(leaves=())
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Forget all that a backward pass holds of its own."""
         self.nodes, self.state, self.cotangents, self.apart = {}, None, {}, []
-        self.sums = Sums(0)
+        self.accumulator = GradAccumulator(0)
 
     def prefetch_next(self) -> None:
         """Begin to bring back the node that is loaded next, if it is kept by now."""
@@ -169,52 +169,52 @@ class Sweep:
     def drop(self, i: int, *, again: bool) -> None:
         """Forget a node; what it is compared with if its step runs again is noted first."""
         dropped = self.nodes.pop(i, None)
-        at_hand = isinstance(dropped, DeviceNode) or not self.tape.verifier.exact
+        at_hand = isinstance(dropped, DeviceState) or not self.run.verifier.exact
         if again and dropped is not None and at_hand:
-            self.tape.verifier.saw(i, dropped.load().leaves)
+            self.run.verifier.saw(i, dropped.load().leaves)
 
     def advance(self, i: int, state: State) -> State:
         """Run a step again and let its graph go at once."""
-        tape, began = self.tape, self.tape.log.now()
-        around = tape.again(i)
+        run, began = self.run, self.run.log.now()
+        around = run.again(i)
         with around:
-            if tape.passes(i):
-                wanted, mark = tape.wanted[i], tape.mark(i)
-                result = tape.steps.advance(i, state, wanted, mark, around.begin_again)
+            if run.passes(i):
+                wanted, mark = run.wanted[i], run.mark(i)
+                result = run.steps.advance(i, state, wanted, mark, around.begin_again)
             else:
-                result = Outcome(tape.steps.unrecorded(i, state), [], set(), None, {}, {})
+                result = StepResult(run.steps.unrecorded(i, state), [], set(), None, {}, {})
         self.compare(i, self.first(self.nodes.get(i + 1)), result)
-        tape.log.ran("rerun", i, began)
+        run.log.ran("rerun", i, began)
         return result.leaving
 
-    def record(self, i: int, state: State) -> Recorded:
+    def record(self, i: int, state: State) -> StepGraph:
         """Run a step again with its graph, if need be after the kept graphs have made room."""
-        began, recorded = self.tape.log.now(), None
+        began, recorded = self.run.log.now(), None
         try:
             recorded = self.recorded(i, state)
         except Exception as error:
             if not self.recoverable(i, error):
                 raise
         if recorded is None:  # outside of `except`, which holds what the failed run left
-            self.tape.drop_graphs(i)
+            self.run.drop_graphs(i)
             recorded = self.recorded(i, state)
-        self.tape.log.ran("rerun", i, began)
+        self.run.log.ran("rerun", i, began)
         return recorded
 
-    def recorded(self, i: int, state: State) -> Recorded:
+    def recorded(self, i: int, state: State) -> StepGraph:
         """Run a step again with its graph."""
-        tape = self.tape
+        run = self.run
         first = self.first(self.nodes.get(i + 1))  # which may be dropped before it is asked for
-        rerun = Rerun(tape.again(i), partial(self.compare, i, first), tape.mark(i))
-        return tape.steps.again(i, state, tape.wanted[i], rerun)
+        rerun = ReplayHooks(run.again(i), partial(self.compare, i, first), run.mark(i))
+        return run.steps.again(i, state, run.wanted[i], rerun)
 
     def recoverable(self, i: int, error: Exception) -> bool:
         """Return whether what step i failed in can be done again without the kept graphs."""
-        return not self.tape.steps.trains_shards and self.tape.droppable(error, i, self.nodes)
+        return not self.run.steps.trains_shards and self.run.droppable(error, i, self.nodes)
 
-    def compare(self, i: int, first: First, result: Outcome) -> None:
+    def compare(self, i: int, first: First, result: StepResult) -> None:
         """Check that a step gave what it gave the first time, and used what it used then."""
-        steps, verifier = self.tape.steps, self.tape.verifier
+        steps, verifier = self.run.steps, self.run.verifier
         if steps.changed:
             # What is used with a gradient shows in the graph. What has none shows in the values,
             # if they are compared to the bit.
@@ -224,24 +224,24 @@ class Sweep:
             verifier.same(i, result.leaving.leaves, first)
             verifier.same_graph(i, result.used, result.signature)
             if verifier.verify != "off":
-                self.tape.unnamed.ran_again(i)
+                self.run.unlisted_generators.ran_again(i)
         except ReplayError:
             steps.refuse_changes(i, lambda t: True)
             raise
 
-    def first(self, node: Node | None) -> First:
+    def first(self, node: StoredState | None) -> First:
         """Return what brings the state that a node keeps, if that is no more than a look."""
-        exact = self.tape.verifier.exact
-        if node is None or (exact and not isinstance(node, DeviceNode)):
+        exact = self.run.verifier.exact
+        if node is None or (exact and not isinstance(node, DeviceState)):
             return None
         return lambda: node.load().leaves
 
     def settle(self) -> None:
         """Ask whether all steps gave what they gave the first time, where that is open."""
         try:
-            self.tape.verifier.settle()
+            self.run.verifier.settle()
         except ReplayError:
-            self.tape.steps.refuse_changes(self.tape.first, lambda t: True)
+            self.run.steps.refuse_changes(self.run.first, lambda t: True)
             raise
 
     def backprop(self, i: int, groups: Apart) -> None:
@@ -249,12 +249,12 @@ class Sweep:
         if i not in self.graphs:  # dropped for want of memory, or freed by an earlier backward pass
             self.graphs[i] = self.restored(i)
         recorded = self.graphs.pop(i)
-        if self.keep and all(j > i for j in self.tape.nodes):
+        if self.keep and all(j > i for j in self.run.nodes):
             # Another backward pass will run this step again. No node leads to it, for it was
             # recorded in the forward pass.
-            self.tape.nodes[i] = self.tape.shelf.put(i, recorded.entering.detached())
-        began = self.tape.log.now()
-        self.sums.begin()
+            self.run.nodes[i] = self.run.storage.put(i, recorded.entering.detached())
+        began = self.run.log.now()
+        self.accumulator.begin()
         before = None
         try:
             before = self.through(recorded, groups)
@@ -262,15 +262,15 @@ class Sweep:
             if not self.recoverable(i, error):
                 raise
         if before is None:  # a graph that memory ran out in is half freed
-            self.tape.drop_graphs(i)
+            self.run.drop_graphs(i)
             del recorded
             recorded = self.restored(i)
             before = self.through(recorded, groups)
-        strangers = recorded.strangers
+        unknown_leaves = recorded.unknown_leaves
         del recorded
-        refuse_strangers(strangers)
+        refuse_unknown_leaves(unknown_leaves)
         self.cotangents = before
-        self.tape.log.ran("backward", i, began)
+        self.run.log.ran("backward", i, began)
 
     def show(self, whole: Cotangents) -> None:
         """Let a step that keeps the state it was given see the state's whole gradient."""
@@ -279,21 +279,21 @@ class Sweep:
             if leaf is not None and is_plain(g):
                 leaf.grad = g
 
-    def through(self, recorded: Recorded, groups: Apart) -> Cotangents:
+    def through(self, recorded: StepGraph, groups: Apart) -> Cotangents:
         """Send the cotangent through a recorded step."""
         self.apart = taken_apart(recorded.entered, groups)
         self.entering = [weakref.ref(leaf) if wants_gradient(leaf) else _nothing
                          for leaf in recorded.entering.leaves]  # fmt: skip
-        return self.tape.steps.backprop(recorded, self.cotangents, {}, self.sums)
+        return self.run.steps.backprop(recorded, self.cotangents, {}, self.accumulator)
 
     def transformed(self, i: int, before: Cotangents) -> Cotangents:
         """Return cotangents of state i as the caller's transform changes them."""
-        assert self.tape.transform is not None
-        spec = self.tape.specs[i]
+        assert self.run.transform is not None
+        spec = self.run.specs[i]
         listed = [before.get(place) for place in range(spec.num_leaves)]
         tree, counted = pytree.tree_unflatten(listed, spec), versions(listed)
-        with self.tape.steps.autocast.on():
-            changed = pytree.tree_leaves(self.tape.transform(i, tree), is_leaf=_none)
+        with self.run.steps.autocast.on():
+            changed = pytree.tree_leaves(self.run.transform(i, tree), is_leaf=_none)
         if versions(listed) != counted:
             raise ChainError(
                 f"`grad_transform` changed the cotangent of state {i} in place. It may be the very "
@@ -313,7 +313,7 @@ class Sweep:
                 )
         return {place: g for place, g in enumerate(changed) if g is not None}
 
-    def restored(self, i: int) -> Recorded:
+    def restored(self, i: int) -> StepGraph:
         """Record step i again from the nearest node before it."""
         start = max(j for j in self.nodes if j <= i)
         state = self.nodes[start].load()

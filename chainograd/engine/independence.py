@@ -6,28 +6,28 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from chainograd.engine.microbatch import SlicedSteps, difference, influence
-from chainograd.engine.run import Tape
+from chainograd.engine.run import Run
 from chainograd.errors import ChainError
 from chainograd.plans.plan import RUNS, Advance
 from chainograd.state import differentiable
 
 
-def compare_slices(tape: Tape, steps: SlicedSteps) -> None:
+def compare_slices(run: Run, steps: SlicedSteps) -> None:
     """See that every step gives slices of a batch what it gives the batch.
 
     Raises:
         ChainError: If it does not.
     """
-    if steps.batch <= steps.size or any(isinstance(t, FakeTensor) for t in tape.x_T.tensors):
+    if steps.batch <= steps.size or any(isinstance(t, FakeTensor) for t in run.x_T.tensors):
         return
-    dtypes = [t.dtype for t in tape.x_T.tensors if differentiable(t)]
-    dtypes += [cast.dtype for cast in tape.surroundings.autocast if cast.enabled]
+    dtypes = [t.dtype for t in run.x_T.tensors if differentiable(t)]
+    dtypes += [cast.dtype for cast in run.context.autocast if cast.enabled]
     room = min(10 * max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5, 0.1)
-    before = tape.streams.state()
-    off, i = difference(steps, tape.x_T, room)
-    if tape.streams.state(before) is not before:
+    before = run.rng.state()
+    off, i = difference(steps, run.x_T, room)
+    if run.rng.state(before) is not before:
         # Noise is drawn slice by slice, so only the use of other samples can be seen.
-        off, i = influence(steps, tape.x_T, room, lambda: tape.streams.set(before))
+        off, i = influence(steps, run.x_T, room, lambda: run.rng.set(before))
     if off:
         raise ChainError(
             f"`micro_batch={steps.size}` gives another chain: step {i} gives two slices another "
@@ -39,23 +39,23 @@ def compare_slices(tape: Tape, steps: SlicedSteps) -> None:
         )
 
 
-def refuse_counted_passes(tape: Tape, *, planned: bool) -> None:
+def refuse_counted_passes(run: Run, *, planned: bool) -> None:
     """See that hooks which pair forward and backward passes see as many of both.
 
     Args:
-        tape: The chain.
+        run: The chain.
         planned: Whether the plan is the caller's, and no step runs but as it says.
 
     Raises:
         ChainError: If a step would run forward more often than back.
     """
-    if tape.counts_passes is None or not tape.inputs:
+    if run.counts_passes is None or not run.inputs:
         return
-    again = any(type(action) in RUNS for action in tape.plan.backward)
-    light = any(type(a) is Advance and tape.passes(a.index) for a in tape.plan.forward)
+    again = any(type(action) in RUNS for action in run.plan.backward)
+    light = any(type(a) is Advance and run.passes(a.index) for a in run.plan.forward)
     if again or light or not planned:
         raise ChainError(
-            f"The steps use a {tape.counts_passes}, whose hooks pair each forward pass with a "
+            f"The steps use a {run.counts_passes}, whose hooks pair each forward pass with a "
             "backward pass (per-sample gradients), but this chain runs steps forward more often "
             "than back. Pass `plan='graph'`, which runs each step once, without `micro_batch`."
         )

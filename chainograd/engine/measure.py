@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from chainograd.engine.accumulate import Sums
-from chainograd.engine.run import Tape
-from chainograd.engine.step import Outcome, Recorded, Rerun
+from chainograd.engine.accumulate import GradAccumulator
+from chainograd.engine.run import Run
+from chainograd.engine.step import ReplayHooks, StepGraph, StepResult
 from chainograd.metering import meter, storages
 from chainograd.plans.plan import StepCost
-from chainograd.replay.buffers import on_copies
-from chainograd.replay.rng import Streams
+from chainograd.replay.buffers import buffer_copies
+from chainograd.replay.rng import RNGState
 from chainograd.state import State
 from chainograd.tensors.devices import synchronize
 from chainograd.tensors.parts import tensor_bytes
@@ -25,77 +25,77 @@ from chainograd.tensors.parts import tensor_bytes
 Kind = Callable[[int], Hashable]
 
 
-def measure(tape: Tape, kind: Kind | None = None) -> tuple[StepCost, ...]:
+def measure(run: Run, kind: Kind | None = None) -> tuple[StepCost, ...]:
     """Return what each step costs, running each kind of step forward and back once.
 
     One that gives gradients to what the steps share goes forward and back once more: there are sums
     to add to then.
 
     Args:
-        tape: The steps, with what they see. It is told of the states that they give.
+        run: The steps, with what they see. It is told of the states that they give.
         kind: Tells which steps are alike; by default none are taken to be.
 
     Returns:
         One cost a step. The first cost measured is measured twice, to be rid of first-call costs.
     """
-    tape.steps.note_backward()
+    run.steps.note_backward()
     seen: dict[Hashable, StepCost] = {}
     result = []
-    state, wanted = tape.x_T, tape.wanted[0]
+    state, wanted = run.x_T, run.wanted[0]
     needed = wanted  # what it would be if the gradient passed all steps
-    for i in range(tape.steps.num_steps):
-        key, before = i if kind is None else kind(i), tape.streams.state()
-        runs = _Runs(tape, i, state, wanted, before)
-        with on_copies(tape.buffers.beforehand()):
+    for i in range(run.steps.num_steps):
+        key, before = i if kind is None else kind(i), run.rng.state()
+        runs = _Runs(run, i, state, wanted, before)
+        with buffer_copies(run.buffers.beforehand()):
             whole = runs._replace(wanted=needed)
             if not seen:
                 whole.cost()
             if key not in seen:
                 seen[key] = whole.cost()
-            if tape.grad_steps is not None:
+            if run.grad_steps is not None:
                 needed = whole.forward().wanted
         result.append(seen[key])
         state, wanted = runs.passed()
-        if tape.grad_steps is None:
+        if run.grad_steps is None:
             needed = wanted
-        if not tape.compiled:  # else the code that is not compiled here takes other kernels
-            tape.foreseen.saw(i + 1, state.leaves)
+        if not run.compiled:  # else the code that is not compiled here takes other kernels
+            run.foreseen.saw(i + 1, state.leaves)
     return tuple(result)
 
 
 class _Runs(NamedTuple):
     """The runs that a step is measured by, each with the same random numbers."""
 
-    tape: Tape
+    run: Run
     step: int
     state: State
     wanted: list[bool]
-    random: Streams
+    random: RNGState
 
     def begin(self) -> None:
-        self.tape.streams.set(self.random)
+        self.run.rng.set(self.random)
 
     def passed(self) -> tuple[State, list[bool]]:
         """Run the step as the forward pass will; return its result and where that has gradients."""
-        if self.tape.passes(self.step):
+        if self.run.passes(self.step):
             return self.forward()[:2]
         self.begin()
-        after = self.tape.steps.unrecorded(self.step, self.state)
+        after = self.run.steps.unrecorded(self.step, self.state)
         return after, [False] * len(after.leaves)
 
-    def forward(self) -> Outcome:
+    def forward(self) -> StepResult:
         self.begin()
-        mark = self.tape.mark(self.step)
-        return self.tape.steps.advance(self.step, self.state, self.wanted, mark, self.begin)
+        mark = self.run.mark(self.step)
+        return self.run.steps.advance(self.step, self.state, self.wanted, mark, self.begin)
 
-    def record(self) -> Recorded:
+    def record(self) -> StepGraph:
         self.begin()
-        rerun = Rerun(nullcontext(), _unchecked, self.tape.mark(self.step))
-        return self.tape.steps.again(self.step, self.state, self.wanted, rerun)
+        rerun = ReplayHooks(nullcontext(), _unchecked, self.run.mark(self.step))
+        return self.run.steps.again(self.step, self.state, self.wanted, rerun)
 
     def cost(self) -> StepCost:
         """Return the cost of the step: run it, record it, and go back through it."""
-        steps, state, store = self.tape.steps, self.state, self.tape.store
+        steps, state, store = self.run.steps, self.state, self.run.store
         device = state.device
         with meter(device) as reading:
             started = _now(device)
@@ -109,21 +109,21 @@ class _Runs(NamedTuple):
                 if after.wanted[place]
             }
             del after
-        sums = Sums(len(steps.shared))
+        accumulator = GradAccumulator(len(steps.shared))
         with meter(device) as reading:
             recorded = self.record()
             record_bytes, kept_bytes = reading.lap(), reading.live_bytes
             started = _now(device)
-            steps.backprop(recorded, cotangents, {}, sums)
+            steps.backprop(recorded, cotangents, {}, accumulator)
             backward_seconds = _now(device) - started
             del recorded
             first_backprop_bytes = backprop_bytes = reading.lap() - result_bytes
-            if any(g is not None for g in sums.values):  # once more, with sums to add to
+            if any(g is not None for g in accumulator.values):  # once more, with sums to add to
                 beside = reading.live_bytes
                 recorded = self.record()
                 reading.lap()
-                sums.begin()
-                steps.backprop(recorded, cotangents, {}, sums)
+                accumulator.begin()
+                steps.backprop(recorded, cotangents, {}, accumulator)
                 backprop_bytes = reading.lap() - beside - result_bytes
         fake = any(isinstance(leaf, FakeTensor) for leaf in state.tensors)
         return StepCost(
@@ -141,7 +141,7 @@ class _Runs(NamedTuple):
         )
 
 
-def _unchecked(result: Outcome) -> None:
+def _unchecked(result: StepResult) -> None:
     """See nothing in a run that only measures."""
 
 

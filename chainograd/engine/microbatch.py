@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chainograd.engine.accumulate import Sums
+from chainograd.engine.accumulate import GradAccumulator
 from chainograd.engine.graph import Mark
-from chainograd.engine.step import Outcome, Recorded, Rerun, Steps, refuse_strangers
+from chainograd.engine.step import ReplayHooks, StepGraph, StepResult, Steps, refuse_unknown_leaves
 from chainograd.errors import ChainError
 from chainograd.replay.signature import joined
 from chainograd.state import Cotangents, State, differentiable
@@ -28,7 +28,7 @@ from chainograd.state import Cotangents, State, differentiable
 
 
 @dataclass(slots=True, eq=False)
-class Waiting(Recorded):
+class Waiting(StepGraph):
     """A step that will be recorded slice by slice.
 
     Attributes:
@@ -37,7 +37,7 @@ class Waiting(Recorded):
     """
 
     index: int = 0
-    rerun: Rerun = field(kw_only=True)
+    rerun: ReplayHooks = field(kw_only=True)
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +58,7 @@ class SlicedSteps(Steps):
 
     def _first(
         self, index: int, state: State, wanted: list[bool], mark: Mark, *, light: bool
-    ) -> Outcome:
+    ) -> StepResult:
         """Run a step with graphs that are let go, that of each slice before the next is made."""
         entering, parts = state.entering(wanted), []
         for j in self._starts:
@@ -70,26 +70,30 @@ class SlicedSteps(Steps):
             parts.append(self._let_go(index, entering, mark, called, light=light))
         return self._one(index, state, parts)
 
-    def _one(self, index: int, state: State, parts: list[Outcome]) -> Outcome:
+    def _one(self, index: int, state: State, parts: list[StepResult]) -> StepResult:
         """Return the outcome of the whole batch from those of its slices."""
-        return Outcome(
+        return StepResult(
             self._joined(index, state, [part.leaving for part in parts]),
             [any(wanted) for wanted in zip(*(part.wanted for part in parts), strict=True)],
             set[int]().union(*(part.used for part in parts)),
             joined(part.signature for part in parts),
             # Each of their gradients is whole: the slices' are added up first.
             dict.fromkeys(set[int]().union(*(part.entered for part in parts)), 1),
-            dict(set(parts[0].twins.items()).intersection(*(p.twins.items() for p in parts))),
+            dict(set(parts[0].aliases.items()).intersection(*(p.aliases.items() for p in parts))),
         )
 
-    def again(self, index: int, state: State, wanted: list[bool], rerun: Rerun) -> Recorded:
+    def again(self, index: int, state: State, wanted: list[bool], rerun: ReplayHooks) -> StepGraph:
         """Remember a step that is to be recorded slice by slice."""
         entering = state.entering(wanted)
         nothing = state._replace(leaves=())
         return Waiting(entering, nothing, {}, None, {}, [], index=index, rerun=rerun)
 
     def backprop(
-        self, recorded: Recorded, after: Cotangents, at_node: Cotangents, sums: Sums
+        self,
+        recorded: StepGraph,
+        after: Cotangents,
+        at_node: Cotangents,
+        accumulator: GradAccumulator,
     ) -> Cotangents:
         """Record each slice of a step and send its share of the cotangents back through it."""
         assert isinstance(recorded, Waiting)
@@ -110,12 +114,12 @@ class SlicedSteps(Steps):
                 if j == 0 or self._is_cut(entering, leaving, place, j)
             }
             # What the slices so far have summed up goes along: note [Sums in order].
-            sums.begin()  # each is added once: without kept graphs (3) nothing is done again
-            before = Steps.backprop(self, graph, share, before, sums)
+            accumulator.begin()  # each is added once: without kept graphs (3) nothing is done again
+            before = Steps.backprop(self, graph, share, before, accumulator)
             parts.append(self.outcome(graph))
-            strangers = graph.strangers
+            unknown_leaves = graph.unknown_leaves
             del leaving, graph
-            refuse_strangers(strangers)
+            refuse_unknown_leaves(unknown_leaves)
         rerun.check(self._one(i, entering, parts))
         return before
 

@@ -13,39 +13,39 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from chainograd.captured.generators import Unnamed
+from chainograd.captured.generators import UnlistedGenerators
 from chainograd.engine.graph import Mark
-from chainograd.engine.step import Recorded, Steps, Twin, refuse_strangers
+from chainograd.engine.step import Alias, StepGraph, Steps, refuse_unknown_leaves
 from chainograd.plans.plan import Action, Backprop, Plan
 from chainograd.plans.planners import restricted
-from chainograd.replay.buffers import Buffers, on_copies
-from chainograd.replay.context import Flags, Surroundings
-from chainograd.replay.rng import RandomStreams, Replayed, Streams, undisturbed
-from chainograd.replay.traces import no_traces
+from chainograd.replay.buffers import Buffers, buffer_copies
+from chainograd.replay.context import Flags, StepContext
+from chainograd.replay.rng import Replayed, RNGSources, RNGState, fork_rng
+from chainograd.replay.traces import without_side_effects
 from chainograd.replay.verify import Verifier, Verify
 from chainograd.report import Log
 from chainograd.state import State, wants_gradient
-from chainograd.storage.store import Node, Shelf, Store
+from chainograd.storage.store import CallStorage, Store, StoredState
 
 Transform = Callable[[int, Any], Any]
 
 
 @dataclass(slots=True, eq=False)
-class Tape:
+class Run:
     """One call of a chain: what its forward pass left for its backward pass.
 
     Attributes:
         steps: The steps, with what they see.
         plan: What is kept and what is run again.
         x_T: The state that enters step 0.
-        streams: Random streams that steps may draw from.
+        rng: Random streams that steps may draw from.
         verify: How a recomputed state is compared with the first one.
-        surroundings: What else steps saw.
+        context: What else steps saw.
         transform: Applied to the cotangent of each node.
         grad_steps: Steps that the gradient may pass; None is all of them.
         store: Where nodes live.
         progress: Whether to show a bar.
-        unnamed: Generators that the chain was not told of.
+        unlisted_generators: Generators that the chain was not told of.
         counts_passes: The class of a module whose hooks pair forward and backward passes.
         compiled: Whether torch.compile made a part of the steps.
         mode: What calls have in common for which the same was found out.
@@ -57,10 +57,10 @@ class Tape:
         trained: Before each step, which captured tensors required a gradient.
         used: Places of the tensors that the steps share which some step uses.
         entered: How often each step uses the leaves of its state, by their places.
-        twins: Leaves that each step gives which are tensors that are elsewhere already.
+        aliases: Leaves that each step gives which are tensors that are elsewhere already.
         left: Steps, from the first on, that no backward pass has freed.
         reached: How far backward passes that freed steps came: the next action, the state there.
-        elsewhere: Whether a backward pass runs in other surroundings than the forward pass.
+        elsewhere: Whether a backward pass runs in another context than the forward pass.
         twice: Whether a backward pass is itself to be differentiated, from x_T on.
         first: The first step that a gradient needs; those before it are never run again.
         verifier: Knows what states were like.
@@ -73,24 +73,26 @@ class Tape:
     steps: Steps
     plan: Plan
     x_T: State
-    streams: RandomStreams
+    rng: RNGSources
     verify: Verify
-    surroundings: Surroundings
+    context: StepContext
     transform: Transform | None = None
     grad_steps: frozenset[int] | None = None
     store: Store = field(default_factory=Store)
     progress: bool = False
-    unnamed: Unnamed = field(default_factory=lambda: Unnamed([], []))
+    unlisted_generators: UnlistedGenerators = field(
+        default_factory=lambda: UnlistedGenerators([], [])
+    )
     mode: Any = None
     counts_passes: str | None = None
     compiled: bool = False
-    nodes: dict[int, Node] = field(default_factory=dict)
-    graphs: dict[int, Recorded] = field(default_factory=dict)
-    random: list[Streams] = field(default_factory=list)
+    nodes: dict[int, StoredState] = field(default_factory=dict)
+    graphs: dict[int, StepGraph] = field(default_factory=dict)
+    random: list[RNGState] = field(default_factory=list)
     trained: list[list[bool]] = field(default_factory=list)
     used: set[int] = field(default_factory=set)
     entered: list[dict[int, int]] = field(default_factory=list)
-    twins: list[dict[int, Twin]] = field(default_factory=list)
+    aliases: list[dict[int, Alias]] = field(default_factory=list)
     first: int = 0
     left: int = field(init=False)
     reached: tuple[int, State | None] = (0, None)
@@ -104,7 +106,7 @@ class Tape:
     verifier: Verifier = field(init=False)
     foreseen: Verifier = field(init=False)
     buffers: Buffers = field(init=False)
-    shelf: Shelf = field(init=False)
+    storage: CallStorage = field(init=False)
     log: Log = field(init=False)
     running: WeakValueDictionary[int, Any] = field(default_factory=WeakValueDictionary)
     call: object = field(default_factory=object)  # stands for this call in the marks of graphs
@@ -119,11 +121,11 @@ class Tape:
         self.x_T = self.x_T.detached()
         if any(isinstance(leaf, FakeTensor) for leaf in self.x_T.tensors):
             self.verify = "off"  # there are no values to compare
-        half = [a.dtype for a in self.surroundings.autocast if a.enabled]
+        half = [a.dtype for a in self.context.autocast if a.enabled]
         coarsest = max(half, key=lambda dtype: torch.finfo(dtype).eps, default=None)
         self.verifier = Verifier(self.verify, self.store.dtype, coarsest)
         self.foreseen = Verifier(self.verify, None, coarsest)
-        self.buffers = Buffers(self.surroundings.modes)
+        self.buffers = Buffers(self.context.modes)
         self.log = Log(self.x_T.device, self.progress)
         self.plan = self.as_run(self.plan)
 
@@ -159,34 +161,38 @@ class Tape:
         inputs = self.steps.inputs
         self.inputs = [outer[p] for p in self.asked_of_x_T] + [inputs[at] for at in self.asked]
         if not self.inputs:  # then a graph leads to nothing that the chain knows
-            strangers = [each for recorded in self.graphs.values() for each in recorded.strangers]
+            unknown_leaves = [
+                each for recorded in self.graphs.values() for each in recorded.unknown_leaves
+            ]
             self.graphs.clear()
-            refuse_strangers(strangers)
+            refuse_unknown_leaves(unknown_leaves)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Free what is kept, and the store's room for it."""
         self.left, self.reached = 0, (0, None)
         for kept in (self.nodes, self.graphs, self.verifier.digests, self.verifier.samples):
             kept.clear()
-        self.shelf.close()
+        self.storage.close()
 
     @contextmanager
     def beforehand(self) -> Iterator[None]:
         """Let steps run that the plain loop does not run, and leave no trace."""
         others = [leaf for leaf in self.steps.arguments.leaves if not isinstance(leaf, Tensor)]
         # FSDP2 exchanges parameters by itself, and knows which ones are there.
-        traces = nullcontext() if self.steps.sharded else no_traces(self.steps.step, others)
-        with torch.no_grad(), traces, self.unnamed.untouched(), self.like_first():
+        traces = (
+            nullcontext() if self.steps.sharded else without_side_effects(self.steps.step, others)
+        )
+        with torch.no_grad(), traces, self.unlisted_generators.untouched(), self.like_first():
             yield
 
     @contextmanager
     def like_first(self) -> Iterator[None]:
         """Put in force what steps saw in the forward pass, and leave no trace."""
         with ExitStack() as stack:
-            stack.enter_context(undisturbed(self.streams))
-            stack.enter_context(on_copies(self.buffers.beforehand()))
-            stack.enter_context(Flags(self.surroundings.modes))
-            stack.enter_context(self.surroundings.in_force())
+            stack.enter_context(fork_rng(self.rng))
+            stack.enter_context(buffer_copies(self.buffers.beforehand()))
+            stack.enter_context(Flags(self.context.modes))
+            stack.enter_context(self.context.in_force())
             yield
 
     def again(self, i: int) -> Again:
@@ -209,7 +215,7 @@ class Tape:
         Returns:
             The states, x_T first, and the tensors that gradients can be taken for.
         """
-        self.streams.set(self.random[0])
+        self.rng.set(self.random[0])
         x_T, steps = self.x_T.entering(self.wanted[0]), self.steps
         if inputs is not None:
             count = len(self.asked_of_x_T)
@@ -228,7 +234,7 @@ class Tape:
         """Return whether the gradient may pass step i."""
         return self.grad_steps is None or i in self.grad_steps
 
-    def droppable(self, error: Exception, i: int, nodes: dict[int, Node]) -> bool:
+    def droppable(self, error: Exception, i: int, nodes: dict[int, StoredState]) -> bool:
         """Return whether step i can go on without the kept graphs that filled the memory."""
         kept_nodes = all(j in nodes for j in (*self.graphs, i))
         return bool(self.graphs) and kept_nodes and _out_of_memory(error)
@@ -245,36 +251,36 @@ class Tape:
 
 
 class Again:
-    """What a step runs again in: its surroundings, its random numbers, copies of its buffers.
+    """What a step runs again in: its context, its random numbers, copies of its buffers.
 
     It may be entered several times, for a step that runs slice by slice: each time the random
     streams go on where they were left, and outside they are the caller's.
     """
 
-    def __init__(self, tape: Tape, i: int) -> None:
-        self.tape, self.start = tape, tape.random[i]
-        self.drew = self.start is not tape.random[i + 1]
-        steps, modes = tape.steps, tape.surroundings.modes
+    def __init__(self, run: Run, i: int) -> None:
+        self.run, self.start = run, run.random[i]
+        self.drew = self.start is not run.random[i + 1]
+        steps, modes = run.steps, run.context.modes
         self.parts: list[AbstractContextManager[object]] = []
         if self.drew:
-            self.parts.append(Replayed(tape.streams, self.start))
+            self.parts.append(Replayed(run.rng, self.start))
         if modes or steps.inner_captured:
-            self.parts.append(Flags(modes, steps.inner_captured, tape.trained[i]))
-        self.buffers = tape.buffers.of_step(i)
+            self.parts.append(Flags(modes, steps.inner_captured, run.trained[i]))
+        self.buffers = run.buffers.of_step(i)
 
     def begin_again(self) -> None:
         """Put the random numbers back to the step's first one, inside."""
         if self.drew:
-            self.tape.streams.set(self.start)
+            self.run.rng.set(self.start)
 
     def __enter__(self) -> None:
         with ExitStack() as stack:
             for part in self.parts:
                 stack.enter_context(part)
             if self.buffers:
-                stack.enter_context(on_copies(self.buffers))
-            if self.tape.elsewhere:
-                stack.enter_context(self.tape.surroundings.in_force())
+                stack.enter_context(buffer_copies(self.buffers))
+            if self.run.elsewhere:
+                stack.enter_context(self.run.context.in_force())
             self.stack = stack.pop_all()
 
     def __exit__(self, *error: Any) -> None:

@@ -18,7 +18,7 @@ from torch.autograd import Variable
 
 from chainograd.captured.fsdp import gathered, gradients_by_accumulation, is_shard, trainable
 from chainograd.captured.stand_ins import StandIns
-from chainograd.engine.accumulate import Sums, Uses
+from chainograd.engine.accumulate import GradAccumulator, Uses
 from chainograd.engine.graph import (
     Guard,
     Mark,
@@ -45,7 +45,7 @@ from chainograd.tensors.parts import is_plain
 
 
 @dataclass(slots=True, eq=False)
-class Recorded:
+class StepGraph:
     """A step's graph.
 
     Attributes:
@@ -54,7 +54,7 @@ class Recorded:
         uses: Where it uses what the steps share.
         signature: What it is like; None if that is not the same each time.
         entered: Where it uses the entering leaves, by their places.
-        strangers: Leaves that the chain does not know. A step may make leaves of its own.
+        unknown_leaves: Leaves that the chain does not know. A step may make leaves of its own.
         guard: Refuses gradients that do not come from the chain, where the graph is kept a while.
     """
 
@@ -63,11 +63,11 @@ class Recorded:
     uses: Uses
     signature: Signature | None
     entered: Uses
-    strangers: list[Stranger]
+    unknown_leaves: list[UnknownLeaf]
     guard: Guard | None = None
 
 
-class Stranger(NamedTuple):
+class UnknownLeaf(NamedTuple):
     """A leaf in a step's graph that the chain does not know: captured, or the step's own."""
 
     step: int
@@ -75,7 +75,7 @@ class Stranger(NamedTuple):
     leaf: weakref.ref[Tensor]
 
 
-class Outcome(NamedTuple):
+class StepResult(NamedTuple):
     """What is left of a step that ran for the first time.
 
     Attributes:
@@ -84,7 +84,7 @@ class Outcome(NamedTuple):
         used: Places of the tensors that the steps share which are in its graph.
         signature: What that graph was like; None if there was none.
         entered: How often its graph uses the leaves of the state it was given, by their places.
-        twins: Leaves of that state, by their places, which are tensors that are elsewhere already.
+        aliases: Leaves of that state, by their places, that are tensors from elsewhere.
     """
 
     leaving: State
@@ -92,10 +92,10 @@ class Outcome(NamedTuple):
     used: set[int]
     signature: Signature | None
     entered: dict[int, int]
-    twins: dict[int, Twin]
+    aliases: dict[int, Alias]
 
 
-class Twin(NamedTuple):
+class Alias(NamedTuple):
     """Where a tensor was met that a step gives: in the state it was given, or in what it gives.
 
     Attributes:
@@ -107,18 +107,18 @@ class Twin(NamedTuple):
     place: int
 
 
-def _twins(entering: State, leaving: State) -> dict[int, Twin]:
-    met = {id(t): Twin(True, at) for at, t in enumerate(entering.leaves) if wants_gradient(t)}
-    twins: dict[int, Twin] = {}
+def _aliases(entering: State, leaving: State) -> dict[int, Alias]:
+    met = {id(t): Alias(True, at) for at, t in enumerate(entering.leaves) if wants_gradient(t)}
+    aliases: dict[int, Alias] = {}
     for place, leaf in enumerate(leaving.leaves):
         if wants_gradient(leaf):
-            twin = met.setdefault(id(leaf), Twin(False, place))
-            if twin != Twin(False, place):
-                twins[place] = twin
-    return twins
+            alias = met.setdefault(id(leaf), Alias(False, place))
+            if alias != Alias(False, place):
+                aliases[place] = alias
+    return aliases
 
 
-class Rerun(NamedTuple):
+class ReplayHooks(NamedTuple):
     """What goes with running a step again.
 
     Attributes:
@@ -128,7 +128,7 @@ class Rerun(NamedTuple):
     """
 
     around: AbstractContextManager[None]
-    check: Callable[[Outcome], None]
+    check: Callable[[StepResult], None]
     mark: Mark
 
 
@@ -318,7 +318,7 @@ class Steps:
         wanted: list[bool],
         mark: Mark,
         begin_again: Callable[[], None],
-    ) -> Outcome:
+    ) -> StepResult:
         """Run a step with a graph that saves nothing and is let go: note [First runs].
 
         Args:
@@ -332,7 +332,7 @@ class Steps:
             leaving = self.unrecorded(index, state)
             needed = [differentiable(leaf) for leaf in leaving.leaves]
             everything, entered = set(range(len(self.shared))), dict.fromkeys(range(len(wanted)), 1)
-            return Outcome(leaving, needed, everything, None, entered, {})
+            return StepResult(leaving, needed, everything, None, entered, {})
         if not self.saves:
             try:
                 return self._first(index, state, wanted, mark, light=True)
@@ -348,7 +348,7 @@ class Steps:
 
     def _first(
         self, index: int, state: State, wanted: list[bool], mark: Mark, *, light: bool
-    ) -> Outcome:
+    ) -> StepResult:
         """Run a step with a graph that is let go at once; a light one saves nothing."""
         run = self.run if light else self.run_as_recorded
         return self._let_go(index, state.entering(wanted), mark, run, light=light)
@@ -361,20 +361,20 @@ class Steps:
         run: Callable[[int, State], State],
         *,
         light: bool,
-    ) -> Outcome:
+    ) -> StepResult:
         make = self._lightly if light else self._recorded
         recorded = make(index, entering, mark, run)
-        result, strangers = self.outcome(recorded), recorded.strangers
+        result, unknown_leaves = self.outcome(recorded), recorded.unknown_leaves
         begun = [weakref.ref(leaf) for leaf in entering.leaves if wants_gradient(leaf)]
         del recorded, entering
-        refuse_strangers(strangers)
+        refuse_unknown_leaves(unknown_leaves)
         # A leaf that outlives its graph is part of something that the step has kept.
         Guard(ref() for ref in begun)
         return result
 
     def _lightly(
         self, index: int, entering: State, mark: Mark, run: Callable[[int, State], State]
-    ) -> Recorded:
+    ) -> StepGraph:
         """Record a step with a graph that saves nothing.
 
         Raises:
@@ -393,7 +393,7 @@ class Steps:
                 raise NeedsSavedError
             return recorded
 
-    def record(self, index: int, state: State, wanted: list[bool], mark: Mark) -> Recorded:
+    def record(self, index: int, state: State, wanted: list[bool], mark: Mark) -> StepGraph:
         """Run a step with its graph, between leaves of its own."""
         return self._recorded(index, state.entering(wanted), mark, self.run_as_recorded)
 
@@ -402,7 +402,7 @@ class Steps:
         self.hooked = [tensor for tensor in self.inner_captured if tensor._backward_hooks]
         self.autocast = OwnAutocast({tensor.device.type for tensor in self.watched} | {"cpu"})
 
-    def again(self, index: int, state: State, wanted: list[bool], rerun: Rerun) -> Recorded:
+    def again(self, index: int, state: State, wanted: list[bool], rerun: ReplayHooks) -> StepGraph:
         """Run a step again with its graph."""
         with rerun.around:
             recorded = self.record(index, state, wanted, rerun.mark)
@@ -422,7 +422,7 @@ class Steps:
         entering: State,
         mark: Mark,
         run: Callable[[int, State], State],
-    ) -> Recorded:
+    ) -> StepGraph:
         graphs = torch.is_grad_enabled()
         torch._C._set_grad_enabled(True)  # what `torch.enable_grad()` does, in a fifth of its time
         try:
@@ -431,20 +431,20 @@ class Steps:
             torch._C._set_grad_enabled(graphs)
         return self.between(index, entering, leaving, mark)
 
-    def outcome(self, recorded: Recorded) -> Outcome:
+    def outcome(self, recorded: StepGraph) -> StepResult:
         """Return what is to be known of a recorded step when its graph is gone."""
         leaving = recorded.leaving
-        return Outcome(
+        return StepResult(
             leaving.detached(),
             [wants_gradient(leaf) for leaf in leaving.leaves],
             # Of shards the graph does not tell which it uses.
             set(range(len(self.shared))) if self.sharded else set(recorded.uses),
             recorded.signature,
             {place: len(uses) for place, uses in recorded.entered.items()},
-            _twins(recorded.entering, leaving),
+            _aliases(recorded.entering, leaving),
         )
 
-    def between(self, index: int, entering: State, leaving: State, mark: Mark) -> Recorded:
+    def between(self, index: int, entering: State, leaving: State, mark: Mark) -> StepGraph:
         """Return the graph between two states, and what it uses.
 
         Raises:
@@ -452,7 +452,7 @@ class Steps:
         """
         uses: Uses = {}
         entered: Uses = {}
-        strangers: list[Stranger] = []
+        unknown_leaves: list[UnknownLeaf] = []
         own = {id(leaf): place for place, leaf in enumerate(entering.leaves)}
         found, nodes = leaves_used(leaving.leaves, mark)
         like = signature(nodes) if self.counted and not self.sharded else None
@@ -463,8 +463,8 @@ class Steps:
             elif id(leaf) in own:
                 entered.setdefault(own[id(leaf)], []).append(use)
             elif all(leaf is not part for part in gathered(self.sharded)):
-                strangers.append(Stranger(index, tuple(leaf.shape), weakref.ref(leaf)))
-        return Recorded(entering, leaving, uses, like, entered, strangers)
+                unknown_leaves.append(UnknownLeaf(index, tuple(leaf.shape), weakref.ref(leaf)))
+        return StepGraph(entering, leaving, uses, like, entered, unknown_leaves)
 
     def outside(self, used: Iterable[int]) -> set[int]:
         """Return the ids of what the steps share at some places, as it is outside of them."""
@@ -472,7 +472,11 @@ class Steps:
         return {id(shared[at]) for at in used}
 
     def backprop(
-        self, recorded: Recorded, after: Cotangents, at_node: Cotangents, sums: Sums
+        self,
+        recorded: StepGraph,
+        after: Cotangents,
+        at_node: Cotangents,
+        accumulator: GradAccumulator,
     ) -> Cotangents:
         """Send cotangents back through a recorded step, and add up what the steps share.
 
@@ -480,7 +484,7 @@ class Steps:
             recorded: Its graph.
             after: Cotangents of the state that left it.
             at_node: Cotangents that the state which entered it has from elsewhere.
-            sums: Gradients so far; this step's are added to them.
+            accumulator: Gradients so far; this step's are added to them.
 
         Returns:
             The cotangents of the state that entered it.
@@ -492,14 +496,14 @@ class Steps:
         if at_node:
             roots += [(entering[p], g) for p, g in at_node.items() if entering[p].requires_grad]
         uses = self._all_shared if self.trains_shards else recorded.uses
-        asked = sums.ask(uses, self.shared)
+        asked = accumulator.ask(uses, self.shared)
         if not roots or not (places or asked.places):
             return {}
         outputs, cotangents = zip(*roots, *asked.roots, strict=True)
         inputs = (*[entering[place] for place in places], *asked.leaves)
         with recorded.guard or _UNGUARDED:
             grads = self._gradients(outputs, inputs, cotangents)
-        sums.take(asked, grads[len(places) :], uses)
+        accumulator.take(asked, grads[len(places) :], uses)
         before = {p: g for p, g in zip(places, grads, strict=False) if g is not None}
         for place, g in before.items():
             if is_plain(g):  # else it may be a batch of gradients
@@ -609,15 +613,15 @@ def _in_place(index: int, error: Exception) -> ChainError | None:
     )
 
 
-def refuse_strangers(strangers: Sequence[Stranger]) -> None:
+def refuse_unknown_leaves(unknown_leaves: Sequence[UnknownLeaf]) -> None:
     """See that leaves which the chain does not know were the step's own, and are gone with it.
 
     Raises:
         CapturedTensorError: If one lives on: the step has captured it.
     """
-    if any(stranger.leaf() is not None for stranger in strangers):
+    if any(unknown.leaf() is not None for unknown in unknown_leaves):
         gc.collect()  # what the step made may wait in a circle
-    for step, shape, leaf in strangers:
+    for step, shape, leaf in unknown_leaves:
         if leaf() is not None:
             raise CapturedTensorError(
                 f"Step {step} uses a tensor of shape {shape} that requires a gradient and that the "

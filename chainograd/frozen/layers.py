@@ -24,8 +24,8 @@ from torch.utils._device import DeviceContext
 from typing_extensions import Self
 
 from chainograd.captured.stand_ins import StandIns
-from chainograd.frozen.recompute import Recipe, cast_again, recipe_of_norm
-from chainograd.frozen.saved_tensors import let_go, make_again, saved_are_hooked
+from chainograd.frozen.recompute import Recomputation, cast_again, recomputation_of_norm
+from chainograd.frozen.saved_tensors import discard_saved, recompute_saved, saved_are_hooked
 from chainograd.frozen.while_alive import WhileAlive
 
 WORTH = 1 << 16  # bytes saved for each operation that is watched
@@ -88,7 +88,7 @@ class FrozenLayers(TorchFunctionMode):
 
     Attributes:
         saving: Counts them.
-        recipes: Of results of norms, with their versions.
+        recomputations: Of results of norms, with their versions.
         inputs: Those of the norms before activations, by the results of these.
         alone: Whether no mode of the user's own stands around, which may run other functions.
     """
@@ -96,7 +96,7 @@ class FrozenLayers(TorchFunctionMode):
     def __init__(self, saving: Saving | None = None) -> None:
         super().__init__()
         self.saving = saving or Saving()
-        self.recipes: WhileAlive[tuple[int, Recipe]] = WhileAlive()
+        self.recomputations: WhileAlive[tuple[int, Recomputation]] = WhileAlive()
         self.inputs: WhileAlive[Tensor] = WhileAlive()
 
     def __enter__(self) -> Self:
@@ -122,32 +122,37 @@ class FrozenLayers(TorchFunctionMode):
         options = {key: value for key, value in kwargs.items() if key != "input"}
         weights = tuple(t for t in (*rest, *options.values()) if isinstance(t, Tensor))
         if _frozen(x, *weights):
-            recipe = recipe_of_norm(node, x, lambda x: func(x, *rest, **options), weights)
-            self.recipes.put(y, (y._version, recipe))
+            recomputation = recomputation_of_norm(
+                node, x, lambda x: func(x, *rest, **options), weights
+            )
+            self.recomputations.put(y, (y._version, recomputation))
 
     def _scale_or_shift(self, y: Tensor, node: Any, func: Any, args: Any, kwargs: Any) -> None:
         if len(args) != 2 or kwargs:
             return
         for normed, other in (args, args[::-1]):
-            recipe = self._recipe(normed)
-            if recipe is not None and _small(other, normed):
-                self.recipes.put(y, (y._version, recipe.then(func, other)))
+            recomputation = self._recipe(normed)
+            if recomputation is not None and _small(other, normed):
+                self.recomputations.put(y, (y._version, recomputation.then(func, other)))
                 return
 
     def _activate(self, y: Tensor, node: Any, func: Any, args: Any, kwargs: Any) -> None:
-        recipe, saved = self._recipe(args[0]) if args else None, _SAVED.get(type(node).__name__)
-        if recipe is None or saved is None or len(args) != 1 or kwargs.get("inplace"):
+        recomputation, saved = (
+            self._recipe(args[0]) if args else None,
+            _SAVED.get(type(node).__name__),
+        )
+        if recomputation is None or saved is None or len(args) != 1 or kwargs.get("inplace"):
             return
         if saved == "self":
-            make_again(node, saved, recipe.made)
+            recompute_saved(node, saved, recomputation.made)
         else:
-            make_again(node, saved, lambda: func(recipe.made(), **kwargs))
-        self.inputs.put(y, recipe.x)
+            recompute_saved(node, saved, lambda: func(recomputation.made(), **kwargs))
+        self.inputs.put(y, recomputation.x)
         self.saving.saved += y.nbytes
 
-    def _recipe(self, y: Any) -> Recipe | None:
-        version, recipe = self.recipes.of(y) or (0, None)
-        return None if recipe is None or y._version != version else recipe
+    def _recipe(self, y: Any) -> Recomputation | None:
+        version, recomputation = self.recomputations.of(y) or (0, None)
+        return None if recomputation is None or y._version != version else recomputation
 
     def _convolve(self, y: Tensor, node: Any, func: Any, args: Any, kwargs: Any) -> None:
         given = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
@@ -155,10 +160,10 @@ class FrozenLayers(TorchFunctionMode):
         # Another node is that of a convolution without a batch, or of complex numbers.
         if not _frozen(x, weight, bias) or type(node).__name__ != "ConvolutionBackward0":
             return
-        let_go(node, "input", self.inputs.of(x))
+        discard_saved(node, "input", self.inputs.of(x))
         self.saving.saved += x.nbytes
         if y.dtype != weight.dtype:  # note [Frozen layers], 4
-            make_again(node, "weight", cast_again(weight, y.dtype))
+            recompute_saved(node, "weight", cast_again(weight, y.dtype))
 
     def _batch_norm(self, y: Tensor, node: Any, func: Any, args: Any, kwargs: Any) -> None:
         names = ("input", "running_mean", "running_var", "weight", "bias", "training")
@@ -166,7 +171,7 @@ class FrozenLayers(TorchFunctionMode):
         plain = given.get("training") or given["running_var"] is None
         frozen = _frozen(given["input"], given.get("weight"), given.get("bias"))
         if frozen and not plain and hasattr(node, "_raw_saved_input"):
-            let_go(node, "input", dense=True)
+            discard_saved(node, "input", dense=True)
             self.saving.saved += y.nbytes
 
 

@@ -15,7 +15,7 @@ from chainograd.state import versions
 _any_autocast = torch._C._is_any_autocast_enabled
 
 
-class Recipe(NamedTuple):
+class Recomputation(NamedTuple):
     """The calls that give a normalised tensor, in turn, each on the result of the one before.
 
     Attributes:
@@ -32,8 +32,8 @@ class Recipe(NamedTuple):
     versions: list[int]
     autocast: tuple[Autocast, ...]
 
-    def then(self, func: Callable[[Tensor, Any], Tensor], other: Any) -> Recipe:
-        """Return the recipe with one more call: of a function of two, the second a constant."""
+    def then(self, func: Callable[[Tensor, Any], Tensor], other: Any) -> Recomputation:
+        """Return the recomputation with one more call, of a function with a constant."""
         added = (other,) if isinstance(other, Tensor) else ()
         return self._replace(
             calls=(*self.calls, lambda y: func(y, other)),
@@ -62,16 +62,16 @@ class Recipe(NamedTuple):
         return y
 
 
-def recipe_of_norm(
+def recomputation_of_norm(
     node: Any, x: Tensor, norm: Callable[[Tensor], Tensor], weights: tuple[Tensor, ...]
-) -> Recipe:
-    """Return the recipe of a norm of x, from the graph's node that it made."""
+) -> Recomputation:
+    """Return the recomputation of a norm of x, from the graph's node that it made."""
     kind = x.device.type
     casts = _any_autocast() and torch.amp.is_autocast_available(kind)
     # What the norm saves: x, or x as it was cast or put in order for the kernel.
     x = getattr(node, "_saved_input", x)
     constants = (x, *weights)
-    return Recipe(
+    return Recomputation(
         x, (norm,), constants, versions(constants), (Autocast.current(kind),) if casts else ()
     )
 

@@ -35,7 +35,9 @@ def saved_are_hooked() -> bool:
     return False
 
 
-def let_go(node: Any, name: str, alike: Tensor | None = None, *, dense: bool = False) -> None:
+def discard_saved(
+    node: Any, name: str, alike: Tensor | None = None, *, dense: bool = False
+) -> None:
     """Let a node save no values of a tensor: its backward pass does not look at them.
 
     Args:
@@ -47,7 +49,7 @@ def let_go(node: Any, name: str, alike: Tensor | None = None, *, dense: bool = F
     _hook(node, name, partial(_Form, alike, dense))
 
 
-def make_again(node: Any, name: str, make: Callable[[], Tensor]) -> None:
+def recompute_saved(node: Any, name: str, make: Callable[[], Tensor]) -> None:
     """Let a node save nothing of a tensor that ``make`` gives again."""
     _hook(node, name, lambda _: make)
 

@@ -25,7 +25,7 @@ def refuse_impossible(
     """
     if type(num_steps) is not int or num_steps < 1:
         raise ValueError(f"`num_steps` must be an integer of at least 1, got {num_steps!r}.")
-    on_paper = OnPaper(num_steps)
+    on_paper = DryRun(num_steps)
     for half, actions in (("forward", forward), ("backward", backward)):
         carry_out = on_paper.forward if half == "forward" else on_paper.backward
         for position, action in enumerate(actions):
@@ -37,7 +37,7 @@ def refuse_impossible(
             raise ValueError(f"`{half}` of the plan is not complete: {wrong}.")
 
 
-class OnPaper:
+class DryRun:
     """A run of a chain on integers.
 
     ``forward`` and ``backward`` carry out an action of their half, or return what is wrong with it.

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from chainograd.errors import CapturedTensorError, ReplayError
 from chainograd.preflight.findings import Finding, Kind
-from chainograd.preflight.observers import Cut, Cuts
-from chainograd.preflight.rehearsal import Cotangents, Run, finite
+from chainograd.preflight.observers import Detach, DetachTracker
+from chainograd.preflight.rehearsal import Cotangents, ObservedStep, finite
 from chainograd.preflight.sites import Site
 from chainograd.replay.verify import Verify, compare
 from chainograd.state import State, wants_gradient
@@ -20,16 +20,22 @@ from chainograd.state import State, wants_gradient
 NO_SITE = Site(None, False)
 
 
-def in_training(runs: Sequence[Run]) -> Iterator[Finding]:
+def in_training(observed_steps: Sequence[ObservedStep]) -> Iterator[Finding]:
     """Yield what layers do only in training."""
-    dropout = {name: site for run in runs for name, site in run.draws.dropout.items()}
+    dropout = {
+        name: site for observed in observed_steps for name, site in observed.draws.dropout.items()
+    }
     if dropout:
         yield Finding(
             "dropout", None, next(iter(dropout.values())).where,
             f"{_listed(dropout)} drops out, so every call is another network. Call `eval()` on it; "
             "its parameters get their gradients all the same.",
         )  # fmt: skip
-    batch_norm = {name: site for run in runs for name, site in run.draws.batch_norm.items()}
+    batch_norm = {
+        name: site
+        for observed in observed_steps
+        for name, site in observed.draws.batch_norm.items()
+    }
     if batch_norm:
         yield Finding(
             "batch norm", None, next(iter(batch_norm.values())).where,
@@ -38,13 +44,13 @@ def in_training(runs: Sequence[Run]) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def of_noise(runs: Sequence[Run]) -> Iterator[Finding]:
+def of_noise(observed_steps: Sequence[ObservedStep]) -> Iterator[Finding]:
     """Yield where steps draw from global random streams."""
-    for run in runs:
-        site = run.draws.noise or (NO_SITE if run.drew_on_host else None)
+    for observed in observed_steps:
+        site = observed.draws.noise or (NO_SITE if observed.drew_on_host else None)
         if site is not None:
             yield Finding(
-                "noise", run.index, site.where,
+                "noise", observed.index, site.where,
                 "Draws from a global random stream. A rerun draws the same numbers, so the "
                 "gradient is right, but every call gives another sample. To repeat one, seed the "
                 "stream or a named generator; for noise that is a value, take "
@@ -52,60 +58,64 @@ def of_noise(runs: Sequence[Run]) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def in_place(runs: Sequence[Run], again: Sequence[Run] = ()) -> Iterator[Finding]:
+def in_place(
+    observed_steps: Sequence[ObservedStep], again: Sequence[ObservedStep] = ()
+) -> Iterator[Finding]:
     """Yield where steps change what was there before: in one run the state, in both the rest."""
-    for run in runs:
-        if run.changes.entering is not None:
+    for observed in observed_steps:
+        if observed.changes.entering is not None:
             yield Finding(
-                "changed in place", run.index, run.changes.entering.where,
+                "changed in place", observed.index, observed.changes.entering.where,
                 "Changes the state it was given, which the gradient needs again. Return new "
                 "tensors: `x = x + …` instead of `x += …`.",
             )  # fmt: skip
-    for run, rerun in zip(runs, again, strict=False):
-        for storage in run.changes.found.keys() & rerun.changes.found.keys():
-            site, shape = run.changes.found[storage]
+    for observed, rerun in zip(observed_steps, again, strict=False):
+        for storage in observed.changes.found.keys() & rerun.changes.found.keys():
+            site, shape = observed.changes.found[storage]
             yield Finding(
-                "changed in place", run.index, site.where,
+                "changed in place", observed.index, site.where,
                 f"Changes a tensor of shape {tuple(shape)} that is not its own: an argument, a "
                 "parameter, a buffer. The rerun for the gradient changes it once more. Carry it in "
                 "the state, or make a new tensor.",
             )  # fmt: skip
 
 
-def refused(run: Run) -> Iterator[Finding]:
+def refused(observed: ObservedStep) -> Iterator[Finding]:
     """Yield why a run failed, if that is not said by what it changed."""
-    if isinstance(run.error, CapturedTensorError):
-        yield Finding("captured tensor", run.index, None, str(run.error))
-    elif run.error is not None and run.changes.entering is None:
-        yield Finding("refused", run.index, None, str(run.error))
+    if isinstance(observed.error, CapturedTensorError):
+        yield Finding("captured tensor", observed.index, None, str(observed.error))
+    elif observed.error is not None and observed.changes.entering is None:
+        yield Finding("refused", observed.index, None, str(observed.error))
 
 
-def unrepeated(runs: Sequence[Run], again: Sequence[Run], verify: Verify) -> Iterator[Finding]:
+def unrepeated(
+    observed_steps: Sequence[ObservedStep], again: Sequence[ObservedStep], verify: Verify
+) -> Iterator[Finding]:
     """Yield why a step that runs again does not do the same; of steps that differ, the first."""
-    for run, rerun in zip(runs, again, strict=True):
-        for generator, state, site in run.draws.generators:
+    for observed, rerun in zip(observed_steps, again, strict=True):
+        for generator, state, site in observed.draws.generators:
             others = [s for g, s, _ in rerun.draws.generators if g is generator]
             if any(not torch.equal(state, other) for other in others):
                 yield Finding(
-                    "unknown generator", run.index, site.where,
+                    "unknown generator", observed.index, site.where,
                     "Draws from a `torch.Generator` that the chain does not know: run again, the "
                     "step draws other noise, and the gradient would be that of another chain. Name "
                     "it: `CheckpointedChain(…, generators=[generator])`.",
                 )  # fmt: skip
-    explained = any(True for _ in in_place(runs, again))
-    for run, rerun in zip(runs, again, strict=True):
-        if explained or run.draws.generators:
+    explained = any(True for _ in in_place(observed_steps, again))
+    for observed, rerun in zip(observed_steps, again, strict=True):
+        if explained or observed.draws.generators:
             continue
         if rerun.error is not None:
             problem = f"Run again from the same state it raised {rerun.error!r}. {_PURE}"
-            yield Finding("not repeatable", run.index, None, problem)
+            yield Finding("not repeatable", observed.index, None, problem)
             return
         try:
             # What is never compared in a run is compared here.
             level = "exact" if verify == "exact" else "close"
-            compare(run.index, run.leaving.detached().leaves, rerun.leaving.leaves, level)
+            compare(observed.index, observed.leaving.detached().leaves, rerun.leaving.leaves, level)
         except ReplayError as error:
-            yield Finding("not repeatable", run.index, None, str(error))
+            yield Finding("not repeatable", observed.index, None, str(error))
             return
 
 
@@ -115,51 +125,51 @@ _PURE = (
 )
 
 
-def not_finite(runs: Sequence[Run]) -> Iterator[Finding]:
+def not_finite(observed_steps: Sequence[ObservedStep]) -> Iterator[Finding]:
     """Yield where numbers first are not finite."""
-    if not finite(runs[0].entering):
+    if not finite(observed_steps[0].entering):
         yield Finding(
             "not finite", None, None,
-            f"`x` {_where_not_finite(runs[0].entering)}. Look at where it was made.",
+            f"`x` {_where_not_finite(observed_steps[0].entering)}. Look at where it was made.",
         )  # fmt: skip
         return
-    for run in runs:
-        if not finite(run.leaving):
+    for observed in observed_steps:
+        if not finite(observed.leaving):
             yield Finding(
-                "not finite", run.index, None,
-                f"The state it gives {_where_not_finite(run.leaving)}. Look for a division by "
+                "not finite", observed.index, None,
+                f"The state it gives {_where_not_finite(observed.leaving)}. Look for a division by "
                 "zero, a root or logarithm of what is not positive, a half precision overflow.",
             )  # fmt: skip
             return
 
 
-def cut_off(runs: Sequence[Run], trainable: bool) -> Iterator[Finding]:
+def cut_off(observed_steps: Sequence[ObservedStep], trainable: bool) -> Iterator[Finding]:
     """Yield where states are cut off from the gradient.
 
     Args:
-        runs: The runs.
+        observed_steps: The runs.
         trainable: Whether steps use something that requires a gradient.
     """
     lost = False
-    for run in runs:
-        expected = trainable or any(map(wants_gradient, run.entering.leaves))
-        cuts = [run.cuts.of(leaf) for leaf in run.leaving.tensors]
-        cut = next((cut for cut in cuts if cut is not None), run.cuts.last)
-        if not any(map(wants_gradient, run.leaving.leaves)):
-            if expected and (cut is not None or any(map(wants_gradient, run.entering.leaves))):
+    for observed in observed_steps:
+        expected = trainable or any(map(wants_gradient, observed.entering.leaves))
+        cuts = [observed.cuts.of(leaf) for leaf in observed.leaving.tensors]
+        cut = next((cut for cut in cuts if cut is not None), observed.cuts.last)
+        if not any(map(wants_gradient, observed.leaving.leaves)):
+            if expected and (cut is not None or any(map(wants_gradient, observed.entering.leaves))):
                 lost = True
-                yield without_gradient("What the step gives", cut, run.index)
+                yield without_gradient("What the step gives", cut, observed.index)
             continue
         whole = [
             cut
-            for cut, leaf in zip(cuts, run.leaving.tensors, strict=True)
+            for cut, leaf in zip(cuts, observed.leaving.tensors, strict=True)
             if cut is not None and (cut.site.direct or not leaf.requires_grad)
         ]
         for cut in whole:
-            yield _partly(cut, run.index)
-        if run.cuts.number is not None:
-            yield _number(run.cuts.number, run.index)
-    if not lost and not any(map(wants_gradient, runs[-1].leaving.leaves)):
+            yield _partly(cut, observed.index)
+        if observed.cuts.number is not None:
+            yield _number(observed.cuts.number, observed.index)
+    if not lost and not any(map(wants_gradient, observed_steps[-1].leaving.leaves)):
         yield Finding(
             "no gradient", None, None,
             "What these steps give has no gradient, though there is something to train. If no "
@@ -167,7 +177,7 @@ def cut_off(runs: Sequence[Run], trainable: bool) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def cut_off_in_the_loss(value: Any, cuts: Cuts) -> Iterator[Finding]:
+def cut_off_in_the_loss(value: Any, cuts: DetachTracker) -> Iterator[Finding]:
     """Yield where a loss is cut off from the gradient."""
     if not wants_gradient(value):
         cut = (cuts.of(value) if isinstance(value, Tensor) else None) or cuts.last
@@ -180,7 +190,7 @@ def cut_off_in_the_loss(value: Any, cuts: Cuts) -> Iterator[Finding]:
         yield _number(cuts.number, None)
 
 
-def of_cotangents(runs: Sequence[Run], back: Cotangents) -> Iterator[Finding]:
+def of_cotangents(observed_steps: Sequence[ObservedStep], back: Cotangents) -> Iterator[Finding]:
     """Yield where the gradient ends on its way back, or is not finite any more."""
     end = back.nodes[-1]
     if all(g is None for g in end):
@@ -196,17 +206,17 @@ def of_cotangents(runs: Sequence[Run], back: Cotangents) -> Iterator[Finding]:
     if not _finite(end):
         yield Finding("not finite", None, None, f"The gradient of the loss {_INFINITE}")
         return
-    for run, before in zip(reversed(runs), reversed(back.nodes[:-1]), strict=True):
-        if not any(map(wants_gradient, run.entering.leaves)):
+    for observed, before in zip(reversed(observed_steps), reversed(back.nodes[:-1]), strict=True):
+        if not any(map(wants_gradient, observed.entering.leaves)):
             return
         if all(g is None for g in before):
-            yield _no_way_through(run)
+            yield _no_way_through(observed)
             return
         if _all_zero(before):
-            yield Finding("gradient dies", run.index, None, f"The gradient behind it {_ZERO}")
+            yield Finding("gradient dies", observed.index, None, f"The gradient behind it {_ZERO}")
             return
         if not _finite(before):
-            yield Finding("not finite", run.index, None, f"The gradient behind it {_INFINITE}")
+            yield Finding("not finite", observed.index, None, f"The gradient behind it {_INFINITE}")
             return
 
 
@@ -228,7 +238,7 @@ _DETACHED = (
 )
 
 
-def without_gradient(what: str, cut: Cut | None, step: int | None) -> Finding:
+def without_gradient(what: str, cut: Detach | None, step: int | None) -> Finding:
     """Return what is said of something that has no gradient, and of the cut behind it."""
     if cut is None:
         return Finding(
@@ -240,7 +250,7 @@ def without_gradient(what: str, cut: Cut | None, step: int | None) -> Finding:
     return Finding(cut.kind, step, cut.site.where, f"{what} has no gradient: it is {how}")
 
 
-def _partly(cut: Cut, step: int | None) -> Finding:
+def _partly(cut: Detach, step: int | None) -> Finding:
     how = "computed with gradients off" if cut.kind == "gradients off" else "detached"
     return Finding(
         "partly detached", step, cut.site.where,
@@ -257,11 +267,11 @@ def _number(site: Site, step: int | None) -> Finding:
     )  # fmt: skip
 
 
-def _no_way_through(run: Run) -> Finding:
-    cut = next(filter(None, map(run.cuts.of, run.leaving.tensors)), run.cuts.last)
+def _no_way_through(observed: ObservedStep) -> Finding:
+    cut = next(filter(None, map(observed.cuts.of, observed.leaving.tensors)), observed.cuts.last)
     kind: Kind = "no gradient" if cut is None else cut.kind
     return Finding(
-        kind, run.index, None if cut is None else cut.site.where,
+        kind, observed.index, None if cut is None else cut.site.where,
         "No gradient passes from the state that leaves the step to the one that enters it, so all "
         "steps before it get none. Compute the one from the other, with nothing detached or under "
         "`no_grad` in between; if this is meant, `grad_steps=1` says so and costs less.",

@@ -8,30 +8,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chainograd.engine.backward import go_back
-from chainograd.engine.forward import go_forward
+from chainograd.engine.backward import run_backward
+from chainograd.engine.forward import run_forward
 from chainograd.engine.microbatch import SlicedSteps
-from chainograd.engine.run import Tape
+from chainograd.engine.run import Run
 from chainograd.errors import CapturedTensorError, ChainError, ReplayError
 from chainograd.preflight.findings import Finding
-from chainograd.preflight.rehearsal import FIRST, Cotangents, Run
-from chainograd.replay.rng import Streams
+from chainograd.preflight.rehearsal import FIRST, Cotangents, ObservedStep
+from chainograd.replay.rng import RNGState
 from chainograd.state import differentiable
 
-Prepare = Callable[[int, Any], Tape]
+Prepare = Callable[[int, Any], Run]
 
 
 CERTAIN = ("captured tensor", "kept tensor")  # what makes every gradient of the chain wrong
 
 
-def all_steps(prepare: Prepare, tape: Tape) -> Iterator[Finding]:
+def all_steps(prepare: Prepare, run: Run) -> Iterator[Finding]:
     """Yield what the chain refuses in the forward pass, whichever step it is in.
 
     That is M step evaluations, with one graph at a time that saves nothing.
     """
-    whole = prepare(tape.steps.num_steps, tape.x_T.entering(tape.wanted[0]).tree())
+    whole = prepare(run.steps.num_steps, run.x_T.entering(run.wanted[0]).tree())
     try:
-        go_forward(whole, lambda i, state: None)
+        run_forward(whole, lambda i, state: None)
     except CapturedTensorError as error:
         yield Finding("captured tensor", error.step, None, str(error))
     except ChainError as error:
@@ -41,8 +41,8 @@ def all_steps(prepare: Prepare, tape: Tape) -> Iterator[Finding]:
     except Exception:  # in a step that the few runs have not seen: note [Rehearsal], 2
         return
     finally:
-        whole.let_go()
-    before = {id(tensor) for tensor in tape.steps.captured}
+        whole.release()
+    before = {id(tensor) for tensor in run.steps.captured}
     if whole.steps.outside(whole.used) & ({id(t) for t in whole.steps.captured} - before):
         yield Finding("kept tensor", None, None, _KEPT)
 
@@ -55,13 +55,13 @@ _KEPT = (
 
 
 def inexact(
-    prepare: Prepare, tape: Tape, runs: Sequence[Run], back: Cotangents
+    prepare: Prepare, run: Run, observed_steps: Sequence[ObservedStep], back: Cotangents
 ) -> Iterator[Finding]:
     """Yield how far the chain's gradient is from the plain loop's, if it is another."""
-    first = sum(run.index < FIRST for run in runs)
+    first = sum(observed.index < FIRST for observed in observed_steps)
     try:
-        chain = prepare(first, tape.x_T.entering(tape.wanted[0]).tree())
-        ours = _by_the_chain(chain, back.given, runs[0].random)
+        chain = prepare(first, run.x_T.entering(run.wanted[0]).tree())
+        ours = _by_the_chain(chain, back.given, observed_steps[0].random)
     except ChainError as error:
         kind = "not repeatable" if isinstance(error, ReplayError) else "refused"
         yield Finding(kind, None, None, str(error))
@@ -70,7 +70,7 @@ def inexact(
     count = len(chain.steps.captured)
     of_captured = zip(chain.steps.captured, ours[len(ours) - count :], strict=True)
     gradients = {id(tensor): g for tensor, g in of_captured}
-    ours = ours[: len(ours) - count] + [gradients.get(id(t)) for t in tape.steps.captured]
+    ours = ours[: len(ours) - count] + [gradients.get(id(t)) for t in run.steps.captured]
     tolerance = _tolerance(chain)
     worst, place = 0.0, 0
     for k, (g, h) in enumerate(zip(ours, back.inputs, strict=True)):
@@ -78,7 +78,7 @@ def inexact(
         if off > max(tolerance, worst):
             worst, place = off, k
     if worst:
-        shape = tuple(tape.inputs[place].shape)
+        shape = tuple(run.inputs[place].shape)
         yield Finding(
             "not exact", None, None,
             f"The chain's gradient for a tensor of shape {shape} is not that of the plain loop: "
@@ -88,12 +88,12 @@ def inexact(
         )  # fmt: skip
 
 
-def _by_the_chain(tape: Tape, given: list[Tensor | None], random: Streams) -> list[Tensor | None]:
-    """Return the gradients of a tape's inputs as the chain computes them."""
-    tape.streams.set(random)
-    go_forward(tape, lambda i, state: None)
+def _by_the_chain(run: Run, given: list[Tensor | None], random: RNGState) -> list[Tensor | None]:
+    """Return the gradients of a run's inputs as the chain computes them."""
+    run.rng.set(random)
+    run_forward(run, lambda i, state: None)
     cotangents = {place: g for place, g in enumerate(given) if g is not None}
-    return go_back(tape, cotangents, keep=False)
+    return run_backward(run, cotangents, keep=False)
 
 
 def _apart(a: Tensor | None, b: Tensor | None) -> float:
@@ -111,14 +111,14 @@ def _norm(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor, dtype=wide))
 
 
-def _tolerance(tape: Tape) -> float:
+def _tolerance(run: Run) -> float:
     """Return how far apart gradients may be: not at all, where the chain promises bits."""
-    dtypes = [t.dtype for t in (*tape.inputs, *tape.x_T.tensors) if differentiable(t)]
-    dtypes += [autocast.dtype for autocast in tape.surroundings.autocast if autocast.enabled]
-    same_kernels = not isinstance(tape.steps, SlicedSteps)
-    on_cpu = all(t.device.type == "cpu" for t in (*tape.inputs, *tape.x_T.tensors))
-    if tape.store.dtype is None and same_kernels and on_cpu and tape.verify == "exact":
+    dtypes = [t.dtype for t in (*run.inputs, *run.x_T.tensors) if differentiable(t)]
+    dtypes += [autocast.dtype for autocast in run.context.autocast if autocast.enabled]
+    same_kernels = not isinstance(run.steps, SlicedSteps)
+    on_cpu = all(t.device.type == "cpu" for t in (*run.inputs, *run.x_T.tensors))
+    if run.store.dtype is None and same_kernels and on_cpu and run.verify == "exact":
         return 0.0
-    dtypes += [tape.store.dtype] if tape.store.dtype is not None else []
+    dtypes += [run.store.dtype] if run.store.dtype is not None else []
     # Rounding grows along the steps by what they amplify it, which is not known.
     return max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5

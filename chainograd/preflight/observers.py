@@ -49,7 +49,7 @@ _AUGMENTED = {"__setitem__"} | {
 
 
 class Observer(Protocol):
-    """What a `Watch` shows each operation to, before it runs and afterwards."""
+    """What a `Observing` shows each operation to, before it runs and afterwards."""
 
     def before(self, call: Call) -> None:
         """See an operation that is about to run."""
@@ -58,7 +58,7 @@ class Observer(Protocol):
         """See an operation that has run, and the tensors it gave."""
 
 
-class Watch(TorchFunctionMode):
+class Observing(TorchFunctionMode):
     """Shows every operation to observers."""
 
     def __init__(self, *observers: Observer) -> None:
@@ -76,7 +76,7 @@ class Watch(TorchFunctionMode):
         return result
 
 
-class Cut(NamedTuple):
+class Detach(NamedTuple):
     """How and where a tensor was cut off from the graph of what it was made of."""
 
     kind: Literal["gradients off", "detached"]
@@ -87,7 +87,7 @@ def _any(_: Tensor) -> bool:
     return True
 
 
-class Cuts:
+class DetachTracker:
     """Follows tensors that were cut off from a gradient, through all that is made of them.
 
     Args:
@@ -101,13 +101,13 @@ class Cuts:
 
     def __init__(self, counts: Callable[[Tensor], bool] = _any) -> None:
         self.counts = counts
-        self.last: Cut | None = None
+        self.last: Detach | None = None
         self.number: Site | None = None
-        self.left: Cut | None = None
+        self.left: Detach | None = None
         self._turned_off: Site | None = None
-        self._cuts: dict[int, tuple[weakref.ref[Tensor], bool, Cut]] = {}
+        self._cuts: dict[int, tuple[weakref.ref[Tensor], bool, Detach]] = {}
 
-    def of(self, tensor: Tensor) -> Cut | None:
+    def of(self, tensor: Tensor) -> Detach | None:
         """Return the cut that a tensor has behind it, if any."""
         reference, had_graph, cut = self._cuts.get(id(tensor), (None, False, None))
         if reference is None or reference() is not tensor:
@@ -126,7 +126,7 @@ class Cuts:
             elif torch.is_grad_enabled():
                 self._turned_off = site()
         elif call.name in _TO_NUMBERS and self._wanted(call.given):
-            self.last = Cut("detached", site())
+            self.last = Detach("detached", site())
             if self.last.site.direct:
                 self.number = self.number or self.last.site
         elif call.name in _TO_ARRAYS:
@@ -140,9 +140,9 @@ class Cuts:
         cut = next((cut for cut in map(self.of, call.given) if cut is not None), None)
         if self._wanted(call.given):
             if _detaches(call):
-                cut = self.last = Cut("detached", site())
+                cut = self.last = Detach("detached", site())
             elif not torch.is_grad_enabled():
-                cut = self.last = Cut("gradients off", self._turned_off or site())
+                cut = self.last = Detach("gradients off", self._turned_off or site())
         if cut is not None:
             for tensor in made:
                 if tensor.grad_fn is not None or not tensor.requires_grad:  # no parameter
@@ -163,7 +163,7 @@ def _detaches(call: Call) -> bool:
     return call.name in ("detach", "detach_")
 
 
-class Changes:
+class MutationTracker:
     """Sees what is changed in place and was there before, and has it put back in the end.
 
     Args:
@@ -206,11 +206,11 @@ class Changes:
             self._undo.callback(_put_back, tensor, tensor.clone(), size)
 
 
-class Draws:
+class RNGTracker:
     """Sees random numbers being drawn, and layers that behave as in training.
 
     Args:
-        streams: Torch's global streams.
+        rng: Torch's global streams.
         listed: Generators that the chain knows.
         undo: Closed when all is over; puts generators back that the chain does not know.
 
@@ -222,16 +222,14 @@ class Draws:
             and where.
     """
 
-    def __init__(
-        self, streams: list[Generator], listed: Iterable[Generator], undo: ExitStack
-    ) -> None:
+    def __init__(self, rng: list[Generator], listed: Iterable[Generator], undo: ExitStack) -> None:
         self.noise: Site | None = None
         self.dropout: dict[str, Site] = {}
         self.batch_norm: dict[str, Site] = {}
         self.generators: list[tuple[Generator, Tensor, Site]] = []
-        self._known = {id(generator) for generator in (*streams, *listed)}
+        self._known = {id(generator) for generator in (*rng, *listed)}
         self._undo = undo
-        self._streams = [(generator, generator.initial_seed()) for generator in streams]
+        self._streams = [(generator, generator.initial_seed()) for generator in rng]
         self._states: list[Tensor] = []
 
     def before(self, call: Call) -> None:

@@ -11,11 +11,17 @@ import torch
 from torch import Generator, Tensor
 
 from chainograd.engine.graph import leaves_used
-from chainograd.engine.run import Tape
+from chainograd.engine.run import Run
 from chainograd.errors import ChainError
-from chainograd.preflight.observers import Changes, Cut, Cuts, Draws, Watch
+from chainograd.preflight.observers import (
+    Detach,
+    DetachTracker,
+    MutationTracker,
+    Observing,
+    RNGTracker,
+)
 from chainograd.replay.buffers import statistics
-from chainograd.replay.rng import Streams
+from chainograd.replay.rng import RNGState
 from chainograd.state import State, differentiable, wants_gradient
 
 FIRST = 3  # how many steps from the first one are run
@@ -31,7 +37,7 @@ FIRST = 3  # how many steps from the first one are run
 
 
 @dataclass(slots=True, eq=False)
-class Run:
+class ObservedStep:
     """A watched run of a step.
 
     Attributes:
@@ -45,10 +51,10 @@ class Run:
 
     index: int
     entering: State
-    random: Streams
-    cuts: Cuts
-    changes: Changes
-    draws: Draws
+    random: RNGState
+    cuts: DetachTracker
+    changes: MutationTracker
+    draws: RNGTracker
     leaving: State = field(init=False)
     error: Exception | None = None
     drew_on_host: bool = False
@@ -59,41 +65,43 @@ class Run:
         return self.error is None or named
 
 
-def watched(tape: Tape, index: int, state: State, undo: ExitStack) -> Run:
+def watched(run: Run, index: int, state: State, undo: ExitStack) -> ObservedStep:
     """Run a step in the grad mode in force, and see what it does."""
-    streams = tape.streams
-    run = Run(
+    rng = run.rng
+    observed = ObservedStep(
         index,
         entering=state,
-        random=streams.state(),
-        cuts=Cuts(),
-        changes=Changes(state.tensors, statistics(tape.surroundings.modes), undo),
-        draws=Draws(streams.defaults, streams.generators, undo),
+        random=rng.state(),
+        cuts=DetachTracker(),
+        changes=MutationTracker(state.tensors, statistics(run.context.modes), undo),
+        draws=RNGTracker(rng.defaults, rng.generators, undo),
     )
-    run.leaving = state._replace(leaves=())
+    observed.leaving = state._replace(leaves=())
     try:
-        with Watch(run.cuts, run.changes, run.draws):
-            run.leaving = tape.steps.run(index, state)
+        with Observing(observed.cuts, observed.changes, observed.draws):
+            observed.leaving = run.steps.run(index, state)
     except Exception as error:
-        run.error = error
-    run.drew_on_host = not run.random.same_on_host(streams.state(run.random))
-    return run
+        observed.error = error
+    observed.drew_on_host = not observed.random.same_on_host(rng.state(observed.random))
+    return observed
 
 
-def first_cut(tape: Tape, index: int, state: State) -> tuple[State, Cut | None]:
+def first_cut(run: Run, index: int, state: State) -> tuple[State, Detach | None]:
     """Run a step and return its result without a graph, and where that was cut off, if it was."""
-    ours = {id(leaf) for leaf in (*state.leaves, *tape.steps.shared) if wants_gradient(leaf)}
+    ours = {id(leaf) for leaf in (*state.leaves, *run.steps.shared) if wants_gradient(leaf)}
     # What a step makes to require a gradient, as guidance does, is its own affair.
-    cuts = Cuts(lambda tensor: any(id(use[0]) in ours for use in leaves_used([tensor], None)[0]))
-    with Watch(cuts):
-        leaving = tape.steps.run(index, state)
+    cuts = DetachTracker(
+        lambda tensor: any(id(use[0]) in ours for use in leaves_used([tensor], None)[0])
+    )
+    with Observing(cuts):
+        leaving = run.steps.run(index, state)
     found = next(filter(None, map(cuts.of, leaving.tensors)), cuts.left)
     if found is None and any(map(wants_gradient, state.leaves)):
         found = cuts.last
     return leaving.detached(), found
 
 
-def run_first(tape: Tape, undo: ExitStack) -> list[Run]:
+def run_first(run: Run, undo: ExitStack) -> list[ObservedStep]:
     """Run the first steps and the last one, with one graph through them all.
 
     Returns:
@@ -102,28 +110,30 @@ def run_first(tape: Tape, undo: ExitStack) -> list[Run]:
     Raises:
         Exception: What a step raises that has another reason.
     """
-    runs: list[Run] = []
-    state = tape.x_T.entering(tape.wanted[0])
-    for i in sorted({*range(min(FIRST, tape.plan.num_steps)), tape.plan.num_steps - 1}):
-        run = watched(tape, i, state, undo)
-        if i >= FIRST and (run.error is not None or not finite(run.leaving)):
+    observed_steps: list[ObservedStep] = []
+    state = run.x_T.entering(run.wanted[0])
+    for i in sorted({*range(min(FIRST, run.plan.num_steps)), run.plan.num_steps - 1}):
+        observed = watched(run, i, state, undo)
+        if i >= FIRST and (observed.error is not None or not finite(observed.leaving)):
             break  # note [Rehearsal], 2
-        if run.error is not None and not run.explains_itself():
-            raise run.error
-        runs.append(run)
-        if run.error is not None:
+        if observed.error is not None and not observed.explains_itself():
+            raise observed.error
+        observed_steps.append(observed)
+        if observed.error is not None:
             break
-        state = run.leaving._replace(leaves=tuple(map(_usable, run.leaving.leaves)))
-    return runs
+        state = observed.leaving._replace(leaves=tuple(map(_usable, observed.leaving.leaves)))
+    return observed_steps
 
 
-def run_again(tape: Tape, runs: Sequence[Run], undo: ExitStack) -> list[Run]:
+def run_again(
+    run: Run, observed_steps: Sequence[ObservedStep], undo: ExitStack
+) -> list[ObservedStep]:
     """Run each step again from the state it was given, as a chain would, the last one first."""
     again = []
-    for run in reversed(runs):
-        tape.streams.set(run.random)
+    for observed in reversed(observed_steps):
+        run.rng.set(observed.random)
         with torch.no_grad():
-            again.append(watched(tape, run.index, run.entering.detached(), undo))
+            again.append(watched(run, observed.index, observed.entering.detached(), undo))
     return again[::-1]
 
 
@@ -136,7 +146,7 @@ class Cotangents:
             a leaf.
         given: The cotangent of the state that leaves the first steps, from which those of the
             inputs were computed.
-        inputs: The gradients of the tape's inputs, through the first steps alone.
+        inputs: The gradients of the run's inputs, through the first steps alone.
     """
 
     nodes: list[list[Tensor | None]]
@@ -144,24 +154,24 @@ class Cotangents:
     inputs: list[Tensor | None]
 
 
-def go_back(tape: Tape, runs: Sequence[Run], value: Tensor | None) -> Cotangents:
+def send_back(run: Run, observed_steps: Sequence[ObservedStep], value: Tensor | None) -> Cotangents:
     """Send a cotangent back through the runs.
 
     Args:
-        tape: What they belong to.
-        runs: Those of `run_first`.
+        run: What they belong to.
+        observed_steps: Those of `run_first`.
         value: A loss on the state that leaves them. Without one, a fixed random cotangent is
             sent.
     """
-    states = [runs[0].entering, *(run.leaving for run in runs)]
-    K = sum(run.index < FIRST for run in runs)
+    states = [observed_steps[0].entering, *(observed.leaving for observed in observed_steps)]
+    K = sum(observed.index < FIRST for observed in observed_steps)
     nodes: list[list[Tensor | None]] = [[] for _ in states]
     last = states[-1].leaves
     nodes[-1] = _some(last) if value is None else _pulled([value], [torch.ones_like(value)], last)
-    if len(runs) > K:
+    if len(observed_steps) > K:
         nodes[K] = _pulled(last, _or_some(nodes[-1], last), states[K].leaves)
     given = _or_some(nodes[K], states[K].leaves)
-    wanted = [leaf for leaf in states[0].leaves if wants_gradient(leaf)] + tape.steps.shared
+    wanted = [leaf for leaf in states[0].leaves if wants_gradient(leaf)] + run.steps.shared
     between = [leaf for state in states[:K] for leaf in state.leaves]
     found = iter(_pulled(states[K].leaves, given, [*between, *wanted]))
     for k in range(K):
@@ -169,10 +179,10 @@ def go_back(tape: Tape, runs: Sequence[Run], value: Tensor | None) -> Cotangents
     return Cotangents(nodes, given, list(found))
 
 
-def watched_loss(loss: Callable[[Any], Any], state: State) -> tuple[Any, Cuts]:
+def watched_loss(loss: Callable[[Any], Any], state: State) -> tuple[Any, DetachTracker]:
     """Return what a loss makes of a state, and where it is cut off from it."""
-    cuts = Cuts()
-    with Watch(cuts):
+    cuts = DetachTracker()
+    with Observing(cuts):
         return loss(state.tree()), cuts
 
 

@@ -120,7 +120,7 @@ def _small(place: Place, buffer: Tensor | None) -> list[Tensor]:
 
 
 @contextmanager
-def on_copies(values: Iterable[Value]) -> Iterator[None]:
+def buffer_copies(values: Iterable[Value]) -> Iterator[None]:
     """Let modules have copies of some values in place of their buffers for a block."""
     values = list(values)
     own = [(place, place.buffer) for place, _ in values]
@@ -135,7 +135,7 @@ def on_copies(values: Iterable[Value]) -> Iterator[None]:
             place.table[place.name] = buffer
 
 
-class Snapshot:
+class BufferSnapshot:
     """The buffers before a step, to be put back if it has to begin anew."""
 
     def __init__(self, buffers: Buffers) -> None:

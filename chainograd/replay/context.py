@@ -14,12 +14,12 @@ from torch.nn import Module
 
 from chainograd.replay.settings import Settings, set_as
 
-# Note [Surroundings]
+# Note [Context]
 # 1. What a step sees besides its arguments is captured once, before the first run of that step.
-# 2. Every rerun happens inside those surroundings and leaves no trace outside.
+# 2. Every rerun happens inside that context and leaves no trace outside.
 # 3. The streams that belong to the caller continue as if there had been no rerun.
 # 4. A backward pass is not a rerun: autocast, settings, streams and hooks are those in force where
-#    `backward()` was called, as in the plain loop. So the surroundings hold around each rerun,
+#    `backward()` was called, as in the plain loop. So the context holds around each rerun,
 #    not around the gradient's way through its graph.
 
 
@@ -91,7 +91,7 @@ class OwnAutocast:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class StepContext:
     """What steps see besides their arguments and random streams.
 
     Attributes:
@@ -105,7 +105,7 @@ class Surroundings:
     modes: list[tuple[Module, bool]]
 
     @classmethod
-    def now(cls, device_types: set[str], modes: list[tuple[Module, bool]]) -> Surroundings:
+    def now(cls, device_types: set[str], modes: list[tuple[Module, bool]]) -> StepContext:
         """Return what is in force, for tensors on some types of devices."""
         autocast = tuple(
             Autocast.current(kind)

@@ -32,7 +32,7 @@ Place = int | None  # an address
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class HostStreams:
+class HostRNGState:
     """Where Python's and numpy's global streams stand.
 
     Attributes:
@@ -46,7 +46,7 @@ class HostStreams:
     numpy: Any
 
     @classmethod
-    def now(cls, since: HostStreams | None = None) -> HostStreams:
+    def now(cls, since: HostRNGState | None = None) -> HostRNGState:
         """Return where the streams stand; ``since`` itself if nothing was drawn since then."""
         words = _words()
         if since is not None and words == since.words and not since.numpy["has_gauss"]:
@@ -56,14 +56,14 @@ class HostStreams:
 
     def put_back(self) -> None:
         """Put the streams where they stood."""
-        if HostStreams.now(self) is self:  # the public way takes as long as a small step
+        if HostRNGState.now(self) is self:  # the public way takes as long as a small step
             return
         random.setstate(self.python)
         numpy.random.set_state(self.numpy)
 
     def __eq__(self, other: object) -> bool:
         """Return whether both streams stand where they stand in the other."""
-        if not isinstance(other, HostStreams):
+        if not isinstance(other, HostRNGState):
             return NotImplemented
         return self is other or (self.python == other.python and _same(self.numpy, other.numpy))
 

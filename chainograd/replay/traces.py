@@ -31,7 +31,7 @@ _CONTAINERS = (dict, list, set)
 
 
 @contextmanager
-def no_traces(step: object, others: Iterable[object]) -> Iterator[None]:
+def without_side_effects(step: object, others: Iterable[object]) -> Iterator[None]:
     """Put back what a block changes in the objects of a step: note [Traces].
 
     Raises:

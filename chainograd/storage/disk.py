@@ -21,7 +21,7 @@ from chainograd.storage.background import Background
 from chainograd.storage.packing import Layout, refuse_kinds, with_tensors, without_tensors
 
 
-class FolderShelf:
+class DiskStorage:
     """Keeps states in files of a folder of its own, which one thread writes and reads.
 
     Args:
@@ -59,7 +59,7 @@ class FolderShelf:
                 f"{needed:,}. {_OUT}"
             )
 
-    def put(self, index: int, state: State) -> FolderNode:
+    def put(self, index: int, state: State) -> DiskState:
         """Hand a state to the thread, once it is not too far behind.
 
         Raises:
@@ -69,7 +69,7 @@ class FolderShelf:
         while len(self.pending) >= self.waiting:
             self._finish(self.pending.popleft())
         self.written += 1
-        node = FolderNode(state, self, self.folder / f"{self.written}-state-{index}")
+        node = DiskState(state, self, self.folder / f"{self.written}-state-{index}")
         self.pending.append(node.writing)
         return node
 
@@ -100,24 +100,24 @@ class FolderShelf:
 _OUT = "Name another folder, or `store='host'`, or keep fewer states with `plan=binomial(…)`."
 
 
-class FolderNode:
+class DiskState:
     """A state in a file."""
 
-    def __init__(self, state: State, shelf: FolderShelf, path: Path) -> None:
-        self.rest, self.shelf, self.path = without_tensors(state), shelf, path
+    def __init__(self, state: State, storage: DiskStorage, path: Path) -> None:
+        self.rest, self.storage, self.path = without_tensors(state), storage, path
         self.layouts = [Layout.of(tensor) for tensor in state.tensors]
         pairs = zip(self.layouts, state.tensors, strict=True)
         parts = [layout.packed(tensor).cpu().view(torch.uint8) for layout, tensor in pairs]
-        self.writing = shelf.thread.submit(_write, path, parts)
+        self.writing = storage.thread.submit(_write, path, parts)
         self.coming: tuple[list[Tensor], Future[Any]] | None = None
-        weakref.finalize(self, shelf.thread.later, _unlink, path).atexit = False
+        weakref.finalize(self, storage.thread.later, _unlink, path).atexit = False
 
     def prefetch(self) -> None:
         """Let the thread read the file."""
         if self.coming is None:
             packed = [layout.room(torch.device("cpu")) for layout in self.layouts]
             parts = [flat.view(torch.uint8) for flat in packed]
-            self.coming = (packed, self.shelf.thread.submit(_read, self.path, parts))
+            self.coming = (packed, self.storage.thread.submit(_read, self.path, parts))
 
     def load(self) -> State:
         """Return the state, on its device.

@@ -121,7 +121,7 @@ class Transfers:
         return event
 
 
-class HostShelf:
+class HostStorage:
     """Keeps the states of an accelerator in pinned host memory."""
 
     in_sight = False
@@ -130,14 +130,14 @@ class HostShelf:
         self.transfers = transfers
         transfers.begin()
 
-    def put(self, index: int, state: State) -> HostNode:
+    def put(self, index: int, state: State) -> HostState:
         """Start copying a state to the host.
 
         Raises:
             StoreError: If a tensor of it is of a kind that cannot be kept there.
         """
         refuse_kinds(state, "'host'")
-        return HostNode(state, self.transfers)
+        return HostState(state, self.transfers)
 
     def settle(self) -> None:
         """Do nothing: copies back come after copies out by themselves."""
@@ -146,7 +146,7 @@ class HostShelf:
         """Do nothing: buffers are given back as nodes are let go."""
 
 
-class HostNode:
+class HostState:
     """A state in pinned host memory."""
 
     def __init__(self, state: State, transfers: Transfers) -> None:

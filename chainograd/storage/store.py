@@ -1,7 +1,7 @@
 """Where kept states live: on their device, in pinned host memory, or in a folder.
 
-A store makes a shelf for each call of a chain; a shelf turns a state into a node, which brings the
-state back, and which frees what it holds when it is itself let go.
+A store makes a storage for each call of a chain. The storage turns a state into a node. The node
+brings the state back, and frees what it holds when the node itself is freed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch import Tensor
 
 from chainograd.errors import ChangedTensorError
 from chainograd.state import State, versions
-from chainograd.storage.disk import FolderShelf
-from chainograd.storage.host import HostShelf, Transfers
+from chainograd.storage.disk import DiskStorage
+from chainograd.storage.host import HostStorage, Transfers
 from chainograd.storage.packing import Layout, refuse_kinds
 from chainograd.tensors.devices import is_accelerator
 from chainograd.tensors.parts import is_plain, tensor_bytes
 
 
-class Node(Protocol):
+class StoredState(Protocol):
     """A kept state."""
 
     def load(self) -> State:
@@ -36,7 +36,7 @@ class Node(Protocol):
         ...
 
 
-class Shelf(Protocol):
+class CallStorage(Protocol):
     """Where the nodes of one call are kept.
 
     Attributes:
@@ -45,7 +45,7 @@ class Shelf(Protocol):
 
     in_sight: bool
 
-    def put(self, index: int, state: State) -> Node:
+    def put(self, index: int, state: State) -> StoredState:
         """Keep the state that enters step ``index``."""
         ...
 
@@ -118,8 +118,8 @@ class Store:
             return None
         return sum(_rounded_bytes(leaf, self.dtype) for leaf in state.tensors)
 
-    def shelf(self, x_T: State, count: Callable[[], int]) -> Shelf:
-        """Return a shelf for states like ``x_T``; ``count`` says how many at once.
+    def storage(self, x_T: State, count: Callable[[], int]) -> CallStorage:
+        """Return a storage for states like ``x_T``; ``count`` says how many at once.
 
         Raises:
             StoreError: If the folder cannot be written to, or has no room for them, or the state
@@ -127,15 +127,15 @@ class Store:
         """
         device = x_T.device
         if not self.elsewhere(device):
-            shelf: Shelf = _DEVICE
+            storage: CallStorage = _DEVICE
         elif self.place == "host":
             refuse_kinds(x_T, "'host'")
             if device not in self._transfers:
                 self._transfers[device] = Transfers(device)
-            shelf = HostShelf(self._transfers[device])
+            storage = HostStorage(self._transfers[device])
         else:
-            shelf = FolderShelf(Path(self.place), x_T, count())
-        return shelf if self.dtype is None else RoundingShelf(shelf, self.dtype)
+            storage = DiskStorage(Path(self.place), x_T, count())
+        return storage if self.dtype is None else RoundingStorage(storage, self.dtype)
 
 
 def _looks_like_a_folder(place: str) -> bool:
@@ -146,7 +146,7 @@ def _looks_like_a_folder(place: str) -> bool:
 
 
 @dataclass(slots=True)
-class DeviceNode:
+class DeviceState:
     """A state that is kept as it is."""
 
     index: int
@@ -170,14 +170,14 @@ class DeviceNode:
         """Do nothing: the state is there."""
 
 
-class DeviceShelf:
+class DeviceStorage:
     """Keeps states as they are."""
 
     in_sight = True
 
-    def put(self, index: int, state: State) -> DeviceNode:
+    def put(self, index: int, state: State) -> DeviceState:
         """Keep a state."""
-        return DeviceNode(index, state, versions(state.leaves))
+        return DeviceState(index, state, versions(state.leaves))
 
     def settle(self) -> None:
         """Do nothing: a state is kept at once."""
@@ -186,7 +186,7 @@ class DeviceShelf:
         """Do nothing: a state is freed at once."""
 
 
-_DEVICE = DeviceShelf()
+_DEVICE = DeviceStorage()
 
 
 # In fewer bits
@@ -197,19 +197,19 @@ _DEVICE = DeviceShelf()
 Rounded = Layout | torch.dtype | None
 
 
-class RoundingShelf:
-    """Keeps states rounded to a dtype, on another shelf."""
+class RoundingStorage:
+    """Keeps states rounded to a dtype, on another storage."""
 
     in_sight = False
 
-    def __init__(self, shelf: Shelf, dtype: torch.dtype) -> None:
-        self.shelf, self.dtype = shelf, dtype
+    def __init__(self, storage: CallStorage, dtype: torch.dtype) -> None:
+        self.storage, self.dtype = storage, dtype
 
-    def put(self, index: int, state: State) -> RoundedNode:
+    def put(self, index: int, state: State) -> RoundedState:
         """Keep a state, rounded."""
         pairs = [self._rounded(leaf) for leaf in state.leaves]
         kept = state._replace(leaves=tuple(leaf for leaf, _ in pairs))
-        return RoundedNode(self.shelf.put(index, kept), [was for _, was in pairs])
+        return RoundedState(self.storage.put(index, kept), [was for _, was in pairs])
 
     def _rounded(self, leaf: Any) -> tuple[Any, Rounded]:
         """Return what is kept of a leaf, and what it was."""
@@ -221,19 +221,19 @@ class RoundingShelf:
         return layout.packed(leaf).to(self.dtype), layout
 
     def settle(self) -> None:
-        """Wait for the other shelf."""
-        self.shelf.settle()
+        """Wait for the other storage."""
+        self.storage.settle()
 
     def close(self) -> None:
-        """Wait for the other shelf."""
-        self.shelf.close()
+        """Wait for the other storage."""
+        self.storage.close()
 
 
 @dataclass(slots=True)
-class RoundedNode:
+class RoundedState:
     """A state that is kept in fewer bits."""
 
-    node: Node
+    node: StoredState
     rounded: Sequence[Rounded]
 
     def load(self) -> State:

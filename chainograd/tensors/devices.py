@@ -58,7 +58,7 @@ def synchronize(device: torch.device) -> None:
 # Random streams
 
 
-class DeviceStream:
+class DeviceGenerator:
     """The global random stream of an accelerator.
 
     Args:
@@ -87,11 +87,11 @@ class DeviceStream:
         return generators[index] if index < len(generators) else None
 
 
-def device_streams(devices: Any) -> list[DeviceStream]:
+def device_generators(devices: Any) -> list[DeviceGenerator]:
     """Return the global random streams of those devices that have one of their own."""
     there = {indexed(device) for device in devices if module_of(device) is not None}
     ordered = sorted(there, key=lambda device: (device.type, device.index))
-    return [DeviceStream(d) for d in ordered if getattr(module_of(d), "get_rng_state", None)]
+    return [DeviceGenerator(d) for d in ordered if getattr(module_of(d), "get_rng_state", None)]
 
 
 # Queues and clock

@@ -9,53 +9,53 @@ from torch.autograd import Variable
 
 from chainograd.captured.fsdp import shards_are_asked_for
 from chainograd.engine.autograd import keeps_graph, outside_vmap
-from chainograd.engine.backward import Sweep
-from chainograd.engine.run import Tape
+from chainograd.engine.backward import BackwardPass
+from chainograd.engine.run import Run
 from chainograd.engine.uses import StateUses
 from chainograd.state import Cotangents
 from chainograd.trajectory.second_order import Attached, Gradients, SecondDerivative
 
 
-def current_pass(tape: Tape) -> Pass:
-    """Return the backward pass that is running, as far as it has come through a tape."""
+def current_pass(run: Run) -> TrajectoryPass:
+    """Return the backward pass that is running, as far as it has come through a run."""
     number = torch._C._current_graph_task_id()
-    run = tape.running.get(number)
-    if run is None:
-        run = tape.running[number] = Pass(tape)
+    current = run.running.get(number)
+    if current is None:
+        current = run.running[number] = TrajectoryPass(run)
         # Whatever way the pass ends, autograd lets go of what it was to call, and of the sweep.
-        Variable._execution_engine.queue_callback(run.end)
-    return run
+        Variable._execution_engine.queue_callback(current.end)
+    return current
 
 
-class Pass:
+class TrajectoryPass:
     """A backward pass that may end at any state: one sweep, and what is to be done at its end."""
 
-    def __init__(self, tape: Tape) -> None:
-        if tape.steps.sharded:
-            tape.steps.trains_shards = shards_are_asked_for(tape.asked_of_steps)
-        self.tape, self.open = tape, True
+    def __init__(self, run: Run) -> None:
+        if run.steps.sharded:
+            run.steps.trains_shards = shards_are_asked_for(run.asked_of_steps)
+        self.run, self.open = run, True
         # What has a second derivative is kept for it.
-        self.sweep = Sweep(tape, keep=bool(keeps_graph()) or torch.is_grad_enabled())
+        self.sweep = BackwardPass(run, keep=bool(keeps_graph()) or torch.is_grad_enabled())
         self.again: SecondDerivative | None = None
         self.shown = ExitStack()
-        self.shown.enter_context(tape.log.showing("backward", self.sweep.evaluations))
+        self.shown.enter_context(run.log.showing("backward", self.sweep.evaluations))
 
     def through(self, i: int, given: Cotangents, uses: StateUses) -> Gradients:
         """Send the cotangents of the state after step i through it."""
-        sweep, tape = self.sweep, self.tape
+        sweep, run = self.sweep, self.run
         try:
-            with outside_vmap(), tape.steps.autocast.off():
+            with outside_vmap(), run.steps.autocast.off():
                 sweep.begin_at(i + 1, given)
-                if i + 1 < tape.plan.num_steps:
+                if i + 1 < run.plan.num_steps:
                     sweep.show(given)
                     sweep.arrive(i + 1)
                 # A transform sees the gradient of x_T whole. It is given other states from outside.
-                whole = tape.transform is not None and i == 0
+                whole = run.transform is not None and i == 0
                 sweep.pass_step(i, () if whole else uses.apart)
                 if i == 0:
                     self._arrive_first(uses)
             found = uses.parts(sweep.cotangents, sweep.apart)
-            of_steps = [sweep.sums.values[at] for at in tape.asked] if i == tape.first else []
+            of_steps = [sweep.accumulator.values[at] for at in run.asked] if i == run.first else []
             sweep.cotangents, sweep.apart = {}, []
             self._note(i)
         except BaseException:
@@ -69,35 +69,35 @@ class Pass:
         """Do the same by operations that have a derivative."""
         self.again = self.again or SecondDerivative(self.sweep)
         found = self.again.through(i, given, uses, attached)
-        if i == self.tape.first:
+        if i == self.run.first:
             self.end()
             self.again = None
-            self.sweep.let_go()
+            self.sweep.release()
         return found
 
     def end(self) -> None:
-        """Ask what is open, once, and leave the tape as other backward passes are to find it."""
+        """Ask what is open, once, and leave the run as other backward passes are to find it."""
         if not self.open:
             return
         self.open = False
         self.shown.close()
-        with self.tape.steps.autocast.off():
-            self.tape.log.settle()
+        with self.run.steps.autocast.off():
+            self.run.log.settle()
         self.sweep.settle()
 
     def _note(self, i: int) -> None:
         """Note how far the pass has come, so that another may go on from there."""
-        sweep, tape = self.sweep, self.tape
+        sweep, run = self.sweep, self.run
         if not sweep.keep:
-            tape.left, tape.reached = i, (sweep.position, sweep.state)
-        if i == tape.first:
+            run.left, run.reached = i, (sweep.position, sweep.state)
+        if i == run.first:
             self.shown.close()
             self.open = False
             try:
                 sweep.settle()
             finally:
                 sweep.end()
-                sweep.let_go()  # autograd may go on for long, and `.grad` takes what nobody holds
+                sweep.release()  # autograd may go on for long, and `.grad` takes what nobody holds
 
     def _fail(self) -> None:
         if self.open:

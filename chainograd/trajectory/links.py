@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from chainograd.engine.autograd import refuse_backward
 from chainograd.engine.hooks import call_with_gradients_only, hooks_with_gradients_only
-from chainograd.engine.run import Tape
+from chainograd.engine.run import Run
 from chainograd.engine.uses import StateUses
 from chainograd.state import State
 from chainograd.trajectory.backward_pass import current_pass
@@ -39,7 +39,7 @@ class Link:
     """What a link knows of its step.
 
     Attributes:
-        tape: What the forward pass left.
+        run: What the forward pass left.
         step: The step's index.
         places: Leaves of the state after it that it has gradients for.
         uses: How it uses the state before it.
@@ -47,7 +47,7 @@ class Link:
         values: What the groups are again, while a second derivative is taken.
     """
 
-    tape: Tape
+    run: Run
     step: int
     places: list[int]
     uses: StateUses
@@ -57,15 +57,15 @@ class Link:
     @property
     def last(self) -> bool:
         """Whether no link comes after it on the way back."""
-        return self.step == self.tape.first
+        return self.step == self.run.first
 
     def attached(self, tensors: list[Tensor], thread: Tensor | None, after: State) -> Any:
         """Return the leaves that the step gives as outcomes of the tensors of its groups."""
         pairs = zip(tensors, self.uses.counts, strict=True)
         inputs = [tensor for tensor, count in pairs for _ in range(count)]
-        inputs += self.tape.asked_of_steps if thread is None else [thread]
+        inputs += self.run.asked_of_steps if thread is None else [thread]
         places = iter(range(len(tensors)))
-        # What is saved is but the tensors' places in the graph: their values are the tape's matter.
+        # What is saved is but the tensors' places in the graph: their values are the run's matter.
         with saved_tensors_hooks(lambda _: next(places), lambda place: self.values[place]):
             return LinkFunction.apply(self, tensors, after, *inputs)
 
@@ -80,13 +80,13 @@ class LinkFunction(torch.autograd.Function):
         ctx.link = link
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
-        # Aliases: what the tape keeps must not hold the graph that holds the tape.
+        # Aliases: what the run keeps must not hold the graph that holds the run.
         return *(after.leaves[place].detach() for place in link.places), torch.empty(0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:  # noqa: D102
         link: Link = ctx.link
-        refuse_backward(link.tape, link.step, grads)
+        refuse_backward(link.run, link.step, grads)
         given = {p: g for p, g in zip(link.places, grads, strict=False) if g is not None}
         of_state, of_steps = _gradients(ctx, link, given)
         _let_hooks_see_gradients_only(link, of_state, of_steps)
@@ -97,9 +97,9 @@ class LinkFunction(torch.autograd.Function):
 
 
 def _gradients(ctx: Any, link: Link, given: dict[int, Tensor]) -> Gradients:
-    run = current_pass(link.tape)
+    backward_pass = current_pass(link.run)
     if not torch.is_grad_enabled():
-        return run.through(link.step, given, link.uses)
+        return backward_pass.through(link.step, given, link.uses)
 
     def attached(values: Sequence[Any]) -> tuple[Tensor, ...]:
         link.values = values
@@ -108,7 +108,7 @@ def _gradients(ctx: Any, link: Link, given: dict[int, Tensor]) -> Gradients:
         finally:
             link.values = ()
 
-    return run.through_differentiably(link.step, given, link.uses, attached)
+    return backward_pass.through_differentiably(link.step, given, link.uses, attached)
 
 
 def _let_hooks_see_gradients_only(
@@ -117,56 +117,58 @@ def _let_hooks_see_gradients_only(
     before = [one() for one, parts in zip(link.before, of_state, strict=True) if not parts]
     missing = [tensor for tensor in before if tensor is not None]
     if link.last:
-        outer = zip(link.tape.asked_of_steps, of_steps, strict=True)
+        outer = zip(link.run.asked_of_steps, of_steps, strict=True)
         missing += [tensor for tensor, g in outer if g is None]
     call_with_gradients_only(missing)
 
 
-def attach_links(tape: Tape, x: State, states: dict[int, State]) -> list[State]:
+def attach_links(run: Run, x: State, states: dict[int, State]) -> list[State]:
     """Return the states of a trajectory, x first, as differentiable outcomes of each other.
 
     Args:
-        tape: What the forward pass left.
+        run: What the forward pass left.
         x: The state that enters step 0, as the caller has it.
         states: Those after it, by their indices.
     """
     visible, thread = [x], None
-    ends = [i for i in range(tape.plan.num_steps) if _own(tape, i)]
-    for i in range(tape.plan.num_steps):
+    ends = [i for i in range(run.plan.num_steps) if _own(run, i)]
+    for i in range(run.plan.num_steps):
         leaves, outputs = list(states[i + 1].leaves), []
-        if ends and tape.first <= i <= ends[-1]:
-            link, tensors = _link(tape, i, visible[-1])
+        if ends and run.first <= i <= ends[-1]:
+            link, tensors = _link(run, i, visible[-1])
             *outputs, thread = link.attached(tensors, thread, states[i + 1])
-        for place, output in zip(_own(tape, i), outputs, strict=True):
+        for place, output in zip(_own(run, i), outputs, strict=True):
             hooks_with_gradients_only(output)
             leaves[place] = output
-        for place, twin in _twins(tape, i).items():
-            leaves[place] = visible[-1].leaves[twin.place] if twin.entering else leaves[twin.place]
+        for place, alias in _aliases(run, i).items():
+            leaves[place] = (
+                visible[-1].leaves[alias.place] if alias.entering else leaves[alias.place]
+            )
         visible.append(states[i + 1]._replace(leaves=tuple(leaves)))
     return visible
 
 
-def _twins(tape: Tape, i: int) -> dict[int, Any]:
-    return tape.twins[i] if tape.transform is None else {}
+def _aliases(run: Run, i: int) -> dict[int, Any]:
+    return run.aliases[i] if run.transform is None else {}
 
 
-def _own(tape: Tape, i: int) -> list[int]:
+def _own(run: Run, i: int) -> list[int]:
     """Return the leaves of the state after step i that come from its link."""
-    twins = _twins(tape, i)
-    return [p for p, wanted in enumerate(tape.wanted[i + 1]) if wanted and p not in twins]
+    aliases = _aliases(run, i)
+    return [p for p, wanted in enumerate(run.wanted[i + 1]) if wanted and p not in aliases]
 
 
-def _link(tape: Tape, i: int, before: State) -> tuple[Link, list[Tensor]]:
+def _link(run: Run, i: int, before: State) -> tuple[Link, list[Tensor]]:
     """Return the link of step i, and the tensors of its groups."""
     groups: dict[int, list[int]] = {}
     counts: dict[int, int] = {}
-    handed_on = [twin.place for twin in _twins(tape, i).values() if twin.entering]
-    for place, count in sorted(tape.entered[i].items()):
-        if tape.wanted[i][place] and count > handed_on.count(place):
+    handed_on = [alias.place for alias in _aliases(run, i).values() if alias.entering]
+    for place, count in sorted(run.entered[i].items()):
+        if run.wanted[i][place] and count > handed_on.count(place):
             key = id(before.leaves[place])
             groups.setdefault(key, []).append(place)
             counts[key] = counts.get(key, 0) + count - handed_on.count(place)
     tensors = [before.leaves[places[0]] for places in groups.values()]
     alive = [weakref.ref(tensor) for tensor in tensors]
     uses = StateUses(list(groups.values()), list(counts.values()))
-    return Link(tape, i, _own(tape, i), uses, alive), tensors
+    return Link(run, i, _own(run, i), uses, alive), tensors

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from chainograd.engine.backward import Sweep
-from chainograd.engine.step import Outcome
+from chainograd.engine.backward import BackwardPass
+from chainograd.engine.step import StepResult
 from chainograd.engine.uses import StateUses, uses_until, watched
 from chainograd.state import Cotangents, State, aside
 
@@ -37,15 +37,15 @@ class Gradients(NamedTuple):
 class SecondDerivative:
     """What one backward pass with ``create_graph=True`` carries on from link to link."""
 
-    def __init__(self, sweep: Sweep) -> None:
-        self.sweep, self.tape = sweep, sweep.tape
+    def __init__(self, sweep: BackwardPass) -> None:
+        self.sweep, self.run = sweep, sweep.run
         self.states: dict[int, State] = {}  # that were made again on the way to a later one
-        self.sums: list[Tensor | None] = [None] * len(self.tape.asked)
+        self.accumulator: list[Tensor | None] = [None] * len(self.run.asked)
 
     def through(self, i: int, given: Cotangents, uses: StateUses, attached: Attached) -> Gradients:
         """Send the cotangents of the state after step i through it."""
-        if not given and all(g is None for g in self.sums):
-            return Gradients([[] for _ in uses.groups], self.sums)
+        if not given and all(g is None for g in self.accumulator):
+            return Gradients([[] for _ in uses.groups], self.accumulator)
         with torch.no_grad():
             state = self._state(i)
         tensors = attached([state.leaves[places[0]] for places in uses.groups])
@@ -67,10 +67,12 @@ class SecondDerivative:
                 for use, count in zip(found, uses.counts, strict=True)]  # fmt: skip
         apart = [arrived for arrived, _ in seen]
         # As in note [Sums in order], 1.
-        roots = roots + [(t, g) for t, g in zip(shared, self.sums, strict=True) if g is not None]
+        roots = roots + [
+            (t, g) for t, g in zip(shared, self.accumulator, strict=True) if g is not None
+        ]
         asked = [at for at, t in enumerate(shared) if t.requires_grad]
         if not roots or not (entering or asked):
-            return Gradients(apart, self.sums)
+            return Gradients(apart, self.accumulator)
         outputs, cotangents = zip(*roots, strict=True)
         inputs = [*entering, *(shared[at] for at in asked)]
         grads = torch.autograd.grad(
@@ -79,11 +81,11 @@ class SecondDerivative:
         for handle in chain.from_iterable(handles for _, handles in seen):
             handle.remove()
         for at, g in zip(asked, grads[len(entering) :], strict=True):
-            self.sums[at] = g
+            self.accumulator[at] = g
         # A whole gradient, where its uses were not told apart.
         whole = {places[0]: g for places, g in zip(uses.groups, grads, strict=False)
                  if g is not None}  # fmt: skip
-        return Gradients(uses.parts(whole, apart), self.sums)
+        return Gradients(uses.parts(whole, apart), self.accumulator)
 
     def _shared(self) -> list[Tensor]:
         """Return what the steps share, attached to what it is outside.
@@ -91,7 +93,7 @@ class SecondDerivative:
         Views, not the tensors: to these a graph that goes on from the state leads as well, through
         the links of all steps before, and they would be gone through each time.
         """
-        pairs = [(outer, aside(outer)) for outer in self.tape.asked_of_steps]
+        pairs = [(outer, aside(outer)) for outer in self.run.asked_of_steps]
         return [outer.clone() if view is outer else view for outer, view in pairs]
 
     def _entering(self, state: State, uses: StateUses, tensors: list[Tensor]) -> State:
@@ -102,13 +104,13 @@ class SecondDerivative:
         return state._replace(leaves=tuple(leaves))
 
     def _run(self, i: int, entering: State, shared: list[Tensor]) -> State:
-        tape, sweep = self.tape, self.sweep
-        steps = tape.steps.on(dict(zip(tape.asked, shared, strict=True)))
-        with tape.again(i):
+        run, sweep = self.run, self.sweep
+        steps = run.steps.on(dict(zip(run.asked, shared, strict=True)))
+        with run.again(i):
             leaving = steps.run(i, entering)
         first = sweep.first(sweep.nodes.get(i + 1))
-        used, _ = tape.verifier.graphs.get(i, (set(tape.asked), None))
-        sweep.compare(i, first, Outcome(leaving.detached(), [], used, None, {}, {}))
+        used, _ = run.verifier.graphs.get(i, (set(run.asked), None))
+        sweep.compare(i, first, StepResult(leaving.detached(), [], used, None, {}, {}))
         return leaving
 
     def _state(self, i: int) -> State:

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from chainograd import CheckpointedChain, meter
 from chainograd.errors import ChangedTensorError
 from chainograd.frozen.layers import FrozenLayers
-from chainograd.frozen.recompute import recipe_of_norm
+from chainograd.frozen.recompute import recomputation_of_norm
 
 # Torch pads a copy for even kernels, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
@@ -225,10 +225,10 @@ def test_a_norm_is_made_again_from_what_its_node_saves_and_nothing_else_is_kept(
     x, node = torch.randn(2, 2), SimpleNamespace(_saved_input=torch.randn(2, 2))
     given = weakref.ref(x)
 
-    recipe = recipe_of_norm(node, x, torch.tanh, ())
+    recomputation = recomputation_of_norm(node, x, torch.tanh, ())
     del x
 
-    assert torch.equal(recipe.made(), node._saved_input.tanh())
+    assert torch.equal(recomputation.made(), node._saved_input.tanh())
     assert given() is None
 
 
@@ -292,10 +292,10 @@ def test_a_norm_is_made_again_under_the_autocast_of_its_first_run(cast):
     # No norm of the CPU's is cast; a product of matrices stands for those that CUDA casts.
     x = torch.randn(2, 2)
     with torch.autocast("cpu", torch.bfloat16, enabled=cast):
-        recipe = recipe_of_norm(object(), x, lambda x: x @ x, ())
+        recomputation = recomputation_of_norm(object(), x, lambda x: x @ x, ())
 
     with torch.autocast("cpu", torch.bfloat16, enabled=not cast):
-        assert recipe.made().dtype == (torch.bfloat16 if cast else torch.float32)
+        assert recomputation.made().dtype == (torch.bfloat16 if cast else torch.float32)
 
 
 def test_a_norms_result_that_was_changed_in_place_is_not_made_again_from_the_norm():

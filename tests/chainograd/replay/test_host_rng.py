@@ -8,7 +8,7 @@ import torch
 
 from chainograd import CheckpointedChain, binomial
 from chainograd.replay import host_rng as host_streams
-from chainograd.replay.rng import RandomStreams
+from chainograd.replay.rng import RNGSources
 from tests.problems import plain
 
 M = 6
@@ -104,7 +104,7 @@ def test_the_forward_pass_runs_each_step_once_wherever_draws_begin(at):
 
 def moves(draw):
     """Return whether a draw is seen, and is seen to be undone."""
-    streams = RandomStreams(())
+    streams = RNGSources(())
     before = streams.state()
     assert streams.state(before) is before
     draw()
@@ -152,7 +152,7 @@ def test_a_step_may_draw_from_numpy_with_another_bit_generator():
 
 
 def test_streams_stand_at_the_same_place_or_do_not():
-    streams = RandomStreams((), [named := torch.Generator()])
+    streams = RNGSources((), [named := torch.Generator()])
     before = streams.state()
 
     draws = (lambda: torch.rand(1), lambda: torch.rand(1, generator=named), *DRAWS.values())

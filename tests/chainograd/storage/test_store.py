@@ -25,7 +25,7 @@ from chainograd import (
     meter,
 )
 from chainograd.state import State
-from chainograd.storage.host import HostShelf, Transfers
+from chainograd.storage.host import HostStorage, Transfers
 from chainograd.storage.packing import Layout
 from chainograd.tensors.parts import tensor_bytes
 from tests.chainograd.tensors.accelerators import Accelerator
@@ -102,12 +102,12 @@ STRANGE = {
 }
 
 
-def shelf_of(place, state, folder):
+def storage_of(place, state, folder):
     if place == "folder":
-        return Store(folder).shelf(state, lambda: 1)
+        return Store(folder).storage(state, lambda: 1)
     if place == "host":
-        return HostShelf(Transfers(torch.device("cpu"), Accelerator(), torch.empty))
-    return Store("device", torch.bfloat16).shelf(state, lambda: 1)
+        return HostStorage(Transfers(torch.device("cpu"), Accelerator(), torch.empty))
+    return Store("device", torch.bfloat16).storage(state, lambda: 1)
 
 
 @pytest.mark.parametrize("place", ["folder", "host", "rounded"])
@@ -116,8 +116,8 @@ def test_a_state_comes_back_with_values_dtype_and_strides(make, place, tmp_path,
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, side: None)
     tensor = make()
     state = State.of({"x": tensor, "step": 3, "none": None})
-    shelf = shelf_of(place, state, tmp_path)
-    node = shelf.put(0, state)
+    storage = storage_of(place, state, tmp_path)
+    node = storage.put(0, state)
 
     back = node.load().tree()
 
@@ -129,9 +129,9 @@ def test_a_state_comes_back_with_values_dtype_and_strides(make, place, tmp_path,
     assert back["x"].stride() == tensor.stride()
     assert (back["x"].is_conj(), back["x"].is_neg()) == (tensor.is_conj(), tensor.is_neg())
     assert (back["step"], back["none"]) == (3, None)
-    again = shelf.put(1, State.of(back)).load().tree()  # what came back can be kept
+    again = storage.put(1, State.of(back)).load().tree()  # what came back can be kept
     assert again["x"].stride() == tensor.stride()
-    shelf.close()
+    storage.close()
 
 
 def test_entries_with_gaps_between_them_are_kept_without_the_gaps():
@@ -196,11 +196,11 @@ def test_a_state_that_bytes_do_not_bring_back_is_refused_by_the_name_of_its_kind
     store = Store(tmp_path if place == "folder" else "host")
     monkeypatch.setattr("chainograd.storage.store.is_accelerator", lambda device: True)
     with pytest.raises(StoreError, match=message):  # as the state that enters the chain
-        store.shelf(state, lambda: 1)
-    shelf = shelf_of(place, plain_state, tmp_path)
+        store.storage(state, lambda: 1)
+    storage = storage_of(place, plain_state, tmp_path)
     with pytest.raises(StoreError, match=message):  # and as one on the way
-        shelf.put(1, state)
-    shelf.close()
+        storage.put(1, state)
+    storage.close()
 
 
 @odd
@@ -434,9 +434,9 @@ def test_copies_are_ordered_by_one_side_stream_and_waited_for(monkeypatch):
         allocated.append(count)
         return torch.empty(count, dtype=dtype)
 
-    shelf = HostShelf(Transfers(torch.device("cpu"), cuda, allocate))
+    storage = HostStorage(Transfers(torch.device("cpu"), cuda, allocate))
     x = torch.randn(4, 3)
-    node = shelf.put(0, State.of(x))
+    node = storage.put(0, State.of(x))
     out = ["side waits for", "copy", "used on"]
     assert [entry[0] for entry in cuda.log] == out
     assert ("copy", True) in cuda.log
@@ -451,13 +451,13 @@ def test_copies_are_ordered_by_one_side_stream_and_waited_for(monkeypatch):
     assert [entry[0] for entry in cuda.log[:-1]] == out
     assert torch.equal(back, x)
     del node
-    shelf.put(1, State.of(x))
+    storage.put(1, State.of(x))
     assert allocated == [12]  # the pinned buffer was taken again
 
 
 def test_a_store_on_the_host_leaves_states_of_the_host_where_they_are():
     x = State.of(torch.ones(3))
-    assert Store("host").shelf(x, lambda: 1).put(0, x).load().leaves[0] is x.leaves[0]
+    assert Store("host").storage(x, lambda: 1).put(0, x).load().leaves[0] is x.leaves[0]
     assert not Store("host").elsewhere(torch.device("cpu"))
     for kind in ("cuda", "xpu", "mps", "privateuseone"):
         assert Store("host").elsewhere(torch.device(kind))
@@ -485,8 +485,8 @@ def idle(transfers):
 def test_idle_pinned_memory_is_that_of_the_last_size_only(side_by_side):
     transfers, allocated = side_by_side
     for size in (100, 150, 80, 200, 120):
-        shelf = HostShelf(transfers)
-        nodes = [shelf.put(i, State.of(torch.full((size,), float(i)))) for i in range(50)]
+        storage = HostStorage(transfers)
+        nodes = [storage.put(i, State.of(torch.full((size,), float(i)))) for i in range(50)]
         assert idle(transfers) == 0
         assert all(torch.equal(n.load().tree(), torch.full((size,), float(i)))
                    for i, n in enumerate(nodes))  # fmt: skip
@@ -499,16 +499,16 @@ def test_every_size_of_one_state_is_taken_again_by_the_next_call(side_by_side):
     transfers, allocated = side_by_side
     state = State.of([torch.ones(100), torch.ones(30), torch.ones(30, dtype=torch.float64)])
     for _ in range(3):
-        shelf = HostShelf(transfers)
-        nodes = [shelf.put(i, state) for i in range(4)]
+        storage = HostStorage(transfers)
+        nodes = [storage.put(i, state) for i in range(4)]
         del nodes
     assert len(allocated) == 12
 
 
 def test_a_buffer_given_back_late_does_not_stay_if_its_size_is_out_of_use(side_by_side):
     transfers, _ = side_by_side
-    late = HostShelf(transfers).put(0, State.of(torch.ones(100)))
-    HostShelf(transfers).put(0, State.of(torch.ones(10)))
+    late = HostStorage(transfers).put(0, State.of(torch.ones(100)))
+    HostStorage(transfers).put(0, State.of(torch.ones(10)))
     del late
     assert idle(transfers) == 40
 
@@ -520,20 +520,20 @@ def test_what_was_dropped_is_returned_to_the_system_when_the_next_call_begins(
     returned = []
     monkeypatch.setattr("chainograd.storage.host.unpin_unused", lambda: returned.append(1))
     for size, times in ((10, 0), (10, 0), (20, 0), (20, 1), (20, 1)):
-        HostShelf(transfers).put(0, State.of(torch.ones(size)))
+        HostStorage(transfers).put(0, State.of(torch.ones(size)))
         assert len(returned) == times
 
 
 def test_a_device_without_streams_copies_while_the_host_waits():
     transfers = Transfers(torch.device("cpu"), SimpleNamespace())
-    node = HostShelf(transfers).put(0, State.of(torch.arange(3.0)))
+    node = HostStorage(transfers).put(0, State.of(torch.arange(3.0)))
     node.prefetch()
     assert torch.equal(node.load().tree(), torch.arange(3.0))
 
 
 def test_a_copy_of_a_chain_copies_beside_its_own_steps(side_by_side, monkeypatch):
     transfers, _ = side_by_side
-    HostShelf(transfers).put(0, State.of(torch.ones(10)))
+    HostStorage(transfers).put(0, State.of(torch.ones(10)))
     assert idle(transfers) == 40
     monkeypatch.setattr("chainograd.storage.host.module_of", lambda device: Accelerator())
 

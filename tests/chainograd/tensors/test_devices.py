@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from chainograd import CheckpointedChain
-from chainograd.engine.accumulate import Sums
-from chainograd.replay.rng import RandomStreams
+from chainograd.engine.accumulate import GradAccumulator
+from chainograd.replay.rng import RNGSources
 from chainograd.report import Log
 from chainograd.tensors import devices
 from tests.chainograd.tensors.accelerators import Accelerator, Event
@@ -35,7 +35,7 @@ def test_the_streams_of_every_device_in_use_are_read_and_put_back_one_by_one(kin
     module = Accelerator.standing_for(kind, monkeypatch, count=3)
     named = torch.Generator()
     used = [CPU, torch.device(kind, 2), torch.device(kind), torch.device(kind, 0)]
-    streams = RandomStreams(used, [named])
+    streams = RNGSources(used, [named])
     assert [stream.device.index for stream in streams.on_devices] == [0, 2]
     assert streams.defaults == [
         torch.default_generator, module.default_generators[0], module.default_generators[2],
@@ -63,7 +63,7 @@ def test_mps_has_one_stream_and_its_functions_take_no_device(monkeypatch):
         _get_default_mps_generator=lambda: generator,
     )
     monkeypatch.setattr(torch, "get_device_module", lambda device: module)
-    streams = RandomStreams([torch.device("mps", 0), torch.device("mps")])
+    streams = RNGSources([torch.device("mps", 0), torch.device("mps")])
     assert streams.defaults == [torch.default_generator, generator]
 
     before = streams.state()
@@ -76,7 +76,7 @@ def test_mps_has_one_stream_and_its_functions_take_no_device(monkeypatch):
 
 def test_a_backend_that_tells_no_random_state_is_left_out(monkeypatch):
     Accelerator.standing_for("privateuseone", monkeypatch, lacks=("get_rng_state",))
-    assert not RandomStreams([torch.device("privateuseone", 0)]).on_devices
+    assert not RNGSources([torch.device("privateuseone", 0)]).on_devices
 
 
 def test_noise_of_a_device_is_replayed(kind, monkeypatch):
@@ -84,8 +84,8 @@ def test_noise_of_a_device_is_replayed(kind, monkeypatch):
     module = Accelerator.standing_for(kind, monkeypatch)
     (generator,) = module.default_generators
     monkeypatch.setattr(
-        "chainograd.chain.RandomStreams",
-        lambda used, generators: RandomStreams([torch.device(kind, 0)], generators),
+        "chainograd.chain.RNGSources",
+        lambda used, generators: RNGSources([torch.device(kind, 0)], generators),
     )
     w = torch.full((), 0.9, requires_grad=True)
 
@@ -156,7 +156,7 @@ def test_a_device_with_one_queue_has_no_current_stream(monkeypatch):
 def test_a_large_gradient_from_another_stream_is_not_added_where_it_arises(monkeypatch):
     streams = iter(["main", "side", "main"])
     monkeypatch.setattr("chainograd.engine.accumulate.current_stream", lambda device: next(streams))
-    sums = Sums(1)
+    sums = GradAccumulator(1)
     sums.values[0] = torch.ones(3)
     adding = sums._adding(0, 0, sums.values[0])
 

@@ -424,11 +424,11 @@ def test_everything_is_freed_without_the_collector(end):
 def test_a_partial_pass_frees_the_nodes_behind_it():
     x = torch.ones(1000, requires_grad=True)
     states = CheckpointedChain(lambda x, i: torch.sin(x), M).trajectory(x)
-    tape = states[M].grad_fn.link.tape
+    run = states[M].grad_fn.link.run
     torch.autograd.grad(states[M].sum(), states[3])
 
-    assert sorted(tape.nodes) == [0, 1, 2, 3]
-    assert not tape.graphs
+    assert sorted(run.nodes) == [0, 1, 2, 3]
+    assert not run.graphs
 
 
 def test_hooks_are_called_with_gradients_only():
