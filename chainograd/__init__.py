@@ -10,8 +10,10 @@ from chainograd.errors import (
 )
 from chainograd.metering import Reading, meter
 from chainograd.plans.budget import within
-from chainograd.plans.plan import Plan, StepCost
-from chainograd.plans.planners import binomial, keep_last
+from chainograd.plans.costs import StepCost
+from chainograd.plans.plan import Plan
+from chainograd.plans.planners import keep_last
+from chainograd.plans.revolve import binomial
 from chainograd.preflight.findings import Finding, Findings
 from chainograd.report import Report, StepReport
 from chainograd.storage.store import Store

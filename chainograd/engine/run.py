@@ -17,7 +17,7 @@ from chainograd.captured.generators import UnlistedGenerators
 from chainograd.engine.graph import Mark
 from chainograd.engine.step import Alias, StepGraph, Steps, refuse_unknown_leaves
 from chainograd.plans.plan import Action, Backprop, Plan
-from chainograd.plans.planners import restricted
+from chainograd.plans.restrict import restricted
 from chainograd.replay.buffers import Buffers, buffer_copies
 from chainograd.replay.context import Flags, StepContext
 from chainograd.replay.rng import Replayed, RNGSources, RNGState, fork_rng

@@ -7,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from chainograd import CheckpointedChain, StepCost, binomial, keep_last, meter, within
-from chainograd.plans.planners import parse_bytes
+from chainograd.plans.budget import parse_bytes
 from tests.problems import Noisy, Wide
 
 MiB = 2**20
@@ -152,7 +152,7 @@ def test_a_plan_prints_as_a_table():
 def test_a_plan_without_costs_says_how_to_get_some():
     with pytest.raises(ValueError, match=r"chain\.measure"):
         _ = keep_last(3, 1).peak_bytes
-    with pytest.raises(ValueError, match="2 entries for 3 steps"):
+    with pytest.raises(ValueError, match="2 entries, but the plan has 3 steps"):
         keep_last(3, 1).with_costs((StepCost(1, 1, 1, 1, 1, 1),) * 2)
 
 
