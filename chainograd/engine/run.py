@@ -25,7 +25,8 @@ from chainograd.replay.traces import without_side_effects
 from chainograd.replay.verify import Verifier, Verify
 from chainograd.report import Log
 from chainograd.state import State, wants_gradient
-from chainograd.storage.store import CallStorage, Store, StoredState
+from chainograd.storage.call_storage import CallStorage, StoredState
+from chainograd.storage.store import Store
 
 Transform = Callable[[int, Any], Any]
 
