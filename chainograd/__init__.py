@@ -18,7 +18,9 @@ from chainograd.preflight.findings import Finding, Findings
 from chainograd.report import Report, StepReport
 from chainograd.storage.store import Store
 from chainograd.truncation.cotangents import clamped, clipped, scaled
-from chainograd.truncation.modules import LastStepAgain, ScaledInput, StoppedOutput, random_suffix
+from chainograd.truncation.grad_steps import random_suffix
+from chainograd.truncation.last_step import LastStepAgain
+from chainograd.truncation.modules import ScaledInput, StoppedOutput
 
 __version__ = "0.1.0"
 

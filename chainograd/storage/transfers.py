@@ -60,7 +60,7 @@ class Transfers:
         self._dropped = False
 
     def __reduce__(self) -> Any:
-        """Return the constructor and its argument, so that a copy has its own stream and buffers."""
+        """Return the constructor and its argument: a copy gets its own stream and buffers."""
         return Transfers, (self.device,)
 
     def begin(self) -> None:
