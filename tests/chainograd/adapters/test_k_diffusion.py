@@ -239,7 +239,7 @@ def test_a_trial_leaves_the_caller_s_random_stream_alone():
     [
         ("sample_lms", "derivatives of earlier steps"),
         ("sample_dpmpp_2m", "DPMSolver2M"),
-        ("sample_dpmpp_2m_sde", "denoised in the step before"),
+        ("sample_dpmpp_2m_sde", "denoised sample of the step before"),
         ("sample_dpmpp_3m_sde", "two steps before"),
         ("sample_dpm_adaptive", "chooses its noise levels"),
         ("sample_dpm_fast", "chooses its noise levels"),
@@ -257,7 +257,7 @@ def test_samplers_that_remember_or_choose_are_refused_by_name_with_the_reason(na
 
 def test_a_sampler_of_another_name_that_remembers_gives_itself_away():
     with pytest.raises(
-        ValueError, match=r"with_a_memory gives another result .* carries it in its"
+        ValueError, match=r"with_a_memory returns another result .* carries it in its"
     ):
         k_diffusion_step(with_a_memory, Denoiser(), SIGMAS)
 
@@ -304,10 +304,10 @@ def test_a_sampler_told_to_add_no_noise_needs_none():
     ("fn", "options", "error", "match"),
     [
         (sample_dpmpp_sde, {"noise": SeededNoise(0), "noise_sampler": deterministic},
-         ValueError, "pass one"),
+         ValueError, "Pass one of them"),
         (sample_heun, {"noise": SeededNoise(0)}, ValueError, "sample_heun takes no noise"),
         (sample_heun, {"callback": print}, ValueError, "`chain.trajectory`"),
-        (sample_heun, {"eta": 0.5}, TypeError, "sample_heun takes no eta; it takes model, x"),
+        (sample_heun, {"eta": 0.5}, TypeError, "sample_heun takes no eta. It takes model, x"),
         ("sample_heun", {}, TypeError, "`fn` must be a sampler function"),
     ],
     ids=["two noises", "no noise taken", "callback", "unknown option", "no function"],
@@ -375,5 +375,5 @@ def test_a_sampler_of_the_library_with_a_memory_is_refused_whatever_its_name(lib
         return fn(*args, **kwargs)
 
     renamed.__wrapped__ = fn.__wrapped__
-    with pytest.raises(ValueError, match=r"renamed (gives another result|could not be tried)"):
+    with pytest.raises(ValueError, match=r"renamed (returns another result|could not be tried)"):
         k_diffusion_step(renamed, Denoiser(), SIGMAS, **options)

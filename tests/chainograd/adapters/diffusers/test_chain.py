@@ -140,7 +140,7 @@ def test_guidance_in_turn_makes_half_the_graph_and_as_many_evaluations():
     [
         ({"uncond": 1.0}, "`guidance_scale` is missing"),
         ({"guidance_scale": 2.0}, "`uncond` is missing"),
-        ({"uncond": 1.0, "guidance_scale": torch.ones(3)}, "one number or 5"),
+        ({"uncond": 1.0, "guidance_scale": torch.ones(3)}, "one number, or 5"),
     ],
 )
 def test_guidance_that_is_half_asked_for_is_refused(arguments, message, net, noise):
@@ -200,7 +200,7 @@ def test_a_scheduler_without_times_is_refused_with_the_way_out(net):
     ("arguments", "message"),
     [
         ({"step_options": {"etta": 1.0}}, r"step_options\['etta'\].*takes no `etta`"),
-        ({"generator": torch.Generator()}, "seed the global stream"),
+        ({"generator": torch.Generator()}, "Seed the global stream"),
     ],
 )
 def test_options_that_a_step_does_not_take_are_refused(arguments, message, net):
