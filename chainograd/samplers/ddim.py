@@ -134,8 +134,8 @@ class DDIM(nn.Module):
             )
         if eta < 0 or (eta and (rising or noise is None)):
             raise ValueError(
-                "`eta` must be 0 for inversion and at least 0 for sampling, and needs a `noise(x, i)` "
-                f"function unless it is 0. Got eta={eta} and noise={noise} with a "
+                "`eta` must be 0 for inversion and at least 0 for sampling, and unless it is 0 it "
+                f"needs a `noise(x, i)` function. Got eta={eta} and noise={noise} with a "
                 f"{'rising' if rising else 'falling'} grid. Pass `noise=SeededNoise(seed)`, or "
                 "leave `eta` out."
             )

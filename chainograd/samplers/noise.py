@@ -50,8 +50,8 @@ class SeededNoise:
     def __post_init__(self) -> None:
         if not isinstance(self.seed, Integral):
             raise TypeError(
-                f"`seed` must be an integer, got {self.seed!r}. For noise from another source, pass "
-                "any function `noise(x, i)` that returns the same z for the same i."
+                f"`seed` must be an integer, got {self.seed!r}. For noise from another source, "
+                "pass any function `noise(x, i)` that returns the same z for the same i."
             )
 
     def __call__(self, x: Tensor, i: int) -> Tensor:
