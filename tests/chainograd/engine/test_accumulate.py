@@ -4,16 +4,15 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from chainograd import CheckpointedChain, meter
-from chainograd.engine.accumulate import LARGE
 from chainograd.errors import CapturedTensorError
 
 M = 5
 SIDE = 64
 MiB = 2**20
-assert SIDE * SIDE * 4 >= LARGE  # of the weights below
 
 
 class OnceOrTwice(torch.nn.Module):
@@ -198,3 +197,27 @@ def test_a_hidden_tensor_that_a_step_gives_as_it_is_gets_its_gradient_if_named()
     CheckpointedChain(Hides(hidden), 3, params=[hidden])(x).sum().backward()
 
     assert torch.equal(hidden.grad, torch.full((3,), 2.0))
+
+
+def loop(step, x, M, *args):
+    for i in range(M):
+        x = step(x, i, *args)
+    return x
+
+
+@pytest.mark.parametrize("uses", [1, 2])
+def test_sparse_gradients_add_up(uses):
+    def step(x, i):
+        for _ in range(uses):
+            x = torch.tanh(x + table(torch.tensor(i % 5)))
+        return x
+
+    grads = []
+    for run in (lambda x: CheckpointedChain(step, 4)(x), lambda x: loop(step, x, 4)):
+        torch.manual_seed(0)
+        table = nn.Embedding(5, 3, sparse=True)
+        run(torch.ones(3)).sum().backward()
+        assert table.weight.grad.is_sparse
+        grads.append(table.weight.grad.to_dense())
+
+    assert torch.equal(*grads)

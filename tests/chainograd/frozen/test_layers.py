@@ -15,10 +15,10 @@ from chainograd import CheckpointedChain, meter
 from chainograd.errors import ChangedTensorError
 from chainograd.frozen.layers import FrozenLayers
 from chainograd.frozen.recompute import recomputation_of_norm
+from tests.problems import plain
 
 # Torch pads a copy for even kernels, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-
 CONVOLUTIONS = [
     (nn.Conv1d(4, 6, 3, padding=1), (2, 4, 9)),
     (nn.Conv2d(4, 6, 3, stride=2, padding=1), (2, 4, 8, 8)),
@@ -504,3 +504,50 @@ def test_a_compiled_step_is_compiled_whole_as_it_is_without():
 
     assert graphs[0] == graphs[1] > 0
     assert torch.equal(*grads)
+
+
+def loop(step, x, M, *args):
+    for i in range(M):
+        x = step(x, i, *args)
+    return x
+
+
+def test_a_transform_inside_a_step_runs_beside_frozen_layers():
+    torch.manual_seed(0)
+    guide = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.GroupNorm(2, 2), nn.SiLU())
+    guide = guide.requires_grad_(False).double()
+    net = nn.Conv2d(1, 1, 3, padding=1).double()
+
+    def step(x, i):
+        pull = torch.func.grad(lambda y: torch.tanh(guide(y)).sum())(x)
+        return x + 0.1 * net(x) + 0.1 * pull
+
+    x = torch.randn(1, 1, 4, 4, dtype=torch.float64)
+    grads = []
+    for run in (CheckpointedChain(step, 3, frozen="auto"), lambda x: loop(step, x, 3)):
+        net.zero_grad()
+        run(x).square().sum().backward()
+        grads.append(net.weight.grad.clone())
+
+    assert torch.equal(*grads)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3, 3), (2, 4, 3, 3)])
+def test_frozen_layers_take_empty_batches_and_leave_complex_ones_to_torch(shape):
+    net = torch.nn.Sequential(torch.nn.GroupNorm(2, 4), torch.nn.SiLU()).requires_grad_(False)
+    x = torch.ones(shape, requires_grad=True)
+    CheckpointedChain(lambda x, i: net(x), 3, frozen="auto")(x).sum().backward()
+    assert x.grad.shape == shape
+
+    weight = torch.randn(4, 4, 3, 3, dtype=torch.complex64) / 6
+    z = torch.ones(shape, dtype=torch.complex64, requires_grad=True)
+
+    def step(z, i):
+        return torch.conv2d(z, weight, padding=1)
+
+    def gradient(run):
+        return torch.autograd.grad(run(z).abs().sum(), z)[0]
+
+    assert torch.equal(
+        gradient(CheckpointedChain(step, 3, frozen="auto")), gradient(lambda z: plain(step, 3, z))
+    )

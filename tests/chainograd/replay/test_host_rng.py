@@ -6,7 +6,11 @@ import numpy
 import pytest
 import torch
 
-from chainograd import CheckpointedChain, binomial
+from chainograd import (
+    CheckpointedChain,
+    binomial,
+    keep_last,
+)
 from chainograd.replay import host_rng as host_streams
 from chainograd.replay.rng import RNGSources
 from tests.problems import plain
@@ -162,3 +166,52 @@ def test_streams_stand_at_the_same_place_or_do_not():
         streams.set(before)
         assert streams.state() == before
     assert before != "another thing"
+
+
+def test_noise_of_another_generator_of_numpy_is_replayed():
+    w = torch.ones(3, requires_grad=True)
+    before = numpy.random.get_bit_generator()
+    numpy.random.set_bit_generator(numpy.random.PCG64(1))
+
+    def step(x, i):
+        return torch.sin(w * x) * numpy.random.rand()
+
+    def gradient(run):
+        numpy.random.seed(3)
+        return torch.autograd.grad(run(torch.ones(3)).sum(), w)[0]
+
+    try:
+        expected = gradient(lambda x: plain(step, M, x))
+        for plan in ("nodes", binomial(M, slots=2)):
+            assert torch.equal(gradient(CheckpointedChain(step, M, plan=plan)), expected)
+    finally:
+        numpy.random.set_bit_generator(before)
+
+
+L = 7
+PLANS = {
+    "nodes": "nodes",
+    "graph": "graph",
+    "last 3": keep_last(L, 3),
+    "1 slot": binomial(L, slots=1),
+    "2 slots": binomial(L, slots=2),
+    "3 slots": binomial(L, slots=3),
+}
+
+
+@pytest.mark.parametrize("draw", [random.random, numpy.random.rand, numpy.random.randn])
+def test_noise_of_python_and_numpy_is_replayed_and_the_streams_go_on(draw):
+    w = torch.ones((), requires_grad=True)
+
+    def step(x, i):
+        return torch.sin(w * x + draw())
+
+    def run(chain):
+        random.seed(1)
+        numpy.random.seed(1)
+        (g,) = torch.autograd.grad(chain(torch.ones(())), w)
+        return g, random.random(), numpy.random.randn()
+
+    expected = run(lambda x: plain(step, L, x))
+    for plan in PLANS.values():
+        assert run(CheckpointedChain(step, L, plan=plan)) == expected

@@ -1,7 +1,7 @@
 """One of two gloo processes with a denoiser that FSDP2 shards; rank 0 prints what it saw.
 
 Run by ``test_distributed`` with RANK and WORLD_SIZE set:
-``python -m tests.chainograd.distributed.fsdp_matrix FOLDER``.
+``python -m tests.distributed.fsdp_matrix FOLDER``.
 """
 
 import json
@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from chainograd import ChainError, CheckpointedChain, binomial
-from tests.chainograd.distributed.ddp_matrix import M, made
+from tests.distributed.ddp_matrix import M, made
 from tests.problems import plain
 
 PLANS = {"nodes": "nodes", "graph": "graph", "2 slots": binomial(M, slots=2)}

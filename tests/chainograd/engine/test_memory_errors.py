@@ -5,9 +5,12 @@ import weakref
 import pytest
 import torch
 
-from chainograd import CheckpointedChain, keep_last
+from chainograd import (
+    CheckpointedChain,
+    keep_last,
+)
 from chainograd.plans.planners import keep_graphs
-from tests.problems import plain
+from tests.problems import Counted, plain
 
 M = 5
 
@@ -102,3 +105,36 @@ def test_a_half_freed_graph_is_let_go_before_its_step_runs_again():
         gradient(CheckpointedChain(step, M, plan="graph"), w)
 
     assert len(given) == 2
+
+
+def test_when_memory_runs_out_kept_graphs_are_dropped_and_the_run_goes_on():
+    w = torch.full((), 0.9, requires_grad=True)
+    x = torch.linspace(0, 1, 3)
+    expected = torch.autograd.grad(plain(lambda x, i: torch.sin(w * x), 7, x).sum(), w)[0]
+    state = {"full": True}
+
+    def step(x, i):
+        if i == 5 and torch.is_grad_enabled() and state["full"]:
+            state["full"] = False
+            raise torch.OutOfMemoryError("injected")
+        return torch.sin(w * x) + 0 * torch.rand(())
+
+    counted = Counted(step)
+    with pytest.warns(UserWarning, match="Memory ran out at step 5 with 5 graphs"):
+        loss = CheckpointedChain(counted, 7, plan="graph")(x).sum()
+    loss.backward()
+
+    assert torch.equal(w.grad, expected)
+    assert counted.runs == [0, 1, 2, 3, 4, 5, 5, 6, 5, 4, 3, 2, 1, 0]
+
+
+def test_memory_that_runs_out_with_nothing_to_drop_is_the_callers_to_know():
+    w = torch.ones((), requires_grad=True)
+
+    def step(x, i):
+        if i == 2:
+            raise torch.OutOfMemoryError("injected")
+        return w * x
+
+    with pytest.raises(torch.OutOfMemoryError, match="injected"):
+        CheckpointedChain(step, 5)(torch.ones(2))

@@ -1,7 +1,7 @@
 """One of two gloo processes that try every way to wrap a chain in DDP; rank 0 prints what it saw.
 
 Run by ``test_distributed`` with RANK and WORLD_SIZE set:
-``python -m tests.chainograd.distributed.ddp_matrix FOLDER``.
+``python -m tests.distributed.ddp_matrix FOLDER``.
 """
 
 import json

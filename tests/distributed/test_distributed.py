@@ -25,16 +25,12 @@ def seen_by_two_processes(module, folder):
 
 @pytest.fixture(scope="module")
 def ddp(tmp_path_factory):
-    return seen_by_two_processes(
-        "tests.chainograd.distributed.ddp_matrix", tmp_path_factory.mktemp("ddp")
-    )
+    return seen_by_two_processes("tests.distributed.ddp_matrix", tmp_path_factory.mktemp("ddp"))
 
 
 @pytest.fixture(scope="module")
 def fsdp(tmp_path_factory):
-    return seen_by_two_processes(
-        "tests.chainograd.distributed.fsdp_matrix", tmp_path_factory.mktemp("fsdp")
-    )
+    return seen_by_two_processes("tests.distributed.fsdp_matrix", tmp_path_factory.mktemp("fsdp"))
 
 
 def test_ddp_gives_the_gradient_of_the_whole_batch(ddp):
