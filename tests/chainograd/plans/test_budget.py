@@ -237,24 +237,6 @@ def test_other_bytes_are_refused_with_examples(bad):
         CheckpointedChain(lambda x, i: x, 3, plan=bad)
 
 
-def test_a_plan_prints_as_a_table():
-    cost = StepCost(MiB, MiB, 10 * MiB, 2 * MiB, 11 * MiB, 12 * MiB, MiB, 0.5, 1.0)
-    table = str(keep_last(10, 3).with_costs((cost,) * 10))
-
-    assert "step evaluations  17   (plain loop: 10)" in table
-    assert "graphs kept       3" in table
-    assert "MiB" in table
-    assert "1.23 of the plain loop" in table  # (17 x 0.5 + 10) / 15
-    assert str(keep_last(10, 3)).count("\n") == 3
-
-
-def test_a_plan_without_costs_says_how_to_get_some():
-    with pytest.raises(ValueError, match=r"chain\.measure"):
-        _ = keep_last(3, 1).peak_bytes
-    with pytest.raises(ValueError, match="2 entries for 3 steps"):
-        keep_last(3, 1).with_costs((StepCost(1, 1, 1, 1, 1, 1),) * 2)
-
-
 SHORT = 7
 
 

@@ -13,31 +13,13 @@ from chainograd import (
     ScaledInput,
     StoppedOutput,
     binomial,
-    keep_last,
     meter,
 )
 from chainograd.samplers import DDIM, NoiseSchedule, time_grid
+from tests.chainograd.truncation.cut_loop import PLANS, M, double, equal
 from tests.problems import Net, states_of
 
-M = 6
-PLANS = {
-    "nodes": "nodes",
-    "graph": "graph",
-    "last 3": keep_last(M, 3),
-    "1 slot": binomial(M, slots=1),
-    "2 slots": binomial(M, slots=2),
-}
 SCHEDULE, GRID = NoiseSchedule.linear(), time_grid(M)
-
-
-def equal(got, expected):
-    pairs = list(zip(got, expected, strict=True))
-    assert [g is None for g, _ in pairs] == [e is None for _, e in pairs]
-    assert all(torch.equal(g, e) for g, e in pairs if g is not None)
-
-
-def double(*shape):
-    return torch.randn(shape, dtype=torch.float64)
 
 
 class Epsilon(torch.nn.Module):
