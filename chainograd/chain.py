@@ -39,7 +39,8 @@ from chainograd.options import (
 )
 from chainograd.plans.budget import within
 from chainograd.plans.plan import Plan, StepCost
-from chainograd.plans.planners import PlanName, resolve, without_graphs
+from chainograd.plans.planners import PlanName, resolve
+from chainograd.plans.restrict import without_graphs
 from chainograd.preflight.check import check
 from chainograd.preflight.cut_off import may_be_cut_off, refuse_cut_off
 from chainograd.preflight.findings import Findings

@@ -12,9 +12,11 @@ from typing import Any, cast, get_args
 from torch import Generator, Tensor
 from torch.nn import Module
 
+from chainograd.plans.budget import parse_bytes
 from chainograd.plans.integers import as_integer, is_integer
 from chainograd.plans.plan import Plan
-from chainograd.plans.planners import PlanName, parse_bytes, resolve, without_graphs
+from chainograd.plans.planners import PlanName, resolve
+from chainograd.plans.restrict import without_graphs
 from chainograd.storage.store import Store
 from chainograd.truncation.grad_steps import GradSteps, resolve_grad_steps
 

@@ -18,7 +18,8 @@ from chainograd.errors import ChainError, ReplayError
 from chainograd.plans.plan import RUNS, Action, Advance, Backprop, Drop, Keep, Load, Record
 from chainograd.report import has_numbers
 from chainograd.state import Cotangents, State, versions, wants_gradient
-from chainograd.storage.store import DeviceState, StoredState
+from chainograd.storage.call_storage import StoredState
+from chainograd.storage.device import DeviceState
 from chainograd.tensors.parts import is_plain
 
 First = Callable[[], Sequence[Any]] | None  # brings the leaves of a state as it was first

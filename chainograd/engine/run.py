@@ -17,7 +17,7 @@ from chainograd.captured.generators import UnlistedGenerators
 from chainograd.engine.graph import Mark
 from chainograd.engine.step import Alias, StepGraph, Steps, refuse_unknown_leaves
 from chainograd.plans.plan import Action, Backprop, Plan
-from chainograd.plans.planners import restricted
+from chainograd.plans.restrict import restricted
 from chainograd.replay.buffers import Buffers, buffer_copies
 from chainograd.replay.context import Flags, StepContext
 from chainograd.replay.rng import Replayed, RNGSources, RNGState, fork_rng
@@ -25,7 +25,8 @@ from chainograd.replay.traces import without_side_effects
 from chainograd.replay.verify import Verifier, Verify
 from chainograd.report import Log
 from chainograd.state import State, wants_gradient
-from chainograd.storage.store import CallStorage, Store, StoredState
+from chainograd.storage.call_storage import CallStorage, StoredState
+from chainograd.storage.store import Store
 
 Transform = Callable[[int, Any], Any]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from chainograd import CheckpointedChain, binomial, keep_last, options, within
-from chainograd.plans.planners import parse_bytes
+from chainograd.plans.budget import parse_bytes
 from tests.problems import Counted
 
 M = 4

@@ -9,7 +9,8 @@ from importlib import resources
 from typing import Any, Literal, get_args
 
 from chainograd.chain import Frozen
-from chainograd.plans.planners import PlanName, parse_bytes
+from chainograd.plans.budget import parse_bytes
+from chainograd.plans.planners import PlanName
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.dm.autocast import Autocast
 from hdiscovery.networks.reconstructor import ReconstructorName

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from chainograd import ChainError, CheckpointedChain, ReplayError, binomial, keep_last, meter
 from chainograd.plans.plan import Backprop, Record
-from chainograd.plans.planners import keep_graphs, without_graphs
+from chainograd.plans.planners import keep_graphs
+from chainograd.plans.restrict import without_graphs
 from tests.problems import Counted, Net, Noisy, plain
 
 M = 5

@@ -15,8 +15,10 @@ from chainograd import (
     meter,
     within,
 )
-from chainograd.plans import planners
-from chainograd.plans.planners import nodes, parse_bytes, restricted, without_graphs
+from chainograd.plans import revolve
+from chainograd.plans.budget import parse_bytes
+from chainograd.plans.planners import nodes
+from chainograd.plans.restrict import restricted, without_graphs
 from tests.chainograd.plans import weighing
 from tests.problems import Net, Wide
 
@@ -144,9 +146,9 @@ def test_no_slower_a_plan_is_found_than_by_looking_at_all_of_them(costs, data):
 @pytest.mark.parametrize("slots", [40, 3])
 def test_a_long_chain_is_planned_without_building_the_longest_plans(monkeypatch, slots, unequal):
     M, made = 2000, []
-    segment = planners._segment
+    segment = revolve._segment
     monkeypatch.setattr(
-        planners, "_segment", lambda *a: made.append(len(segment(*a))) or segment(*a)
+        revolve, "_segment", lambda *a: made.append(len(segment(*a))) or segment(*a)
     )
     costs = tuple(
         StepCost(100, 100, 5000, 150, 6000, 6000, forward_seconds=1 + unequal * (i % 7))

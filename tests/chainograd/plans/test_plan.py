@@ -15,7 +15,7 @@ from chainograd import (
     keep_last,
 )
 from chainograd.plans import plan as plans
-from chainograd.plans import planners
+from chainograd.plans import planners, restrict
 from tests.chainograd.plans import weighing
 from tests.chainograd.plans.on_paper import run_on_paper
 
@@ -62,22 +62,22 @@ def test_a_plan_of_ones_own_is_equal_to_a_planner_s():
         (GOOD[0], (L(0), R(0), B(0)), r"backward\[2\].*Backprop.*index=0.*Backprop\(1\) comes"),
         (GOOD[0], (B(1), L(0), R(0)), r"`backward`.*Backprop\(0\) is missing"),
         (GOOD[0], (B(1), B(0)), r"backward\[1\].*step 0 has no graph; Record\(0\) must"),
-        (GOOD[0], (*GOOD[1], B(1)), r"backward\[5\].*none is left"),
+        (GOOD[0], (*GOOD[1], B(1)), r"backward\[5\].*no step is left"),
         (GOOD[0], (B(1), B(1)), r"backward\[1\].*Backprop\(0\) comes next"),
-        (GOOD[0], (B(1), L(1), R(0), B(0)), r"backward\[1\].*Load.*state 1 is not kept; Keep\(1\)"),
-        (GOOD[0], (B(1), D(1)), r"backward\[1\].*Drop.*state 1 is not kept"),
+        (GOOD[0], (B(1), L(1), R(0), B(0)), r"backward\[1\].*Load.*no node 1; Keep\(1\)"),
+        (GOOD[0], (B(1), D(1)), r"backward\[1\].*Drop.*no node 1"),
         (GOOD[0], (B(1), R(0), B(0)), r"backward\[1\].*no current state"),
         (GOOD[0], (L(0), R(0), A(1)), r"backward\[2\].*no current state.*after Record"),
         (GOOD[0], (L(0), A(0), R(0)), r"backward\[2\].*current state is 1; step 0 needs state 0"),
         (GOOD[0], (L(0), R(0), L(0), R(0)), r"backward\[3\].*graph of step 0 is there already"),
-        (GOOD[0], (*GOOD[1][:-1], L(0), R(0)), r"`backward`.*step 0 is recorded again"),
-        (GOOD[0], (L(0), A(0), K(0)), r"backward\[2\].*state 0 is kept already"),
-        (GOOD[0], (B(1), L(-1)), r"backward\[1\].*there are steps 0 … 1"),
+        (GOOD[0], (*GOOD[1][:-1], L(0), R(0)), r"`backward`.*recorded again.*no Backprop"),
+        (GOOD[0], (L(0), A(0), K(0)), r"backward\[2\].*node 0 is there already"),
+        (GOOD[0], (B(1), L(-1)), r"backward\[1\].*has steps 0 … 1"),
         ((A(0),), (), r"`forward`.*ends before step 1"),
         ((), (), r"`forward`.*ends before step 0"),
         ((K(0), A(1)), (), r"forward\[1\].*current state is 0; step 1 needs state 1"),
         ((A(0), K(0)), (), r"forward\[1\].*current state is 1; Keep\(0\) needs state 0"),
-        ((K(0), A(0), A(1), K(2)), (), r"forward\[3\].*there are steps 0 … 1"),
+        ((K(0), A(0), A(1), K(2)), (), r"forward\[3\].*has steps 0 … 1"),
         ((K(0), L(0)), (), r"forward\[1\].*Load, Drop and Backprop belong into `backward`"),
     ],
 )  # fmt: skip
@@ -87,9 +87,9 @@ def test_a_plan_that_cannot_be_carried_out_is_refused_where_it_breaks(forward, b
 
 
 def test_what_is_no_action_is_refused_by_its_place():
-    with pytest.raises(TypeError, match=r"entry 1 is 'Advance'"):
+    with pytest.raises(TypeError, match=r"Entry 1 of the plan is 'Advance'"):
         Plan(1, (K(0), "Advance"), ())
-    with pytest.raises(TypeError, match=r"entry 0 is Keep\(index=0.5\)"):
+    with pytest.raises(TypeError, match=r"Entry 0 of the plan is Keep\(index=0.5\)"):
         Plan(1, (K(0.5),), ())
     with pytest.raises(ValueError, match="`num_steps` must be an integer of at least 1, got 0"):
         Plan(0, (), ())
@@ -108,7 +108,7 @@ def test_a_plan_is_carried_out_once(monkeypatch):
     plan, calls = Plan(2, *GOOD), []
     monkeypatch.setattr(plans, "refuse_impossible", lambda *given: calls.append(given))
     plan.with_costs((StepCost(1, 1, 1, 1, 1, 1),) * 2)
-    planners.restricted(planners.without_graphs(plan), frozenset({1}))
+    restrict.restricted(restrict.without_graphs(plan), frozenset({1}))
     pickle.loads(pickle.dumps(plan))
     copy.deepcopy(plan)
 
@@ -135,10 +135,10 @@ def any_plan(draw):
         | st.frozensets(st.integers(0, M - 1)).map(lambda kept: planners.keep_graphs(M, kept))
     )
     if draw(st.booleans()):
-        plan = planners.without_graphs(plan)
+        plan = restrict.without_graphs(plan)
     if draw(st.booleans()):
         steps = draw(st.frozensets(st.integers(0, M - 1), min_size=1))
-        plan = planners.restricted(plan, steps)
+        plan = restrict.restricted(plan, steps)
     return plan.with_costs(tuple(draw(st.lists(STEPS, min_size=M, max_size=M))))
 
 
@@ -170,7 +170,7 @@ def test_a_plan_that_keeps_a_node_twice_or_none_is_weighed_too():
 def test_a_truncated_plan_gives_its_steps_a_graph_and_runs_nothing_for_the_others(M, data):
     plan = data.draw(st.integers(1, M).map(lambda s: binomial(M, slots=s)))
     steps = data.draw(st.frozensets(st.integers(0, M - 1), min_size=1))
-    cut = planners.restricted(plan, steps)
+    cut = restrict.restricted(plan, steps)
 
     state, kept, recorded = 0, set(), set()
     for action in (*cut.forward, *cut.backward):
@@ -193,7 +193,7 @@ def test_a_truncated_plan_gives_its_steps_a_graph_and_runs_nothing_for_the_other
     assert recorded == steps
     assert [a.index for a in cut.backward if isinstance(a, plans.Backprop)] == [*range(M)][::-1]
     # As if the chain ended behind the last of these steps, and had one slot only.
-    assert cut.evaluations <= planners.restricted(binomial(M, slots=1), steps).evaluations
+    assert cut.evaluations <= restrict.restricted(binomial(M, slots=1), steps).evaluations
     assert cut.timeline().graphs  # draws without the graphs that it does not have
 
 
@@ -214,5 +214,5 @@ def test_a_plan_prints_as_a_table():
 def test_a_plan_without_costs_says_how_to_get_some():
     with pytest.raises(ValueError, match=r"chain\.measure"):
         _ = keep_last(3, 1).peak_bytes
-    with pytest.raises(ValueError, match="2 entries for 3 steps"):
+    with pytest.raises(ValueError, match="2 entries, but the plan has 3 steps"):
         keep_last(3, 1).with_costs((StepCost(1, 1, 1, 1, 1, 1),) * 2)

@@ -9,7 +9,8 @@ from chainograd import (
     binomial,
     keep_last,
 )
-from chainograd.storage.host import HostStorage, Transfers
+from chainograd.storage.host import HostStorage
+from chainograd.storage.transfers import Transfers
 from tests.chainograd.tensors.accelerators import Accelerator
 
 M = 7

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from chainograd.state import State
-from chainograd.storage.host import HostStorage, Transfers
+from chainograd.storage.host import HostStorage
+from chainograd.storage.transfers import Transfers
 from tests.chainograd.tensors.accelerators import Accelerator
 
 
@@ -104,7 +105,7 @@ def test_what_was_dropped_is_returned_to_the_system_when_the_next_call_begins(
 ):
     transfers, _ = side_by_side
     returned = []
-    monkeypatch.setattr("chainograd.storage.host.unpin_unused", lambda: returned.append(1))
+    monkeypatch.setattr("chainograd.storage.transfers.unpin_unused", lambda: returned.append(1))
     for size, times in ((10, 0), (10, 0), (20, 0), (20, 1), (20, 1)):
         HostStorage(transfers).put(0, State.of(torch.ones(size)))
         assert len(returned) == times
@@ -121,7 +122,7 @@ def test_a_copy_of_a_chain_copies_beside_its_own_steps(side_by_side, monkeypatch
     transfers, _ = side_by_side
     HostStorage(transfers).put(0, State.of(torch.ones(10)))
     assert idle(transfers) == 40
-    monkeypatch.setattr("chainograd.storage.host.module_of", lambda device: Accelerator())
+    monkeypatch.setattr("chainograd.storage.transfers.module_of", lambda device: Accelerator())
 
     other = copy.deepcopy(transfers)
 
