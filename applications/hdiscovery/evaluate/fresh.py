@@ -13,71 +13,19 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from hdiscovery.directions.seeds import seeded
-from hdiscovery.directions.subject import Pair, Progress, Subject, pairs
+from hdiscovery.directions.subject import Pair, Progress, Subject
 from hdiscovery.dm.autocast import Autocast, autocast
+from hdiscovery.evaluate.kept_pairs import PairBank
 from hdiscovery.evaluate.rca import Accuracy, accuracy
 from hdiscovery.train.augment import moved_alike
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PairBank:
-    """Pairs made once and looked at often: sampling is dear, R is cheap.
-
-    Attributes:
-        x_0: ``[N, C, H, W]``, on the CPU.
-        shifted: ``[N, C, H, W]``.
-        k: ``[N]``.
-        s: ``[N]``.
-    """
-
-    x_0: Tensor
-    shifted: Tensor
-    k: Tensor
-    s: Tensor
-
-    @classmethod
-    def of(
-        cls, subject: Subject, count: int, *, seed: int, batch_size: int = 64,
-        progress: Progress = iter,
-    ) -> PairBank:  # fmt: skip
-        """Draw ``count`` pairs as in training; memory holds 2 N images."""
-        return cls.gathered(
-            pairs(subject, count, seed=seed, batch_size=batch_size, progress=progress)
-        )
-
-    @classmethod
-    def gathered(cls, drawn: Iterable[Pair]) -> PairBank:
-        """Return batches of pairs as one bank."""
-        columns = zip(*([part.cpu() for part in pair] for pair in drawn), strict=True)
-        return cls(*(torch.cat(column) for column in columns))
-
-    def __len__(self) -> int:
-        return len(self.k)
-
-    def batch(self, chosen: Tensor, device: torch.device) -> Pair:
-        """Return the pairs of these indices, on a device."""
-        x_0, shifted, k, s = (
-            c[chosen].to(device) for c in (self.x_0, self.shifted, self.k, self.s)
-        )
-        return x_0, shifted, k, s
-
-    def split(self, first: int) -> tuple[PairBank, PairBank]:
-        """Return the first pairs and the others."""
-        columns = (self.x_0, self.shifted, self.k, self.s)
-        return PairBank(*(c[:first] for c in columns)), PairBank(*(c[first:] for c in columns))
-
-    def batches(self, size: int, device: torch.device) -> Iterator[Pair]:
-        """Yield all pairs in order."""
-        for chosen in torch.arange(len(self)).split(size):
-            yield self.batch(chosen, device)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hdiscovery.directions.subject import pairs
-from hdiscovery.evaluate.digits import digit_classifier_of
+from hdiscovery.evaluate.digits import digit_classifier, digit_classifier_of
 from hdiscovery.evaluate.feature_maps import DigitMaps, UNetMaps
 from hdiscovery.evaluate.features import (
     FeatureNet,
@@ -13,7 +13,6 @@ from hdiscovery.evaluate.features import (
     weights_hash,
 )
 from hdiscovery.evaluate.fid import distance_to, measure_fid
-from hdiscovery.evaluate.judge import digit_classifier
 from hdiscovery.evaluate.real import real_images
 from torch import nn
 
@@ -102,7 +101,7 @@ def test_a_classifier_is_trained_once_and_kept_with_its_accuracy(tmp_path, monke
     with torch.no_grad():
         right = (first(mnist(tmp_path, image_size=8)[0]).argmax(1) == y).float().mean().item()
     assert accuracy == pytest.approx(right)
-    with pytest.raises(ValueError, match="not one for digits of 16 pixels"):
+    with pytest.raises(ValueError, match="does not hold a classifier for digits of 16 pixels"):
         digit_classifier_of((1, 16, 16), None, tmp_path / "digits-8.safetensors")
 
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from hdiscovery.directions.subject import pairs
-from hdiscovery.evaluate.fresh import PairBank, train_fresh
+from hdiscovery.evaluate.fresh import train_fresh
+from hdiscovery.evaluate.kept_pairs import PairBank
 
 
 def test_it_learns_directions_that_can_be_seen(toy, patterns):
