@@ -108,7 +108,7 @@ def test_a_classifier_is_trained_once_and_kept_with_its_accuracy(tmp_path, monke
 @pytest.mark.parametrize("name", ["inception", "net.pt", "digits"])
 def test_a_net_that_is_not_there_says_how_to_get_it(discovery, name, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    ways = {"inception": "torchvision fetches", "net.pt": "unet, digits, inception",
+    ways = {"inception": "let torchvision download it", "net.pt": "unet, digits, inception",
             "digits": "--data DIR"}  # fmt: skip
 
     with pytest.raises(FileNotFoundError, match=ways[name]):
@@ -131,7 +131,7 @@ def test_a_file_of_torch_export_is_a_feature_net(discovery, tmp_path):
     torch.testing.assert_close(net(x), Quarters()(x).detach())
     assert net.described()["sha256"] == feature_net(net.name, discovery.dm).sha256
     (tmp_path / "bad.pt").write_bytes(b"no module")
-    with pytest.raises(ValueError, match="no module that torch can load"):
+    with pytest.raises(ValueError, match="cannot be loaded as a module"):
         feature_net(str(tmp_path / "bad.pt"), discovery.dm)
 
 
