@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from hdiscovery.data.real import real_images
 from hdiscovery.directions.subject import pairs
 from hdiscovery.evaluate.digits import digit_classifier_of
 from hdiscovery.evaluate.feature_maps import DigitMaps, UNetMaps
@@ -14,7 +15,6 @@ from hdiscovery.evaluate.features import (
 )
 from hdiscovery.evaluate.fid import distance_to, measure_fid
 from hdiscovery.evaluate.judge import digit_classifier
-from hdiscovery.evaluate.real import real_images
 from torch import nn
 
 
