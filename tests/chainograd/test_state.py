@@ -37,9 +37,8 @@ def test_the_state_may_change_its_structure_share_memory_and_be_expanded(plan, s
     def step(state, i):
         parts = [leaf for leaf in torch.utils._pytree.tree_leaves(state) if torch.is_tensor(leaf)]
         y = torch.sin(w * parts[0] + parts[-1])
-        return [{"x": y, "view": y[:1], "none": None, "n": i}, (y, y), y, y.sum().expand(4)][
-            (i + 2) % 4
-        ]
+        made = [y, y.sum().expand(4), {"x": y, "view": y[:1], "none": None, "n": i}, (y, y)]
+        return made[i % 4]
 
     def gradients(run):
         return torch.autograd.grad(run(x)["x"].sum(), (w, x))
