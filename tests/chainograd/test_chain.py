@@ -10,7 +10,14 @@ from chainograd import (
     binomial,
     keep_last,
 )
-from tests.problems import Net, Noisy, plain, states_of
+from tests.problems import (
+    PLANS,
+    M,
+    Net,
+    Noisy,
+    plain,
+    states_of,
+)
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
@@ -83,47 +90,6 @@ def test_third_and_fourth_derivatives_are_those_of_the_plain_loop():
     for g, e in zip(derivatives(CheckpointedChain(step, 3)), expected, strict=True):
         torch.testing.assert_close(g, e, rtol=1e-12, atol=0)
         assert e.abs() > 1e-3
-
-
-# Torch's own forward-mode AD warns that one of its parts is deprecated.
-@pytest.mark.filterwarnings("ignore:.torch.jit.script:FutureWarning")
-def test_torch_func_sees_the_plain_loop():
-    chain = CheckpointedChain(lambda x, i: torch.sin(x * 1.3), 4)
-    x = torch.randn(3)
-
-    J = torch.func.jacrev(chain)(x)
-    _, tangent = torch.func.jvp(chain, (x,), (torch.ones(3),))
-
-    torch.testing.assert_close(J.sum(1), tangent)
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        ({"num_steps": 0}, ValueError, "num_steps.*at least 1, got 0"),
-        ({"num_steps": 2.5}, ValueError, "num_steps"),
-        ({"step": 3}, TypeError, "step.*callable"),
-        ({"plan": "node"}, ValueError, "'nodes', 'graph'.*'node'"),
-        ({"params": torch.ones(1)}, TypeError, r"params=\[tensor\]"),
-        ({"verify": "no"}, ValueError, "verify"),
-    ],
-)
-def test_bad_arguments_are_refused_by_name(changes, error, message):
-    good = {"step": lambda x, i: x, "num_steps": 3}
-
-    with pytest.raises(error, match=message):
-        CheckpointedChain(**{**good, **changes})
-
-
-M = 7
-PLANS = {
-    "nodes": "nodes",
-    "graph": "graph",
-    "last 3": keep_last(M, 3),
-    "1 slot": binomial(M, slots=1),
-    "2 slots": binomial(M, slots=2),
-    "3 slots": binomial(M, slots=3),
-}
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
@@ -226,22 +192,17 @@ def test_ten_thousand_steps_need_no_recursion():
         assert w.grad.item() == pytest.approx(10_000 * 0.9999**9999, rel=1e-3)
 
 
-N = 5
-SHORT_PLANS = {"nodes": "nodes", "graph": "graph", "last 2": keep_last(N, 2),
-         "1 slot": binomial(N, slots=1), "2 slots": binomial(N, slots=2)}  # fmt: skip
-
-
 def same(gradients, plan, rtol=0.0):
     torch.manual_seed(4)
-    expected = gradients(lambda step: lambda *args: plain(step, N, *args))
+    expected = gradients(lambda step: lambda *args: plain(step, M, *args))
     torch.manual_seed(4)
-    got = gradients(lambda step: CheckpointedChain(step, N, plan=plan))
+    got = gradients(lambda step: CheckpointedChain(step, M, plan=plan))
     for g, e in zip(got, expected, strict=True):
         torch.testing.assert_close(g, e, rtol=rtol, atol=rtol)
 
 
 @pytest.mark.parametrize("wanted", [("x",), ("w",), ("b", "x"), ("c",)])
-@pytest.mark.parametrize("plan", SHORT_PLANS.values(), ids=SHORT_PLANS)
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_some_of_the_gradients_can_be_asked_for(plan, wanted):
     net = Net(4, torch.float64)
     tensors = {"x": torch.randn(3, 4, dtype=torch.float64, requires_grad=True),

@@ -8,26 +8,9 @@ from torch import nn
 from chainograd import (
     ChainError,
     CheckpointedChain,
-    binomial,
-    keep_last,
 )
 from chainograd.state import stand_in
-from tests.problems import plain
-
-M = 5
-PLANS = {
-    "nodes": "nodes",
-    "graph": "graph",
-    "last 2": keep_last(M, 2),
-    "1 slot": binomial(M, slots=1),
-    "2 slots": binomial(M, slots=2),
-    "1 MiB": "1 MiB",
-}
-every_plan = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-
-
-def leaf():
-    return torch.linspace(0.5, 1.2, 4, dtype=torch.float64).requires_grad_()
+from tests.problems import M, every_plan, leaf, plain, ramp, same_gradients
 
 
 @every_plan
@@ -39,7 +22,7 @@ def test_a_step_may_return_its_input_or_a_parameter_itself(plan, at):
 
         return torch.autograd.grad(loop(step, x).sum(), (w, x), allow_unused=True)
 
-    w, x = leaf(), leaf()
+    w, x = ramp(), ramp()
     expected = run(lambda step, x: plain(step, M, x), w, x)
     got = run(lambda step, x: CheckpointedChain(step, M, plan=plan)(x), w, x)
     for g, e in zip(got, expected, strict=True):
@@ -49,12 +32,13 @@ def test_a_step_may_return_its_input_or_a_parameter_itself(plan, at):
 @every_plan
 @pytest.mark.parametrize("store", ["device", "folder"])
 def test_the_state_may_change_its_structure_share_memory_and_be_expanded(plan, store, tmp_path):
-    w, x = leaf(), leaf()
+    w, x = ramp(), ramp()
 
     def step(state, i):
         parts = [leaf for leaf in torch.utils._pytree.tree_leaves(state) if torch.is_tensor(leaf)]
         y = torch.sin(w * parts[0] + parts[-1])
-        return [{"x": y, "view": y[:1], "none": None, "n": i}, (y, y), y, y.sum().expand(4)][i % 4]
+        made = [y, y.sum().expand(4), {"x": y, "view": y[:1], "none": None, "n": i}, (y, y)]
+        return made[i % 4]
 
     def gradients(run):
         return torch.autograd.grad(run(x)["x"].sum(), (w, x))
@@ -66,7 +50,7 @@ def test_the_state_may_change_its_structure_share_memory_and_be_expanded(plan, s
 
 @every_plan
 def test_a_state_with_lazy_signs_is_compared_like_any_other(plan):
-    w = leaf()
+    w = ramp()
 
     def step(state, i):
         x, _ = state
@@ -94,34 +78,12 @@ def test_a_state_that_is_detached_in_place_is_refused_with_the_way_out(plan):
         return torch.sin(x.detach_())
 
     with pytest.raises(RuntimeError) as seen:
-        CheckpointedChain(step, M, plan=plan)(leaf() * 1).sum().backward()
+        CheckpointedChain(step, M, plan=plan)(ramp() * 1).sum().backward()
 
     assert any("write `x = x.detach()`" in note for note in seen.value.__notes__)
 
 
-N = 4
-three_plans = pytest.mark.parametrize("plan", ["nodes", "graph", binomial(N, slots=1)], ids=str)
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
-def random_leaf(*shape):
-    return torch.randn(shape, requires_grad=True)
-
-
-def same_gradients(step, inputs, plan, loop=plain):
-    """See that a chain gives the loss and the gradients of a loop, to the bit."""
-    outcomes = []
-    for run in (lambda x: loop(step, N, x), CheckpointedChain(step, N, plan=plan)):
-        loss = run(inputs[0]).float().square().sum()
-        outcomes.append([loss, *torch.autograd.grad(loss, inputs)])
-    assert all(map(torch.equal, *outcomes))
-
-
-@three_plans
+@every_plan
 def test_a_batch_of_one_keeps_its_order_in_memory(plan):
     net = nn.BatchNorm2d(8).eval()
     net.running_mean.normal_()
@@ -137,7 +99,7 @@ def test_a_batch_of_one_keeps_its_order_in_memory(plan):
 
 
 def test_a_leaf_of_the_state_that_needs_no_gradient_gets_none():
-    w = random_leaf(3)
+    w = leaf(3)
     seen = []
 
     def step(state, i):
@@ -145,7 +107,7 @@ def test_a_leaf_of_the_state_that_needs_no_gradient_gets_none():
         seen.append(c.requires_grad)
         return torch.sin(w * x + c), 2 * c
 
-    y, c = CheckpointedChain(step, N)((torch.ones(3), torch.ones(3)))
+    y, c = CheckpointedChain(step, M)((torch.ones(3), torch.ones(3)))
     y.sum().backward()
     assert not c.requires_grad
     assert not any(seen)

@@ -243,7 +243,7 @@ def test_an_unknown_prediction_is_refused():
         epsilon_from(epsilon, SCHEDULE, prediction="score")
 
 
-M = 4  # a power of two, so that 1 - i/M is exact and results can be compared to the bit
+STEPS = 4  # a power of two, so that 1 - i / STEPS is exact
 NOISE = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
@@ -260,26 +260,26 @@ class Velocity(torch.nn.Module):
 
 
 def their_euler(u, x, **kwargs):
-    for i in range(M):
-        x = x + u(x, torch.full((len(x),), i / M, dtype=x.dtype), **kwargs) / M
+    for i in range(STEPS):
+        x = x + u(x, torch.full((len(x),), i / STEPS, dtype=x.dtype), **kwargs) / STEPS
     return x
 
 
 def their_heun(u, x, **kwargs):
     """Heun's method, whose last step is Euler's as in `FlowHeun`."""
-    for i in range(M):
-        s, following = (torch.full((len(x),), j / M, dtype=x.dtype) for j in (i, i + 1))
+    for i in range(STEPS):
+        s, following = (torch.full((len(x),), j / STEPS, dtype=x.dtype) for j in (i, i + 1))
         slope = u(x, s, **kwargs)
-        if i + 1 < M:
-            slope = (slope + u(x + slope / M, following, **kwargs)) / 2
-        x = x + slope / M
+        if i + 1 < STEPS:
+            slope = (slope + u(x + slope / STEPS, following, **kwargs)) / 2
+        x = x + slope / STEPS
     return x
 
 
 @pytest.mark.parametrize(("sampler", "theirs"), [(FlowEuler, their_euler), (FlowHeun, their_heun)])
 def test_the_chain_and_its_gradients_are_those_of_the_library_s_own_loop(sampler, theirs):
     u = Velocity()
-    chain = CheckpointedChain(sampler(from_data_at_one(u), flow_times(M)), M)
+    chain = CheckpointedChain(sampler(from_data_at_one(u), flow_times(STEPS)), STEPS)
 
     def sample_and_gradients(run):
         x, c = NOISE.clone().requires_grad_(), torch.ones(3, dtype=NOISE.dtype, requires_grad=True)
@@ -289,7 +289,7 @@ def test_the_chain_and_its_gradients_are_those_of_the_library_s_own_loop(sampler
     ours = sample_and_gradients(lambda x, c: chain(x, c=c))
 
     expected = sample_and_gradients(lambda x, c: theirs(u, x, c=c))
-    # Not to the bit: (s - t) times a negated velocity is divided by M in another order.
+    # Not to the bit: (s - t) times a negated velocity is divided by STEPS in another order.
     for a, b in zip(ours, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
 

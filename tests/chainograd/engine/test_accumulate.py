@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from chainograd import CheckpointedChain, meter
 from chainograd.errors import CapturedTensorError
+from tests.problems import plain
 
 M = 5
 SIDE = 64
@@ -69,12 +70,6 @@ class Fails(torch.autograd.Function):
         return g, None
 
 
-def plain(step, x):
-    for i in range(M):
-        x = step(x, i)
-    return x
-
-
 def gradients(y, step):
     return torch.autograd.grad(y.sin().sum(), [*step.parameters()], allow_unused=True)
 
@@ -85,7 +80,7 @@ def test_large_gradients_are_those_of_the_plain_loop_to_the_bit(pattern, plan):
     step = OnceOrTwice(pattern)
     x = torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(1))
 
-    expected = gradients(plain(step, x), step)
+    expected = gradients(plain(step, M, x), step)
     got = gradients(CheckpointedChain(step, M, plan=plan)(x), step)
 
     for a, b in zip(got, expected, strict=True):
@@ -199,12 +194,6 @@ def test_a_hidden_tensor_that_a_step_gives_as_it_is_gets_its_gradient_if_named()
     assert torch.equal(hidden.grad, torch.full((3,), 2.0))
 
 
-def loop(step, x, M, *args):
-    for i in range(M):
-        x = step(x, i, *args)
-    return x
-
-
 @pytest.mark.parametrize("uses", [1, 2])
 def test_sparse_gradients_add_up(uses):
     def step(x, i):
@@ -213,7 +202,7 @@ def test_sparse_gradients_add_up(uses):
         return x
 
     grads = []
-    for run in (lambda x: CheckpointedChain(step, 4)(x), lambda x: loop(step, x, 4)):
+    for run in (lambda x: CheckpointedChain(step, 4)(x), lambda x: plain(step, 4, x)):
         torch.manual_seed(0)
         table = nn.Embedding(5, 3, sparse=True)
         run(torch.ones(3)).sum().backward()

@@ -6,30 +6,13 @@ import torch
 from chainograd import (
     ChangedTensorError,
     CheckpointedChain,
-    binomial,
-    keep_last,
 )
-from tests.problems import Net, plain
-
-M = 5
-PLANS = {
-    "nodes": "nodes",
-    "graph": "graph",
-    "last 2": keep_last(M, 2),
-    "1 slot": binomial(M, slots=1),
-    "2 slots": binomial(M, slots=2),
-    "1 MiB": "1 MiB",
-}
-every_plan = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-
-
-def leaf():
-    return torch.linspace(0.5, 1.2, 4, dtype=torch.float64).requires_grad_()
+from tests.problems import M, Net, every_plan, leaf, plain, ramp
 
 
 @every_plan
 def test_a_parameter_frozen_after_the_forward_pass_gets_no_gradient_and_stops_none(plan):
-    w, x = leaf(), leaf()
+    w, x = ramp(), ramp()
 
     def step(x, i):
         return torch.sin(w * x)
@@ -63,29 +46,16 @@ def test_another_network_of_the_same_object_may_learn_in_between(plan):
     assert all(map(torch.equal, torch.autograd.grad(y.sum(), wanted), expected))
 
 
-N = 4
-three_plans = pytest.mark.parametrize("plan", ["nodes", "graph", binomial(N, slots=1)], ids=str)
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
-def random_leaf(*shape):
-    return torch.randn(shape, requires_grad=True)
-
-
-@three_plans
+@every_plan
 def test_flags_of_weights_are_those_of_each_step_and_afterwards_the_callers(plan):
-    w, v, x = random_leaf(3), random_leaf(3), torch.ones(3)
+    w, v, x = leaf(3), leaf(3), torch.ones(3)
 
     def step(x, i):
         w.requires_grad_(i >= 2)
         return torch.sin(w * x) + v
 
     grads = []
-    for run in (lambda x: plain(step, N, x), CheckpointedChain(step, N, plan=plan, params=[w])):
+    for run in (lambda x: plain(step, M, x), CheckpointedChain(step, M, plan=plan, params=[w])):
         w.requires_grad_()
         w.grad = v.grad = None
         y = run(x)

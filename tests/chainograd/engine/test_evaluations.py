@@ -6,19 +6,8 @@ import torch
 from chainograd import (
     CheckpointedChain,
     binomial,
-    keep_last,
 )
-from tests.problems import Counted, Net, plain
-
-M = 7
-PLANS = {
-    "nodes": "nodes",
-    "graph": "graph",
-    "last 3": keep_last(M, 3),
-    "1 slot": binomial(M, slots=1),
-    "2 slots": binomial(M, slots=2),
-    "3 slots": binomial(M, slots=3),
-}
+from tests.problems import PLANS, Counted, M, Net, plain
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)

@@ -1,14 +1,11 @@
 """Hooks of tensors outside a chain: called once, with the whole gradient, or not at all."""
 
-import pytest
 import torch
 
 from chainograd import (
     CheckpointedChain,
-    binomial,
-    keep_last,
 )
-from tests.problems import plain
+from tests.problems import M, every_plan, leaf, plain, ramp
 
 
 def test_hooks_of_a_parameter_fire_once_with_the_whole_gradient():
@@ -26,25 +23,9 @@ def test_hooks_of_a_parameter_fire_once_with_the_whole_gradient():
     assert torch.equal(w.grad, expected)
 
 
-M = 5
-PLANS = {
-    "nodes": "nodes",
-    "graph": "graph",
-    "last 2": keep_last(M, 2),
-    "1 slot": binomial(M, slots=1),
-    "2 slots": binomial(M, slots=2),
-    "1 MiB": "1 MiB",
-}
-every_plan = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-
-
-def leaf():
-    return torch.linspace(0.5, 1.2, 4, dtype=torch.float64).requires_grad_()
-
-
 @every_plan
 def test_a_hook_given_after_the_forward_pass_fires_once_with_the_whole_gradient(plan):
-    w = leaf()
+    w = ramp()
 
     def run(loop):
         w.grad, seen = None, []
@@ -62,26 +43,13 @@ def test_a_hook_given_after_the_forward_pass_fires_once_with_the_whole_gradient(
     assert torch.equal(grad, doubled)
 
 
-N = 4
-three_plans = pytest.mark.parametrize("plan", ["nodes", "graph", binomial(N, slots=1)], ids=str)
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
-def random_leaf(*shape):
-    return torch.randn(shape, requires_grad=True)
-
-
-@three_plans
+@every_plan
 def test_hooks_are_called_where_there_is_a_gradient(plan):
-    w, v, calls = random_leaf(3), random_leaf(3), []
+    w, v, calls = leaf(3), leaf(3), []
     for name, tensor in (("w", w), ("v", v)):
         tensor.register_hook(lambda g, name=name: calls.append(name))
         tensor.register_post_accumulate_grad_hook(lambda _, name=name: calls.append(f"{name}.grad"))
-    chain = CheckpointedChain(lambda s, i: (torch.sin(w * s[0]), torch.sin(v * s[1])), N, plan=plan)
+    chain = CheckpointedChain(lambda s, i: (torch.sin(w * s[0]), torch.sin(v * s[1])), M, plan=plan)
 
     for _ in range(2):
         calls.clear()

@@ -8,22 +8,9 @@ from torch.utils.checkpoint import checkpoint
 from chainograd import (
     ChainError,
     CheckpointedChain,
-    binomial,
-    keep_last,
     meter,
 )
-from tests.problems import plain
-
-M = 5
-PLANS = {
-    "nodes": "nodes",
-    "graph": "graph",
-    "last 2": keep_last(M, 2),
-    "1 slot": binomial(M, slots=1),
-    "2 slots": binomial(M, slots=2),
-    "1 MiB": "1 MiB",
-}
-every_plan = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+from tests.problems import M, every_plan, leaf, plain
 
 
 def guided(net, w):
@@ -94,22 +81,9 @@ def test_checkpointing_inside_a_step_is_exact(frozen):
     assert torch.equal(torch.autograd.grad(chain(x).sum(), x)[0], expected)
 
 
-N = 4
-three_plans = pytest.mark.parametrize("plan", ["nodes", "graph", binomial(N, slots=1)], ids=str)
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
-def random_leaf(*shape):
-    return torch.randn(shape, requires_grad=True)
-
-
-@three_plans
+@every_plan
 def test_a_step_that_calls_backward_on_what_is_outside_is_refused(plan):
-    w = random_leaf(3)
+    w = leaf(3)
 
     def step(x, i):
         with torch.enable_grad():
@@ -117,12 +91,12 @@ def test_a_step_that_calls_backward_on_what_is_outside_is_refused(plan):
         return torch.sin(w * x)
 
     with pytest.raises(ChainError, match=r"calls `backward\(\)` on something"):
-        CheckpointedChain(step, N, plan=plan)(torch.ones(3))
+        CheckpointedChain(step, M, plan=plan)(torch.ones(3))
 
 
-@three_plans
+@every_plan
 def test_a_step_that_needs_its_graph_begins_with_the_same_noise_again(plan):
-    w, x = random_leaf(3), random_leaf(3)
+    w, x = leaf(3), leaf(3)
 
     def step(x, i):
         noise = torch.randn(3)
@@ -132,16 +106,10 @@ def test_a_step_that_needs_its_graph_begins_with_the_same_noise_again(plan):
         return torch.tanh(w * x + g)
 
     grads = []
-    for run in (lambda x: plain(step, N, x), CheckpointedChain(step, N, plan=plan)):
+    for run in (lambda x: plain(step, M, x), CheckpointedChain(step, M, plan=plan)):
         torch.manual_seed(1)
         grads.append(torch.autograd.grad(run(x).sum(), [w, x]))
     assert all(map(torch.equal, *grads))
-
-
-def loop(step, x, M, *args):
-    for i in range(M):
-        x = step(x, i, *args)
-    return x
 
 
 def test_graphs_that_a_step_turns_on_end_with_the_step():
@@ -159,7 +127,7 @@ def test_graphs_that_a_step_turns_on_end_with_the_step():
     assert all(state.grad_fn is None for state in states)
     y.sum().backward()
     ours, x.grad = x.grad, None
-    loop(step, x, 4).sum().backward()
+    plain(step, 4, x).sum().backward()
     assert torch.equal(ours, x.grad)
 
 

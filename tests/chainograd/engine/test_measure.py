@@ -5,7 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from chainograd import ChainError, CheckpointedChain, ReplayError, binomial, keep_last, meter
-from tests.problems import Noisy, Wide
+from tests.problems import Noisy, Wide, leaf
 
 MiB = 2**20
 M = 9
@@ -131,18 +131,6 @@ def test_batch_norms_in_training_run_under_fake_tensors_too():
     assert abs(fake_peak - peak) <= 8 * 4 * 2
 
 
-N = 4
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
-def random_leaf(*shape):
-    return torch.randn(shape, requires_grad=True)
-
-
 class Count:
     """Counts, and is nobody's own."""
 
@@ -150,35 +138,35 @@ class Count:
 
 
 def test_a_step_that_is_another_one_when_it_was_measured_is_refused():
-    w, count = random_leaf(3), Count()
+    w, count = leaf(3), Count()
 
     def step(x, i):
         count.calls += 1
         return torch.sin(w * x) * (1 + count.calls / 10)
 
     with pytest.raises(ReplayError, match="Step 0 gave one state when the byte budget"):
-        CheckpointedChain(step, N, plan="1GiB")(torch.ones(3))
+        CheckpointedChain(step, M, plan="1GiB")(torch.ones(3))
 
 
 def test_measuring_leaves_no_trace_in_what_a_step_keeps():
-    w, log, total = random_leaf(3), [], torch.zeros(())
+    w, log, total = leaf(3), [], torch.zeros(())
 
     def step(x, i):
         log.append(i)
         total.add_(1)
         return torch.sin(w * x)
 
-    CheckpointedChain(step, N, plan="1GiB")(torch.ones(3)).sum().backward()
-    assert log == list(range(N))
-    assert total == N
+    CheckpointedChain(step, M, plan="1GiB")(torch.ones(3)).sum().backward()
+    assert log == list(range(M))
+    assert total == M
 
 
 def test_measuring_a_step_that_changes_a_large_tensor_of_its_own_is_refused():
-    w, total = random_leaf(3), torch.zeros(1 << 17)
+    w, total = leaf(3), torch.zeros(1 << 17)
 
     def step(x, i):
         total.add_(1)
         return torch.sin(w * x)
 
     with pytest.raises(ChainError, match="changed a tensor of shape"):
-        CheckpointedChain(step, N, plan="1GiB")(torch.ones(3))
+        CheckpointedChain(step, M, plan="1GiB")(torch.ones(3))

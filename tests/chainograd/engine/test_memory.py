@@ -10,20 +10,9 @@ import torch
 from chainograd import (
     CheckpointedChain,
     binomial,
-    keep_last,
     meter,
 )
-from tests.problems import Net, plain
-
-M = 7
-PLANS = {
-    "nodes": "nodes",
-    "graph": "graph",
-    "last 3": keep_last(M, 3),
-    "1 slot": binomial(M, slots=1),
-    "2 slots": binomial(M, slots=2),
-    "3 slots": binomial(M, slots=3),
-}
+from tests.problems import PLANS, M, Net, plain
 
 
 def test_binomial_memory_is_that_of_its_slots():
@@ -130,13 +119,10 @@ def test_nodes_and_graphs_are_freed_by_backward_and_without_the_collector():
         gc.enable()
 
 
-L = 5
-
-
 @pytest.mark.parametrize("end", ["backward", "forgotten", "failed"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"plan": binomial(L, slots=2)}, {"micro_batch": 1}, {"frozen": "auto"}, {"plan": "1MiB"}],
+    [{}, {"plan": binomial(M, slots=2)}, {"micro_batch": 1}, {"frozen": "auto"}, {"plan": "1MiB"}],
     ids=["nodes", "2 slots", "slices", "frozen", "bytes"],
 )
 def test_a_thousand_runs_leave_nothing_behind(options, end):
@@ -148,7 +134,7 @@ def test_a_thousand_runs_leave_nothing_behind(options, end):
             raise ValueError("stop")
         return torch.tanh(w * x)
 
-    chain = CheckpointedChain(step, L, **options)
+    chain = CheckpointedChain(step, M, **options)
     x = torch.ones(2, 3)
 
     def once():
@@ -177,31 +163,23 @@ def test_a_thousand_runs_leave_nothing_behind(options, end):
         gc.enable()
 
 
-N = 4
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
 def test_a_forward_pass_takes_the_memory_of_its_nodes_and_one_step_without_a_graph():
     w, x, peaks = torch.randn(64, 4096, requires_grad=True), torch.randn(64, 64), []
 
     def step(x, i):
-        if i == N - 1:  # whose graph is kept
+        if i == M - 1:  # whose graph is kept
             peaks.append(whole.peak_bytes)
         h = x @ w
         for _ in range(8):
             h = torch.sin(h)
         return torch.tanh(h @ w.t())
 
-    chain = CheckpointedChain(step, N)
+    chain = CheckpointedChain(step, M)
     with meter() as alone, torch.no_grad():
         step(x, 0)
     with meter() as whole:
         y = chain(x)
 
     assert y.requires_grad
-    nodes = N * x.nbytes
+    nodes = M * x.nbytes
     assert peaks[0] <= alone.peak_bytes + nodes + (1 << 17)

@@ -5,20 +5,8 @@ import torch
 
 from chainograd import (
     CheckpointedChain,
-    binomial,
-    keep_last,
 )
-from tests.problems import Noisy
-
-M = 7
-PLANS = {
-    "nodes": "nodes",
-    "graph": "graph",
-    "last 3": keep_last(M, 3),
-    "1 slot": binomial(M, slots=1),
-    "2 slots": binomial(M, slots=2),
-    "3 slots": binomial(M, slots=3),
-}
+from tests.problems import PLANS, M, Noisy
 
 
 def test_a_second_backward_pass_needs_retain_graph_and_says_so():
@@ -59,13 +47,3 @@ def test_backward_twice_needs_no_node_before_the_steps_that_a_gradient_passes(
 
     assert torch.equal(grads[0], grads[1])
     assert torch.equal(grads[0], grads[2])
-
-
-def test_backward_twice_gives_the_same_twice():
-    w = torch.randn(3, requires_grad=True)
-    loss = CheckpointedChain(lambda x, i: torch.sin(w * x), 5)(torch.ones(3)).sum()
-
-    first = torch.autograd.grad(loss, w, retain_graph=True)[0]
-    second = torch.autograd.grad(loss, w)[0]
-
-    assert torch.equal(first, second)

@@ -4,19 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from chainograd import ChainError, CheckpointedChain, binomial
-
-M = 4
-every_plan = pytest.mark.parametrize("plan", ["nodes", "graph", binomial(M, slots=1)], ids=str)
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
-def leaf(*shape):
-    return torch.randn(shape, requires_grad=True)
+from chainograd import ChainError, CheckpointedChain
+from tests.problems import M, every_plan, leaf
 
 
 @every_plan

@@ -97,3 +97,14 @@ def test_a_diffusers_unet_and_its_ddim_scheduler_are_no_finding():
         return scheduler.step(unet(x, t).sample, t, x).prev_sample
 
     assert kinds(step, torch.randn(2, 1, 8, 8), loss=squares) == []
+
+
+def test_features_that_a_hook_keeps_are_no_finding():
+    net = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Tanh(), torch.nn.Linear(3, 3))
+    net.kept = {}
+    net[0].register_forward_hook(lambda module, given, out: net.kept.update(h=out))
+
+    found = CheckpointedChain(lambda x, i: x + net(x), 4).check(torch.ones(2, 3))
+
+    assert not any("kept a tensor" in finding.text for finding in found)
+    assert not any(finding.kind == "not exact" for finding in found)

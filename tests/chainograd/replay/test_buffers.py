@@ -10,12 +10,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 from chainograd import (
     CheckpointedChain,
     binomial,
-    keep_last,
 )
-from tests.problems import plain
-
-M = 5
-PLANS = {"nodes": "nodes", "last 2": keep_last(M, 2), "binomial": binomial(M, slots=2)}
+from tests.problems import PLANS, M, every_plan, plain
 
 
 class Layers(torch.nn.Module):
@@ -99,18 +95,7 @@ def test_buffers_that_a_module_exchanges_are_those_of_one_run_where_the_run_begi
     assert net.count == M
 
 
-L = 7
-MORE_PLANS = {
-    "nodes": "nodes",
-    "graph": "graph",
-    "last 3": keep_last(L, 3),
-    "1 slot": binomial(L, slots=1),
-    "2 slots": binomial(L, slots=2),
-    "3 slots": binomial(L, slots=3),
-}
-
-
-@pytest.mark.parametrize("plan", MORE_PLANS.values(), ids=MORE_PLANS)
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_statistics_of_batches_are_updated_once_a_step(plan):
     def make():
         torch.manual_seed(0)
@@ -120,35 +105,26 @@ def test_statistics_of_batches_are_updated_once_a_step(plan):
 
     x = torch.randn(8, 4, dtype=torch.float64)
     net, reference = make(), make()
-    plain(lambda x, i: reference(x), L, x).sum().backward()
-    chain = CheckpointedChain(lambda x, i: net(x), L, plan=plan)
+    plain(lambda x, i: reference(x), M, x).sum().backward()
+    chain = CheckpointedChain(lambda x, i: net(x), M, plan=plan)
     chain.measure(x)
 
     chain(x).sum().backward()
 
     assert all(map(torch.equal, net.buffers(), reference.buffers()))
-    assert net[1].num_batches_tracked == L
+    assert net[1].num_batches_tracked == M
     grads = [p.grad for p in net.parameters()]
     assert all(map(torch.equal, grads, (p.grad for p in reference.parameters())))
 
 
-N = 4
-three_plans = pytest.mark.parametrize("plan", ["nodes", "graph", binomial(N, slots=1)], ids=str)
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
-@three_plans
+@every_plan
 def test_a_buffer_that_a_step_reads_is_as_it_was_when_the_step_ran_first(plan):
     nets = [spectral_norm(nn.Linear(8, 8)) for _ in range(2)]
     nets[1].load_state_dict(nets[0].state_dict())
     x, grads = torch.randn(4, 8), []
-    runs = plain, lambda step, N, x: CheckpointedChain(step, N, plan=plan)(x)
+    runs = plain, lambda step, M, x: CheckpointedChain(step, M, plan=plan)(x)
     for net, run in zip(nets, runs, strict=True):
-        run(lambda x, i, net=net: torch.tanh(net(x)), N, x).square().sum().backward()
+        run(lambda x, i, net=net: torch.tanh(net(x)), M, x).square().sum().backward()
         grads.append([p.grad for p in net.parameters()])
     assert all(map(torch.equal, *grads))
     assert all(map(torch.equal, *([*net.buffers()] for net in nets)))

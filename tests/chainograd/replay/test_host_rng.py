@@ -9,13 +9,11 @@ import torch
 from chainograd import (
     CheckpointedChain,
     binomial,
-    keep_last,
 )
 from chainograd.replay import host_rng as host_streams
 from chainograd.replay.rng import RNGSources
-from tests.problems import plain
+from tests.problems import PLANS, M, plain
 
-M = 6
 DRAWS = {
     "python": random.random,
     "python, normal": lambda: random.gauss(0, 1),
@@ -188,17 +186,6 @@ def test_noise_of_another_generator_of_numpy_is_replayed():
         numpy.random.set_bit_generator(before)
 
 
-L = 7
-PLANS = {
-    "nodes": "nodes",
-    "graph": "graph",
-    "last 3": keep_last(L, 3),
-    "1 slot": binomial(L, slots=1),
-    "2 slots": binomial(L, slots=2),
-    "3 slots": binomial(L, slots=3),
-}
-
-
 @pytest.mark.parametrize("draw", [random.random, numpy.random.rand, numpy.random.randn])
 def test_noise_of_python_and_numpy_is_replayed_and_the_streams_go_on(draw):
     w = torch.ones((), requires_grad=True)
@@ -212,6 +199,6 @@ def test_noise_of_python_and_numpy_is_replayed_and_the_streams_go_on(draw):
         (g,) = torch.autograd.grad(chain(torch.ones(())), w)
         return g, random.random(), numpy.random.randn()
 
-    expected = run(lambda x: plain(step, L, x))
+    expected = run(lambda x: plain(step, M, x))
     for plan in PLANS.values():
-        assert run(CheckpointedChain(step, L, plan=plan)) == expected
+        assert run(CheckpointedChain(step, M, plan=plan)) == expected

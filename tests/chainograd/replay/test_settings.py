@@ -7,25 +7,8 @@ from torch.nn.utils import parametrize
 
 from chainograd import (
     CheckpointedChain,
-    binomial,
-    keep_last,
 )
-from tests.problems import plain
-
-M = 5
-PLANS = {
-    "nodes": "nodes",
-    "graph": "graph",
-    "last 2": keep_last(M, 2),
-    "1 slot": binomial(M, slots=1),
-    "2 slots": binomial(M, slots=2),
-    "1 MiB": "1 MiB",
-}
-every_plan = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-
-
-def leaf():
-    return torch.linspace(0.5, 1.2, 4, dtype=torch.float64).requires_grad_()
+from tests.problems import M, every_plan, leaf, plain, ramp, same_gradients
 
 
 class Sine(torch.nn.Module):
@@ -76,7 +59,7 @@ def test_autocast_inside_a_step_adds_up_gradients_in_full(plan):
 
 @every_plan
 def test_arguments_made_in_inference_mode_are_taken(plan):
-    w = leaf()
+    w = ramp()
     with torch.inference_mode():
         c = torch.ones(4).double()
 
@@ -86,28 +69,6 @@ def test_arguments_made_in_inference_mode_are_taken(plan):
     x = torch.ones(4).double()
     got = torch.autograd.grad(CheckpointedChain(step, M, plan=plan)(x, c).sum(), w)
     assert torch.equal(got[0], torch.autograd.grad(plain(step, M, x, c).sum(), w)[0])
-
-
-N = 4
-three_plans = pytest.mark.parametrize("plan", ["nodes", "graph", binomial(N, slots=1)], ids=str)
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
-def random_leaf(*shape):
-    return torch.randn(shape, requires_grad=True)
-
-
-def same_gradients(step, inputs, plan, loop=plain):
-    """See that a chain gives the loss and the gradients of a loop, to the bit."""
-    outcomes = []
-    for run in (lambda x: loop(step, N, x), CheckpointedChain(step, N, plan=plan)):
-        loss = run(inputs[0]).float().square().sum()
-        outcomes.append([loss, *torch.autograd.grad(loss, inputs)])
-    assert all(map(torch.equal, *outcomes))
 
 
 class Product(torch.autograd.Function):
@@ -126,10 +87,10 @@ class Product(torch.autograd.Function):
         return g.float() @ w.t(), x.t() @ g.float()
 
 
-@three_plans
+@every_plan
 @pytest.mark.parametrize("around", ["forward", "backward"])
 def test_gradients_are_computed_under_the_autocast_of_the_backward_pass(around, plan):
-    w, x = random_leaf(8, 8), random_leaf(4, 8)
+    w, x = leaf(8, 8), leaf(4, 8)
     regions = [torch.autocast("cpu", torch.bfloat16, enabled=around == half, cache_enabled=False)
                for half in ("forward", "backward")]  # fmt: skip
 
@@ -142,21 +103,21 @@ def test_gradients_are_computed_under_the_autocast_of_the_backward_pass(around, 
     def step(x, i):
         return torch.tanh(Product.apply(x, w).float())
 
-    expected = outcome(lambda x: plain(step, N, x))
-    assert all(map(torch.equal, outcome(CheckpointedChain(step, N, plan=plan)), expected))
+    expected = outcome(lambda x: plain(step, M, x))
+    assert all(map(torch.equal, outcome(CheckpointedChain(step, M, plan=plan)), expected))
 
 
-@three_plans
+@every_plan
 def test_casts_of_autocast_are_not_shared_by_steps(plan):
-    net, x = nn.Linear(8, 8), random_leaf(4, 8)
+    net, x = nn.Linear(8, 8), leaf(4, 8)
 
     def step(x, i):
         # Inside of another region it does not clear its cache in the end.
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=True):
             return torch.tanh(net(x))
 
-    def loop(step, N, x):
-        for i in range(N):
+    def loop(step, M, x):
+        for i in range(M):
             torch.clear_autocast_cache()
             x = step(x, i)
         return x
@@ -165,9 +126,9 @@ def test_casts_of_autocast_are_not_shared_by_steps(plan):
         same_gradients(step, [x, net.weight, net.bias], plan, loop)
 
 
-@three_plans
+@every_plan
 def test_settings_of_torch_are_those_of_the_forward_pass(plan):
-    w, x = (random_leaf(4).double().detach().requires_grad_() for _ in range(2))
+    w, x = (leaf(4).double().detach().requires_grad_() for _ in range(2))
 
     def step(x, i):
         return torch.sin(w * x * torch.linspace(0.1, 0.7, 4))
@@ -180,8 +141,8 @@ def test_settings_of_torch_are_those_of_the_forward_pass(plan):
             torch.set_default_dtype(torch.float32)
         return torch.autograd.grad(y.sum(), [w, x])
 
-    expected = outcome(lambda x: plain(step, N, x))
-    assert all(map(torch.equal, outcome(CheckpointedChain(step, N, plan=plan)), expected))
+    expected = outcome(lambda x: plain(step, M, x))
+    assert all(map(torch.equal, outcome(CheckpointedChain(step, M, plan=plan)), expected))
     assert torch.get_default_dtype() is torch.float32
 
 

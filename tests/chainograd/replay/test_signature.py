@@ -4,17 +4,7 @@ import pytest
 import torch
 
 from chainograd import CheckpointedChain, ReplayError, binomial
-
-M = 4
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
-def leaf(*shape):
-    return torch.randn(shape, requires_grad=True)
+from tests.problems import M, leaf
 
 
 @pytest.mark.parametrize("plan", ["nodes", binomial(M, slots=1)], ids=str)

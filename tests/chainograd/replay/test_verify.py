@@ -8,11 +8,8 @@ from chainograd import (
     ReplayError,
     Store,
     binomial,
-    keep_last,
 )
-from tests.problems import plain
-
-M = 6
+from tests.problems import PLANS, M, leaf, same_gradients
 
 
 @pytest.mark.parametrize("plan", ["nodes", binomial(M, slots=1), binomial(M, slots=3)], ids=str)
@@ -81,17 +78,6 @@ def test_a_stateful_step_is_refused_with_its_index():
         CheckpointedChain(step, 6)(torch.ones(5)).sum().backward()
 
 
-L = 7
-PLANS = {
-    "nodes": "nodes",
-    "graph": "graph",
-    "last 3": keep_last(L, 3),
-    "1 slot": binomial(L, slots=1),
-    "2 slots": binomial(L, slots=2),
-    "3 slots": binomial(L, slots=3),
-}
-
-
 @pytest.mark.parametrize("plan", [PLANS["1 slot"], PLANS["2 slots"], "nodes"], ids=str)
 def test_a_step_that_is_not_repeatable_is_refused_by_its_index_in_every_plan(plan):
     w = torch.ones((), requires_grad=True)
@@ -102,28 +88,7 @@ def test_a_step_that_is_not_repeatable_is_refused_by_its_index_in_every_plan(pla
         return torch.sin(w * x) + (1e-6 * calls[i] if i == 4 else 0)
 
     with pytest.raises(ReplayError, match="Step 4"):
-        CheckpointedChain(step, L, plan=plan)(torch.ones(2)).sum().backward()
-
-
-N = 4
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
-def random_leaf(*shape):
-    return torch.randn(shape, requires_grad=True)
-
-
-def same_gradients(step, inputs, plan, loop=plain):
-    """See that a chain gives the loss and the gradients of a loop, to the bit."""
-    outcomes = []
-    for run in (lambda x: loop(step, N, x), CheckpointedChain(step, N, plan=plan)):
-        loss = run(inputs[0]).float().square().sum()
-        outcomes.append([loss, *torch.autograd.grad(loss, inputs)])
-    assert all(map(torch.equal, *outcomes))
+        CheckpointedChain(step, M, plan=plan)(torch.ones(2)).sum().backward()
 
 
 class Count:
@@ -149,27 +114,27 @@ def changing():
     return step
 
 
-@pytest.mark.parametrize("plan", ["nodes", binomial(N, slots=1)], ids=str)
+@pytest.mark.parametrize("plan", ["nodes", binomial(M, slots=1)], ids=str)
 @pytest.mark.parametrize("verify", ["exact", "close"])
 def test_verdicts_that_were_put_off_are_asked_for(put_off, verify, plan):
-    y = CheckpointedChain(changing(), N, plan=plan, verify=verify)(torch.ones(3))
+    y = CheckpointedChain(changing(), M, plan=plan, verify=verify)(torch.ones(3))
     with pytest.raises(ReplayError, match="with another result"):
         y.sum().backward()
 
 
 @pytest.mark.parametrize("first", [0, 2], ids=["to x_T", "to a state in the middle"])
 def test_verdicts_that_were_put_off_are_asked_for_where_a_pass_ends(put_off, first):
-    states = CheckpointedChain(changing(), N).trajectory(torch.ones(3, requires_grad=True))
+    states = CheckpointedChain(changing(), M).trajectory(torch.ones(3, requires_grad=True))
     with pytest.raises(ReplayError, match="with another result"):
         torch.autograd.grad(states[-1].sum(), states[first])
 
 
 def test_verdicts_on_what_was_measured_are_asked_for_in_the_forward_pass(put_off):
     with pytest.raises(ReplayError):
-        CheckpointedChain(changing(), N, plan="1GiB")(torch.ones(3))
+        CheckpointedChain(changing(), M, plan="1GiB")(torch.ones(3))
 
 
 def test_verdicts_that_were_put_off_stop_no_right_gradient(put_off):
-    w, x = random_leaf(3), random_leaf(3)
+    w, x = leaf(3), leaf(3)
 
-    same_gradients(lambda x, i: torch.sin(w * x), [x, w], binomial(N, slots=1))
+    same_gradients(lambda x, i: torch.sin(w * x), [x, w], binomial(M, slots=1))

@@ -216,52 +216,41 @@ def test_a_stochastic_update_without_its_noise_is_refused():
         ddim_update(x, x, alpha_bar_t=0.3, alpha_bar_s=0.6, sigma=0.1)
 
 
-def centred_predictor(schedule, variance):
-    """The exact noise prediction where the data is N(0, variance)."""
-
-    def epsilon(x, t):
-        a = schedule.alpha_bars[t].to(x.dtype).view(-1, 1)
-        return (1 - a).sqrt() * x / (a * variance + 1 - a)
-
-    return epsilon
-
-
 def test_ddim_follows_the_closed_form_of_gaussian_data():
-    schedule, variance = NoiseSchedule.linear(), 0.5
+    variance = 0.5
     grid = time_grid(999, convention="asyrp")
     x_T = torch.randn(8, 3, dtype=torch.float64)
 
-    x_0 = CheckpointedChain(DDIM(centred_predictor(schedule, variance), schedule, grid), 999)(x_T)
+    x_0 = CheckpointedChain(DDIM(gaussian_predictor(0.0, variance), SCHEDULE, grid), 999)(x_T)
 
     # The exact flow keeps x / std(x) fixed.
-    a = schedule.alpha_bar(999)
+    a = SCHEDULE.alpha_bar(999)
     exact = x_T * math.sqrt(variance / (a * variance + 1 - a))
     torch.testing.assert_close(x_0, exact, rtol=5e-3, atol=0)
 
 
 def test_inversion_leads_back_and_the_better_the_finer_the_grid():
-    schedule = NoiseSchedule.linear()
-    model = centred_predictor(schedule, 0.5)
+    model = gaussian_predictor(0.0, 0.5)
     x_0 = torch.randn(8, 3, dtype=torch.float64)
 
     def error(M):
         grid = time_grid(M)
-        there = CheckpointedChain(DDIM(model, schedule, grid[::-1]), M)(x_0)
-        return (CheckpointedChain(DDIM(model, schedule, grid), M)(there) - x_0).abs().max()
+        there = CheckpointedChain(DDIM(model, SCHEDULE, grid[::-1]), M)(x_0)
+        return (CheckpointedChain(DDIM(model, SCHEDULE, grid), M)(there) - x_0).abs().max()
 
     assert error(400) < error(100) < error(25)
     assert error(400) < 0.05
 
 
 def test_eta_above_zero_needs_noise_and_uses_it_as_a_value():
-    schedule, grid = NoiseSchedule.linear(), time_grid(5)
+    grid = time_grid(5)
     with pytest.raises(ValueError, match="eta"):
-        DDIM(lambda x, t: x, schedule, grid, eta=0.5)
+        DDIM(lambda x, t: x, SCHEDULE, grid, eta=0.5)
 
     def noise(x, i):
         return torch.randn(x.shape, generator=torch.Generator().manual_seed(i), dtype=x.dtype)
 
-    step = DDIM(centred_predictor(schedule, 0.5), schedule, grid, eta=0.5, noise=noise)
+    step = DDIM(gaussian_predictor(0.0, 0.5), SCHEDULE, grid, eta=0.5, noise=noise)
     x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     y = x
     for i in range(5):

@@ -6,11 +6,6 @@ import torch
 from chainograd.tensors.digest import digest
 
 
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("numel", [6, 1 << 18], ids=["one chunk", "chunks"])
 def test_a_digest_sees_the_same_values_in_another_order(numel):
     x = torch.arange(float(numel))

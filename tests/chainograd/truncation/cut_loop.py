@@ -2,19 +2,7 @@
 
 import torch
 
-from chainograd import (
-    binomial,
-    keep_last,
-)
-
-M = 6
-PLANS = {
-    "nodes": "nodes",
-    "graph": "graph",
-    "last 3": keep_last(M, 3),
-    "1 slot": binomial(M, slots=1),
-    "2 slots": binomial(M, slots=2),
-}
+from tests.problems import M
 
 
 def cut(step, steps, x, *args):

@@ -7,17 +7,18 @@ import torch
 
 from chainograd import (
     CheckpointedChain,
-    binomial,
     clamped,
     clipped,
-    keep_last,
     scaled,
 )
-from tests.problems import Net, Noisy, plain, states_of
-
-M = 5
-PLANS = {"nodes": "nodes", "graph": "graph", "last 2": keep_last(M, 2),
-         "1 slot": binomial(M, slots=1), "2 slots": binomial(M, slots=2)}  # fmt: skip
+from tests.problems import (
+    PLANS,
+    M,
+    Net,
+    Noisy,
+    plain,
+    states_of,
+)
 
 
 def swept(step, x, transform, parameters):
@@ -262,8 +263,3 @@ def test_leaves_without_a_batch_in_common_have_no_norms_of_samples(shapes):
 def test_complex_numbers_are_not_clamped():
     with pytest.raises(ValueError, match="Take `clipped`"):
         clamped(1.0)(0, torch.ones(2, dtype=torch.complex64))
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)

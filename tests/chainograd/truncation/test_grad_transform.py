@@ -6,14 +6,11 @@ import torch
 from chainograd import (
     ChainError,
     CheckpointedChain,
-    binomial,
     clamped,
     clipped,
     scaled,
 )
-from tests.problems import Net
-
-M = 5
+from tests.problems import M, Net, every_plan, leaf, ramp
 
 
 def test_a_loss_on_a_state_in_between_is_part_of_what_is_transformed_there():
@@ -46,12 +43,8 @@ def test_a_transform_that_torch_func_would_leave_out_is_refused(transform):
         transform(lambda x: chain(x).sum())(torch.ones(3))
 
 
-def leaf():
-    return torch.linspace(0.5, 1.2, 4, dtype=torch.float64).requires_grad_()
-
-
 def test_a_transform_of_cotangents_that_returns_nothing_is_refused():
-    w = leaf()
+    w = ramp()
     chain = CheckpointedChain(lambda x, i: torch.sin(w * x), M, grad_transform=lambda i, g: None)
 
     with pytest.raises(ChainError, match=r"grad_transform.*Return `g` itself"):
@@ -69,7 +62,7 @@ def test_a_transform_of_cotangents_that_returns_nothing_is_refused():
     ids=["summed", "stacked", "complex", "number"],
 )
 def test_a_transform_that_returns_another_kind_of_cotangent_is_refused(change, said):
-    w = leaf()
+    w = ramp()
     chain = CheckpointedChain(
         lambda x, i: torch.sin(w * x), 4, grad_transform=lambda i, g: change(g)
     )
@@ -78,31 +71,18 @@ def test_a_transform_that_returns_another_kind_of_cotangent_is_refused(change, s
         chain(torch.ones(4).double()).sum().backward()
 
 
-N = 4
-three_plans = pytest.mark.parametrize("plan", ["nodes", "graph", binomial(N, slots=1)], ids=str)
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
-def random_leaf(*shape):
-    return torch.randn(shape, requires_grad=True)
-
-
-@three_plans
+@every_plan
 def test_a_transform_that_changes_its_cotangent_in_place_is_refused(plan):
-    w = random_leaf(3)
+    w = leaf(3)
     chain = CheckpointedChain(
-        lambda x, i: x + w, N, plan=plan, grad_transform=lambda i, g: g.mul_(0.5)
+        lambda x, i: x + w, M, plan=plan, grad_transform=lambda i, g: g.mul_(0.5)
     )
 
     with pytest.raises(ChainError, match=r"changed the cotangent of state \d in place"):
         chain(torch.ones(3)).square().sum().backward()
 
 
-@three_plans
+@every_plan
 def test_a_transform_sees_the_last_state_that_a_loss_looks_at(plan):
     w, seen = torch.full((3,), 2.0, requires_grad=True), []
 
@@ -110,7 +90,7 @@ def test_a_transform_sees_the_last_state_that_a_loss_looks_at(plan):
         seen.append(i)
         return g / 2
 
-    chain = CheckpointedChain(lambda x, i: w * x, N, plan=plan, grad_transform=halved)
+    chain = CheckpointedChain(lambda x, i: w * x, M, plan=plan, grad_transform=halved)
     states = chain.trajectory(torch.ones(3, requires_grad=True))
     states[2].sum().backward()
 
@@ -118,11 +98,11 @@ def test_a_transform_sees_the_last_state_that_a_loss_looks_at(plan):
     assert torch.equal(states[0].grad, torch.full((3,), 4 / 8))
 
 
-@three_plans
+@every_plan
 def test_a_transform_of_the_first_state_reaches_its_gradient_where_a_step_uses_it_twice(plan):
-    w, grads = random_leaf(3), []
+    w, grads = leaf(3), []
     chain = CheckpointedChain(
-        lambda x, i: torch.sin(w * x) + x, N, plan=plan, grad_transform=lambda i, g: g / 2
+        lambda x, i: torch.sin(w * x) + x, M, plan=plan, grad_transform=lambda i, g: g / 2
     )
     for run in (chain, lambda x: chain.trajectory(x)[-1]):
         x = torch.ones(3, requires_grad=True)

@@ -11,8 +11,8 @@ from chainograd import (
     binomial,
     random_suffix,
 )
-from tests.chainograd.truncation.cut_loop import PLANS, M, cut, double, equal
-from tests.problems import Net, Noisy
+from tests.chainograd.truncation.cut_loop import cut, double, equal
+from tests.problems import PLANS, M, Net, Noisy
 
 
 def steps_passed(chain, ws):
