@@ -156,7 +156,7 @@ def test_a_tensor_is_found_whichever_step_first_keeps_it(first, way):
         return torch.tanh(net(x) + (kept["e"] if i >= first else 0))
 
     x = torch.randn(2, 3)
-    slices = f"Step {first} gave another"  # the first uses what the second keeps
+    slices = f"Step {first} returned a different"  # the first uses what the second keeps
     with pytest.raises(ChainError, match=f"{slices}|uses a tensor that step {first} .* kept"):
         CheckpointedChain(step, M, **way)(x)
     found = CheckpointedChain(step, M).check(x)

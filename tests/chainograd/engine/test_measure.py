@@ -144,7 +144,7 @@ def test_a_step_that_is_another_one_when_it_was_measured_is_refused():
         count.calls += 1
         return torch.sin(w * x) * (1 + count.calls / 10)
 
-    with pytest.raises(ReplayError, match="Step 0 gave one state when the byte budget"):
+    with pytest.raises(ReplayError, match="Step 0 returned one state when the byte budget"):
         CheckpointedChain(step, M, plan="1GiB")(torch.ones(3))
 
 

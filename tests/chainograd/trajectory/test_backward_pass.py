@@ -86,8 +86,8 @@ def test_a_partial_pass_frees_the_nodes_behind_it():
     run = states[M].grad_fn.link.run
     torch.autograd.grad(states[M].sum(), states[3])
 
-    assert sorted(run.nodes) == [0, 1, 2, 3]
-    assert not run.graphs
+    assert sorted(run.memory.nodes) == [0, 1, 2, 3]
+    assert not run.memory.graphs
 
 
 def test_a_transform_is_applied_once_however_the_passes_are_parted():

@@ -54,10 +54,10 @@ def test_a_transform_of_cotangents_that_returns_nothing_is_refused():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda g: g.sum(), r"a real cotangent of shape \(\) of step 3, .* a real .* \(4,\)"),
-        (lambda g: g[None], r"a real cotangent of shape \(1, 4\) of step 3"),
-        (lambda g: g * 1j, r"a complex cotangent of shape \(4,\) of step 3"),
-        (lambda g: 1.0, r"a float for a cotangent of step 3"),
+        (lambda g: g.sum(), r"a real cotangent of shape \(\) for state 3, .* a real .* \(4,\)"),
+        (lambda g: g[None], r"a real cotangent of shape \(1, 4\) for state 3"),
+        (lambda g: g * 1j, r"a complex cotangent of shape \(4,\) for state 3"),
+        (lambda g: 1.0, r"a float for a cotangent for state 3"),
     ],
     ids=["summed", "stacked", "complex", "number"],
 )
@@ -67,7 +67,7 @@ def test_a_transform_that_returns_another_kind_of_cotangent_is_refused(change, s
         lambda x, i: torch.sin(w * x), 4, grad_transform=lambda i, g: change(g)
     )
 
-    with pytest.raises(ChainError, match=f"`grad_transform` gave {said}"):
+    with pytest.raises(ChainError, match=f"`grad_transform` returned {said}"):
         chain(torch.ones(4).double()).sum().backward()
 
 
