@@ -144,7 +144,7 @@ def allocator_of(device: torch.device) -> Any | None:
 
 def pinned(count: int, *, dtype: torch.dtype) -> Tensor:
     """Return a one-dimensional buffer in pinned host memory."""
-    return torch.empty(count, dtype=dtype, pin_memory=True)
+    return torch.empty(count, dtype=dtype, device="cpu", pin_memory=True)
 
 
 def unpin_unused() -> None:

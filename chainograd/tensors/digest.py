@@ -68,5 +68,5 @@ def _words(tensor: Tensor) -> Tensor:
 def _weights(count: int, device: torch.device) -> Tensor:
     with no_dispatch():  # the weights outlive the run: no meter counts them, and they are real
         generator = torch.Generator().manual_seed(20_240_501 + (count != CHUNK))
-        weights = torch.randint(-(1 << 62), 1 << 62, (count,), generator=generator) * 2 + 1
-        return weights.to(device)
+        weights = torch.randint(-(1 << 62), 1 << 62, (count,), generator=generator, device="cpu")
+        return (weights * 2 + 1).to(device)

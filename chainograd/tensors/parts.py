@@ -104,8 +104,8 @@ def _parts_of_wrapper(tensor: Tensor) -> list[Tensor]:
 
 def _parts_of_quantized(tensor: Tensor) -> list[Tensor]:
     if tensor.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
-        scale = torch.tensor(tensor.q_scale(), dtype=torch.float64)
-        return [tensor.int_repr(), scale, torch.tensor(tensor.q_zero_point())]
+        scale = torch.tensor(tensor.q_scale(), dtype=torch.float64, device="cpu")
+        return [tensor.int_repr(), scale, torch.tensor(tensor.q_zero_point(), device="cpu")]
     return [tensor.int_repr(), tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()]
 
 

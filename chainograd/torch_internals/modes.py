@@ -44,12 +44,15 @@ Private: `torch.utils._device.DeviceContext`. Public: none.
 
 
 def default_device() -> torch.device | None:
-    """Return the device that new tensors are made on by default; None if nobody has set one.
+    """Return the device that new tensors are made on by default; None if no default was set.
 
-    Private: `torch.utils._device.CURRENT_DEVICE`. Public: `torch.get_default_device`, which does
-    not tell whether a default was set and makes a tensor to learn the device's index.
+    Not `torch.utils._device.CURRENT_DEVICE`, which `with torch.device(…)` leaves as it was.
+
+    Private: `torch.utils._device.DeviceContext`. Public: `torch.get_default_device`, which does not
+    tell whether a default was set, and makes a tensor to learn the index of the device.
     """
-    return _device.CURRENT_DEVICE
+    set_by = (mode for mode in reversed(function_modes()) if isinstance(mode, DeviceContext))
+    return next((mode.device for mode in set_by), None)
 
 
 def is_fake(thing: object) -> bool:
