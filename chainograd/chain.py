@@ -38,10 +38,12 @@ from chainograd.preflight.check import check
 from chainograd.preflight.cut_off import refuse_cut_off
 from chainograd.preflight.findings import Findings
 from chainograd.replay.verify import Verify
-from chainograd.report import Log, Report
+from chainograd.report.log import Log
+from chainograd.report.steps import Report
 from chainograd.state import State
 from chainograd.storage.store import Store
-from chainograd.torch_internals import eager
+from chainograd.torch_internals.compiler import eager
+from chainograd.torch_internals.transforms import forward_ad_active, transforms_active
 from chainograd.trajectory.links import attach_links
 from chainograd.truncation.grad_steps import GradSteps, drawn, reached
 
@@ -365,6 +367,4 @@ class CheckpointedChain:
 
 def _transformed() -> bool:
     """Return whether a torch.func transform or forward-mode AD is at work."""
-    return (
-        torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
-    )
+    return transforms_active() or forward_ad_active()

@@ -18,7 +18,7 @@ from chainograd.engine.unknown_leaves import refuse_unknown_leaves
 from chainograd.engine.uses import Apart, taken_apart
 from chainograd.engine.vjp import Vjp
 from chainograd.plans.plan import RUNS, Action, Advance, Backprop, Drop, Keep, Load, Record
-from chainograd.report import has_numbers
+from chainograd.report.log import has_numbers
 from chainograd.state import Cotangents, State, wants_gradient
 from chainograd.storage.call_storage import StoredState
 from chainograd.tensors.parts import is_plain
@@ -69,7 +69,7 @@ class BackwardPass:
 
     def __init__(self, run: Run, *, keep: bool) -> None:
         self.run, self.keep = run, keep
-        run.surroundings.elsewhere = run.surroundings.context.elsewhere()
+        run.surroundings.elsewhere = run.surroundings.context.may_differ_here()
         self.vjp = Vjp(run.shared)
         memory = run.memory
         self.nodes: dict[int, StoredState] = dict(memory.nodes) if keep else memory.nodes

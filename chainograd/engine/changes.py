@@ -9,6 +9,7 @@ from torch import Tensor
 from chainograd.engine.shared import SharedTensors
 from chainograd.errors import ChainError, ChangedTensorError
 from chainograd.state import versions
+from chainograd.torch_internals.tensors import version_or_zero
 
 
 class ChangeDetector:
@@ -76,4 +77,4 @@ class ChangeDetector:
 
 def _grad_version(tensor: Tensor) -> tuple[int, int] | None:
     grad = tensor.grad if tensor.is_leaf else None
-    return None if grad is None else (id(grad), 0 if grad.is_inference() else grad._version)
+    return None if grad is None else (id(grad), version_or_zero(grad))

@@ -10,9 +10,9 @@ from chainograd.engine.microbatch import SlicedStep
 from chainograd.engine.run import Run
 from chainograd.errors import ChainError
 from chainograd.frozen.layers import Saving
+from chainograd.metering import metered
 from chainograd.plans.budget import within
 from chainograd.plans.plan import RUNS, Advance, Plan, StepCost
-from chainograd.torch_internals import metered
 
 PLANS = 16  # that a chain remembers: random `grad_steps` have one each
 

@@ -12,8 +12,9 @@ from chainograd.engine.run import Run
 from chainograd.engine.step import Recording
 from chainograd.engine.step_graph import StepGraph, StepResult
 from chainograd.plans.plan import Action, Advance, Keep, Load, Record
-from chainograd.replay.context import autocast_as, uncached_parametrizations
+from chainograd.replay.autocast import autocast_as
 from chainograd.state import State
+from chainograd.torch_internals.settings import uncached_parametrizations
 
 
 def run_forward(run: Run, visit: Callable[[int, State], None] | None = None) -> State:

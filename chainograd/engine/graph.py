@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from chainograd.engine.accumulate import Use
 from chainograd.errors import ChainError
+from chainograd.torch_internals.autograd import AccumulateGrad
 
 # Note [Kept tensors]
 # In the plain loop a tensor that step 0 computed and kept (merged adapter weights, keys and values
@@ -18,7 +18,6 @@ from chainograd.errors import ChainError
 # a step whose graph leads to a marked node is refused. What is kept and never used again, as by a
 # hook that collects features, leads nowhere.
 
-AccumulateGrad: type = torch._C._functions.AccumulateGrad  # pyright: ignore
 _MARK = "chainograd"
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from chainograd.engine.graph import Mark
 from chainograd.engine.microbatch import SlicedStep
@@ -17,6 +16,7 @@ from chainograd.engine.slices import has_batch
 from chainograd.engine.step import AbstractStep, GraphOptions, Recording, Step
 from chainograd.errors import ChainError
 from chainograd.state import State, differentiable
+from chainograd.torch_internals.modes import is_fake
 
 
 def compare_slices(run: Run, step: SlicedStep) -> None:
@@ -25,7 +25,7 @@ def compare_slices(run: Run, step: SlicedStep) -> None:
     Raises:
         ChainError: If a step does not.
     """
-    if step.batch <= step.size or any(isinstance(t, FakeTensor) for t in run.x_T.tensors):
+    if step.batch <= step.size or any(is_fake(t) for t in run.x_T.tensors):
         return
     rng, room = run.surroundings.rng, _room(run)
     before = rng.state()

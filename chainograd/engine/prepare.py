@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from chainograd.captured.find import Captured, find_captured
 from chainograd.captured.generators import UnlistedGenerators
-from chainograd.captured.stand_ins import standing_in
+from chainograd.captured.stand_ins import current_stand_ins
 from chainograd.captured.wrappers import refuse_cuda_graphs
 from chainograd.engine.first_call import FirstCalls
 from chainograd.engine.microbatch import SlicedStep
@@ -20,7 +20,8 @@ from chainograd.engine.shared import SharedTensors
 from chainograd.engine.slices import batch_of
 from chainograd.engine.step import AbstractStep, GraphOptions, Step
 from chainograd.engine.surroundings import Surroundings
-from chainograd.frozen.layers import Saving, takes_fast_path
+from chainograd.frozen.conditions import takes_fast_path
+from chainograd.frozen.layers import Saving
 from chainograd.plans.plan import Plan
 from chainograd.replay.context import StepContext
 from chainograd.replay.rng import RNGSources
@@ -69,7 +70,7 @@ class Preparation:
         named = {id(tensor): tensor for tensor in self.params if tensor.requires_grad}
         found = [tensor for tensor in captured.tensors if id(tensor) not in named]
         tensors = [*named.values(), *found]
-        shared = SharedTensors(arguments, tensors, standing_in(tensors), captured.sharded)
+        shared = SharedTensors(arguments, tensors, current_stand_ins(tensors), captured.sharded)
         leaves = (*x_T.tensors, *arguments.tensors)
         kind = StepKind(_shapes(leaves, captured), captured.compiled, captured.counts_passes)
         devices = {t.device for t in (*leaves, *named.values())} | captured.devices

@@ -9,7 +9,6 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from chainograd.engine.comparison import Comparison
 from chainograd.engine.graph import Mark
@@ -22,9 +21,10 @@ from chainograd.engine.unknown_leaves import refuse_unknown_leaves
 from chainograd.plans.plan import Action, Backprop, Plan
 from chainograd.plans.restrict import restricted
 from chainograd.replay.verify import Verifier, Verify
-from chainograd.report import Log
+from chainograd.report.log import Log
 from chainograd.state import State, wants_gradient
 from chainograd.storage.store import Store
+from chainograd.torch_internals.modes import is_fake
 
 Transform = Callable[[int, Any], Any]
 
@@ -173,7 +173,7 @@ class Run:
 
     def _comparison(self) -> Comparison:
         # Fake tensors have no values to compare.
-        fake = any(isinstance(leaf, FakeTensor) for leaf in self.x_T.tensors)
+        fake = any(is_fake(leaf) for leaf in self.x_T.tensors)
         verify: Verify = "off" if fake else self.options.verify
         half = [a.dtype for a in self.surroundings.context.autocast if a.enabled]
         coarsest = max(half, key=lambda dtype: torch.finfo(dtype).eps, default=None)

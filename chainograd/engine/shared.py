@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from chainograd.captured.fsdp import is_shard, trainable
-from chainograd.state import State, stand_in, wants_gradient
+from chainograd.state import State, detached_leaf, wants_gradient
 
 
 @dataclass(slots=True, eq=False)
@@ -48,13 +48,14 @@ class SharedTensors:
     def __post_init__(self) -> None:
         self.inner_arguments = self.arguments._replace(
             leaves=tuple(
-                stand_in(leaf) if wants_gradient(leaf) else leaf for leaf in self.arguments.leaves
+                detached_leaf(leaf) if wants_gradient(leaf) else leaf
+                for leaf in self.arguments.leaves
             )
         )
         self.trains_shards = any(map(trainable, self.sharded))
         # A leaf is used as it is: note [Stand-ins].
         self.inner_captured = [
-            stand_in(tensor)
+            detached_leaf(tensor)
             if not tensor.is_leaf or (self.trains_shards and not is_shard(tensor))
             else tensor
             for tensor in self.routes

@@ -17,6 +17,7 @@ from chainograd.engine.shared import SharedTensors
 from chainograd.engine.step_call import StepCall
 from chainograd.engine.step_graph import AbstractStepGraph, StepResult, trace
 from chainograd.state import State, differentiable, wants_gradient
+from chainograd.torch_internals.autograd import set_grad_enabled
 
 Call = Callable[[int, State, State], State]  # (index, state, arguments) -> state
 
@@ -163,7 +164,7 @@ class Step:
         entering = state if wanted is None else state.entering(wanted)
         light = record is Recording.DISCARD and not self.options.saves
         graphs, leaving = torch.is_grad_enabled(), None
-        torch._C._set_grad_enabled(True)  # what `torch.enable_grad()` does, in a fifth of its time
+        set_grad_enabled(True)
         try:
             with nothing_saved() if light else self.options.layers():
                 leaving = self.call(index, entering, self.shared.inner_arguments)
@@ -172,7 +173,7 @@ class Step:
             if rewind is None:
                 raise
         finally:
-            torch._C._set_grad_enabled(graphs)
+            set_grad_enabled(graphs)
         if leaving is None:  # outside of `except`, which holds what the failed run left
             assert rewind is not None
             rewind()

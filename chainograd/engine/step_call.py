@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 
 from chainograd.captured.stand_ins import StandIns
@@ -21,6 +20,7 @@ from chainograd.state import (
     same_leaves,
     versions,
 )
+from chainograd.torch_internals import pytree
 
 
 class StepCall:

@@ -16,7 +16,7 @@ from chainograd.engine.shared import SharedTensors
 from chainograd.replay.buffers import Buffers, BufferSnapshot, buffer_copies
 from chainograd.replay.context import Flags, StepContext
 from chainograd.replay.rng import Replayed, RNGSources, RNGState, fork_rng
-from chainograd.replay.traces import without_side_effects
+from chainograd.replay.side_effects import without_side_effects
 
 
 @dataclass(slots=True, eq=False)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.utils._pytree as pytree
 from torch import Tensor
 
 from chainograd.engine.run import Transform
 from chainograd.errors import ChainError
 from chainograd.state import Cotangents, versions
+from chainograd.torch_internals import pytree
 
 
 def transformed(transform: Transform, i: int, before: Cotangents, spec: Any) -> Cotangents:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Protocol
 
 from torch import Tensor
-from torch.autograd import Variable
 
 from chainograd.captured.fsdp import gathered, gradients_by_accumulation
 from chainograd.engine.accumulate import GradAccumulator, Uses
@@ -15,16 +13,10 @@ from chainograd.engine.first_run import Guard
 from chainograd.engine.hooks import without_hooks
 from chainograd.engine.shared import SharedTensors
 from chainograd.errors import ChangedTensorError
-from chainograd.replay.context import OwnAutocast
+from chainograd.replay.autocast import OwnAutocast
 from chainograd.state import Cotangents, State, wants_gradient
 from chainograd.tensors.parts import is_plain
-
-# What `torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True)` calls. For a small
-# step, what that function checks in Python takes as long as the engine below it. Here the shapes
-# are known to match: cotangents come from the engine itself, or were looked at before.
-_run_backward = partial(
-    Variable._execution_engine.run_backward, allow_unreachable=True, accumulate_grad=False
-)
+from chainograd.torch_internals.autograd import hooks_of, run_backward
 
 
 class Recorded(Protocol):
@@ -50,7 +42,7 @@ class Vjp:
 
     def __init__(self, shared: SharedTensors) -> None:
         self.shared = shared
-        self.hooked = [tensor for tensor in shared.inner_captured if tensor._backward_hooks]
+        self.hooked = [tensor for tensor in shared.inner_captured if hooks_of(tensor)]
         self.autocast = OwnAutocast({tensor.device.type for tensor in shared.tensors} | {"cpu"})
 
     def __call__(
@@ -107,9 +99,9 @@ class Vjp:
             return gradients_by_accumulation(outputs, inputs, cotangents, trained)
         try:
             if not self.hooked and not self.autocast.states:
-                return _run_backward(outputs, cotangents, False, False, inputs)
+                return run_backward(outputs, cotangents, False, False, inputs)
             with without_hooks(self.hooked), self.autocast.on():
-                return _run_backward(outputs, cotangents, False, False, inputs)
+                return run_backward(outputs, cotangents, False, False, inputs)
         except RuntimeError as error:
             if "modified by an inplace operation" not in str(error):
                 raise

@@ -9,7 +9,7 @@ from chainograd import (
     ChainError,
     CheckpointedChain,
 )
-from chainograd.state import stand_in
+from chainograd.state import detached_leaf
 from tests.problems import M, every_plan, leaf, plain, ramp, same_gradients
 
 
@@ -68,7 +68,7 @@ def test_a_state_with_lazy_signs_is_compared_like_any_other(plan):
 def test_what_stands_in_for_a_tensor_is_another_one(layout):
     tensor = torch.eye(2) if layout == "strided" else torch.eye(2).to_sparse()
 
-    assert stand_in(tensor).requires_grad
+    assert detached_leaf(tensor).requires_grad
     assert not tensor.requires_grad
 
 
