@@ -15,7 +15,7 @@ from chainograd.plans.plan import Plan
 from chainograd.plans.planners import keep_last
 from chainograd.plans.revolve import binomial
 from chainograd.preflight.findings import Finding, Findings
-from chainograd.report import Report, StepReport
+from chainograd.report.steps import Report, StepReport
 from chainograd.storage.store import Store
 from chainograd.truncation.cotangents import clamped, clipped, scaled
 from chainograd.truncation.grad_steps import random_suffix

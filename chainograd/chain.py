@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Generator, Tensor
 
-from chainograd.captured.find import find_captured
-from chainograd.captured.generators import UnlistedGenerators
-from chainograd.captured.stand_ins import standing_in
-from chainograd.captured.wrappers import refuse_cuda_graphs
 from chainograd.engine.autograd import attach
+from chainograd.engine.first_call import FirstCalls, refuse_counted_passes
 from chainograd.engine.forward import run_forward
-from chainograd.engine.independence import compare_slices, refuse_counted_passes
-from chainograd.engine.measure import Kind, measure
-from chainograd.engine.microbatch import SlicedSteps, batch_of
-from chainograd.engine.run import Run, Transform
-from chainograd.engine.step import Steps
+from chainograd.engine.measure import Kind
+from chainograd.engine.prepare import Preparation
+from chainograd.engine.run import Run, RunOptions, Transform
 from chainograd.errors import ChainError
-from chainograd.frozen.layers import Saving, takes_fast_path
 from chainograd.options import (
     as_choice,
     as_count,
@@ -37,26 +31,23 @@ from chainograd.options import (
     as_store,
     refuse_shadowed,
 )
-from chainograd.plans.budget import within
 from chainograd.plans.plan import Plan, StepCost
 from chainograd.plans.planners import PlanName, resolve
 from chainograd.plans.restrict import without_graphs
 from chainograd.preflight.check import check
-from chainograd.preflight.cut_off import may_be_cut_off, refuse_cut_off
+from chainograd.preflight.cut_off import refuse_cut_off
 from chainograd.preflight.findings import Findings
-from chainograd.replay.context import StepContext
-from chainograd.replay.rng import RNGSources
 from chainograd.replay.verify import Verify
-from chainograd.report import Log, Report
-from chainograd.state import NO_ARGUMENTS, State, refuse_hidden, wants_gradient
+from chainograd.report.log import Log
+from chainograd.report.steps import Report
+from chainograd.state import State
 from chainograd.storage.store import Store
-from chainograd.tensors.devices import is_accelerator
-from chainograd.torch_internals import eager, metered
+from chainograd.torch_internals.compiler import eager
+from chainograd.torch_internals.transforms import forward_ad_active, transforms_active
 from chainograd.trajectory.links import attach_links
 from chainograd.truncation.grad_steps import GradSteps, drawn, reached
 
 Frozen = Literal["off", "auto"]
-PLANS = 16  # that a chain remembers: random `grad_steps` have one each
 
 
 class CheckpointedChain:
@@ -154,14 +145,8 @@ class CheckpointedChain:
         self.grad_steps = as_grad_steps(grad_steps, self.num_steps)
         self.grad_transform = as_function("grad_transform", grad_transform, "f(i, g)")
         self.progress = as_progress(progress)
-        self._measured: dict[Any, tuple[StepCost, ...]] = {}
-        self._plans: dict[Any, Plan] = {}
-        self._compared: set[Any] = set()  # shapes for which slices were compared with the whole
-        self._unused: set[Any] = set()  # shapes for which nothing that needs a gradient is used
-        self._saving: dict[Any, Saving] = {}  # whether frozen layers are worth watching, by shapes
-        self._saves = False  # whether steps take gradients of their own, as far as is known
+        self._first_calls = FirstCalls()
         self._log: Log | None = None  # of the last run
-        self._costs: tuple[StepCost, ...] | None = None  # as measured last
 
     @eager
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -183,15 +168,10 @@ class CheckpointedChain:
         steps = self._drawn_grad_steps()
         if not torch.is_grad_enabled() or _transformed():
             return deque(self._loop(x, args, kwargs, steps), maxlen=1)[0]
-        run = self._prepared(x, args, kwargs, reached(steps, self.num_steps))
-        M, last = self.num_steps, []
-
-        def visit(i: int, state: State) -> None:
-            if i == M:
-                last.append(state)
-
-        self._run(run, visit)
-        return attach(run, last[0]).tree()
+        run = self._begun(x, args, kwargs, reached(steps, self.num_steps))
+        result = run_forward(run)
+        self._ended(run)
+        return attach(run, result).tree()
 
     @eager
     def trajectory(self, x: Any, *args: Any, **kwargs: Any) -> list[Any]:
@@ -220,9 +200,10 @@ class CheckpointedChain:
         steps = self._drawn_grad_steps()
         if not torch.is_grad_enabled() or _transformed():
             return list(self._loop(x, args, kwargs, steps))
-        run = self._prepared(x, args, kwargs, steps)
+        run = self._begun(x, args, kwargs, steps)
         states: dict[int, State] = {}
-        self._run(run, states.__setitem__)
+        run_forward(run, states.__setitem__)
+        self._ended(run)
         _, *after = attach_links(run, State.of(x), states)
         return [x, *(state.tree() for state in after)]
 
@@ -247,9 +228,7 @@ class CheckpointedChain:
         """
         if kind is not None:
             refuse_shadowed(self.step, "measure", "kind")
-        run = self._new_run(x, args, kwargs)
-        self._costs = self._measure(run, kind)
-        return self._costs
+        return self._first_calls.measure(self._preparation().run(x, args, kwargs), kind)
 
     @eager
     def check(
@@ -289,11 +268,13 @@ class CheckpointedChain:
         if loss is not None:
             refuse_shadowed(self.step, "check", "loss")
 
+        whole = self._preparation()
+        options = replace(whole.options, grad_steps=None, transform=None, progress=False)
+
         def first_steps(count: int, x: Any) -> Run:
-            few = copy.copy(self)
-            few.num_steps, few.plan = count, self._sliced(resolve("nodes", count))
-            few.grad_steps, few.grad_transform, few.progress = None, None, False
-            return few._new_run(x, args, kwargs)
+            plan = self._sliced(resolve("nodes", count))
+            few = replace(whole, num_steps=count, plan=plan, options=options)
+            return few.run(x, args, kwargs)
 
         return check(first_steps, self.num_steps, x, loss)
 
@@ -320,114 +301,45 @@ class CheckpointedChain:
             raise ChainError(
                 "There is nothing to report: call the chain with gradients enabled first."
             )
-        return self._log.report(self.num_steps, self._costs)
+        return self._log.report(self.num_steps, self._first_calls.last_costs)
 
     def _drawn_grad_steps(self) -> frozenset[int] | None:
         # In every call, those without gradients too: what is drawn leaves the random streams where
         # a call with gradients does, and a chain inside a step draws the same when that runs again.
         return drawn(self.grad_steps, self.num_steps)
 
-    def _prepared(
-        self, x: Any, args: Any, kwargs: Any, grad_steps: frozenset[int] | None = None
-    ) -> Run:
-        """Return a run with its plan, after what is measured or tried once for given shapes."""
-        run = self._new_run(x, args, kwargs, grad_steps)
+    def _begun(self, x: Any, args: Any, kwargs: Any, grad_steps: frozenset[int] | None) -> Run:
+        """Return a run with its plan, after what is found out once for given shapes."""
+        run = self._preparation(grad_steps).run(x, args, kwargs)
         refuse_counted_passes(run, planned=self._budget is None and self.micro_batch is None)
-        if isinstance(run.steps, SlicedSteps) and run.mode not in self._compared:
-            with run.beforehand():
-                compare_slices(run, run.steps)
-            self._compared.add(run.mode)
-        if self._budget is not None and run.inputs:
-            self.plan = run.plan = self._within(self._budget, run)
+        self._first_calls.compare_slices(run)
+        if self._budget is not None and run.inputs.tensors:
+            self.plan = run.plan = self._first_calls.plan(run, self._budget, self._sliced)
         self._log = run.log
         return run
 
-    def _within(self, budget: int, run: Run) -> Plan:
-        """Return the plan for a budget; measures and plans once for given shapes."""
-        if run.mode not in self._measured:
-            self._measured[run.mode] = self._measure(run)
-        self._costs = self._measured[run.mode]
-        key = run.mode, run.grad_steps
-        plan = self._plans.pop(key, None) or within(
-            budget, self._costs, as_run=lambda plan: run.as_run(self._sliced(plan))
-        )
-        self._plans[key] = plan  # the last one now
-        if len(self._plans) > PLANS:
-            del self._plans[next(iter(self._plans))]
-        return plan
-
-    def _measure(self, run: Run, kind: Kind | None = None) -> tuple[StepCost, ...]:
-        if run.mode in self._saving:
-            self._saving[run.mode].measured = True
-            run.steps.recording = self._saving[run.mode].recording()
-        with run.beforehand(), metered(run.x_T.device, compiled=run.compiled):
-            return measure(run, kind)
+    def _ended(self, run: Run) -> None:
+        """Note what the forward pass of a run has shown."""
+        self._first_calls.saves |= run.step.options.saves
+        self._first_calls.refuse_cut_off(run, refuse_cut_off)
+        run.leave_out_unused()
 
     def _sliced(self, plan: Plan) -> Plan:
         return plan if self.micro_batch is None else without_graphs(plan)
 
-    def _run(self, run: Run, visit: Callable[[int, State], None]) -> None:
-        run.steps.saves = self._saves
-        run_forward(run, visit)
-        self._saves |= run.steps.saves
-        if may_be_cut_off(run) and run.mode not in self._unused:
-            refuse_cut_off(run)
-            self._unused.add(run.mode)
-        run.leave_out_unused()
-
-    def _new_run(
-        self, x: Any, args: Any, kwargs: Any, grad_steps: frozenset[int] | None = None
-    ) -> Run:
-        # Each once: the sums of a tensor that was there twice would be added to each other.
-        seen = {id(tensor): tensor for tensor in self.params if tensor.requires_grad}
-        named = list(seen.values())
-        x_T = State.of(x)
-        refuse_hidden(x_T.leaves, wants_gradient, "The state that enters step 0")
-        arguments = State.of((args, kwargs)) if args or kwargs else NO_ARGUMENTS
-        modules = [leaf for leaf in arguments.leaves if not isinstance(leaf, Tensor)]
-        captured = find_captured(self.step, modules)
-        found = [tensor for tensor in captured.tensors if id(tensor) not in seen]
-        seen_by_steps = (
-            self.step,
-            self.num_steps,
-            arguments,
-            named + found,
-            captured.buffers,
-            standing_in(named + found),
-            captured.sharded,
-        )
-        if self.micro_batch is None:
-            steps = Steps(*seen_by_steps)
-        else:
-            steps = SlicedSteps(*seen_by_steps, batch=batch_of(x_T), size=self.micro_batch)
-        leaves = (*x_T.tensors, *arguments.tensors)
-        key = tuple((t.shape, t.dtype, t.device, t.requires_grad) for t in leaves)
-        mode = (key, len(captured.buffers))  # modules in training may look at the batch
-        if self.frozen == "auto" and not captured.compiled and not takes_fast_path(captured.modes):
-            steps.recording = self._saving.setdefault(mode, Saving()).recording()
-        steps.counted = not captured.scripted
-        devices = {t.device for t in (*x_T.tensors, *arguments.tensors, *named)}
-        devices |= captured.devices
-        if captured.cuda_graphs and any(map(is_accelerator, devices)):
-            refuse_cuda_graphs()
-        rng = RNGSources(devices, self.generators)
-        return Run(
-            steps=steps,
+    def _preparation(self, grad_steps: frozenset[int] | None = None) -> Preparation:
+        return Preparation(
+            function=self.step,
+            num_steps=self.num_steps,
             plan=self.plan,
-            x_T=x_T,
-            rng=rng,
-            verify=self.verify,
-            unlisted_generators=UnlistedGenerators(
-                captured.generators, [*self.generators, *rng.defaults]
+            params=self.params,
+            generators=self.generators,
+            micro_batch=self.micro_batch,
+            watch_frozen=self.frozen == "auto",
+            options=RunOptions(
+                self.verify, self.grad_transform, grad_steps, self.store, self.progress
             ),
-            mode=mode,
-            counts_passes=captured.counts_passes,
-            compiled=captured.compiled,
-            context=StepContext.now({d.type for d in devices}, captured.modes),
-            transform=self.grad_transform,
-            grad_steps=grad_steps,
-            store=self.store,
-            progress=self.progress,
+            first_calls=self._first_calls,
         )
 
     def _loop(
@@ -441,9 +353,9 @@ class CheckpointedChain:
             )
         yield x
         if self.micro_batch is not None and not _transformed():
-            steps, state = self._new_run(x, args, kwargs).steps, State.of(x)
+            step, state = self._preparation().run(x, args, kwargs).step, State.of(x)
             for i in range(self.num_steps):
-                state = steps.run(i, state)
+                state = step(i, state)
                 yield state.tree()
             return
         for i in range(self.num_steps):
@@ -455,6 +367,4 @@ class CheckpointedChain:
 
 def _transformed() -> bool:
     """Return whether a torch.func transform or forward-mode AD is at work."""
-    return (
-        torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
-    )
+    return transforms_active() or forward_ad_active()

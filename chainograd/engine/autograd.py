@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._autograd import (
-    _get_current_graph_task_keep_graph as keeps_graph,  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
-)
-from torch._C._functorch import is_legacy_batchedtensor  # pyright: ignore[reportMissingImports]
 
 from chainograd.captured.fsdp import shards_are_asked_for
 from chainograd.engine.backward import run_backward
@@ -20,18 +15,25 @@ from chainograd.engine.hooks import (
     hooks_with_gradients_only,
     without_hooks,
 )
+from chainograd.engine.plain_loop import plain_loop
 from chainograd.engine.run import Run
 from chainograd.errors import ChainError
-from chainograd.state import State, aside, stand_in, wants_gradient
+from chainograd.state import State, detached_leaf, full_view, wants_gradient
+from chainograd.torch_internals.autograd import keeps_graph
+from chainograd.torch_internals.transforms import (
+    is_batch_of_gradients,
+    outside_vmap,
+    transforms_active,
+)
 
 
 def attach(run: Run, result: State) -> State:
     """Return what a chain gave as a differentiable outcome of the run's inputs."""
-    places = [place for place, wanted in enumerate(run.wanted[-1]) if wanted]
+    places = [place for place, wanted in enumerate(run.first_pass.wanted[-1]) if wanted]
     if not places:
         return result
     leaves = list(result.leaves)
-    outputs = ChainFunction.apply(run, places, result, *run.inputs)
+    outputs = ChainFunction.apply(run, places, result, *run.inputs.tensors)
     for place, output in zip(places, outputs, strict=True):  # type: ignore[arg-type]
         hooks_with_gradients_only(output)
         leaves[place] = output
@@ -60,16 +62,16 @@ class ChainFunction(torch.autograd.Function):
         pairs = [(p, g) for p, g in zip(ctx.places, grads, strict=True) if g is not None]
         places, given = [place for place, _ in pairs], [g for _, g in pairs]
         gradients = _gradients(run, places, given)
-        missing = [t for t, g in zip(run.inputs, gradients, strict=True) if g is None]
+        missing = [t for t, g in zip(run.inputs.tensors, gradients, strict=True) if g is None]
         call_with_gradients_only(missing)
         return None, None, None, *gradients
 
 
 def _gradients(run: Run, places: list[int], given: list[Tensor]) -> Sequence[Tensor | None]:
     if torch.is_grad_enabled():
-        return ChainVjp.apply(run, places, *run.inputs, *given)  # type: ignore[return-value]
-    if run.steps.sharded:
-        run.steps.trains_shards = shards_are_asked_for(run.inputs)
+        return ChainVjp.apply(run, places, *run.inputs.tensors, *given)  # type: ignore[return-value]
+    if run.shared.sharded:
+        run.shared.trains_shards = shards_are_asked_for(run.inputs.tensors)
     with outside_vmap():
         return run_backward(run, dict(zip(places, given, strict=True)), keep=keeps_graph())
 
@@ -81,12 +83,12 @@ def refuse_backward(run: Run, i: int, grads: Sequence[Tensor | None]) -> None:
         ChainError: If it is of a kind that does not pass through a chain.
         RuntimeError: If an earlier one has freed what it needs.
     """
-    if i >= run.left:
+    if i >= run.memory.left:
         raise RuntimeError(
             "Trying to backward through a chain a second time, but its nodes have been freed. "
             "Pass `retain_graph=True` to the first backward pass."
         )
-    if torch._C._are_functorch_transforms_active():
+    if transforms_active():
         raise ChainError(
             "The backward pass of a chain that was called before a torch.func transform cannot "
             "run inside it. Call the chain inside the transform, or pass "
@@ -97,18 +99,18 @@ def refuse_backward(run: Run, i: int, grads: Sequence[Tensor | None]) -> None:
 
 
 def _refuse_create_graph(run: Run, grads: Sequence[Tensor | None]) -> None:
-    if any(g is not None and is_legacy_batchedtensor(g) for g in grads):
+    if any(g is not None and is_batch_of_gradients(g) for g in grads):
         raise ChainError(
             "`is_grads_batched=True` together with `create_graph=True` does not pass "
             "through a chain. Take the gradients one by one, or use torch.func.vmap of "
             "torch.func.vjp."
         )
-    if run.steps.trains_shards:
+    if run.shared.trains_shards:
         raise ChainError(
             "`create_graph=True` does not pass through parameters that FSDP2 shards: FSDP "
             "sends their gradients on by itself, once. Freeze them, or do not shard them."
         )
-    if run.transform is not None:
+    if run.options.transform is not None:
         raise ChainError(
             "`create_graph=True` would leave `grad_transform` out of the second derivative. "
             "Leave one of the two out."
@@ -128,22 +130,22 @@ class ChainVjp(torch.autograd.Function):
         ctx.run, ctx.places = run, places
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
-        given = [g.detach() for g in tensors[len(run.inputs) :]]
+        given = [g.detach() for g in tensors[len(run.inputs.tensors) :]]
         return tuple(run_backward(run, dict(zip(places, given, strict=True)), keep=True))
 
     @staticmethod
     def backward(ctx: Any, *u: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]  # noqa: D102
         run: Run = ctx.run
         further = torch.is_grad_enabled()  # this derivative is itself to be differentiated
-        count = len(run.inputs)
+        count = len(run.inputs.tensors)
         given = [
-            aside(g) if further and g.requires_grad else stand_in(g)
+            full_view(g) if further and g.requires_grad else detached_leaf(g)
             for g in ctx.saved_tensors[count:]
         ]
         with torch.enable_grad():
-            seen = [aside(t) for t in ctx.saved_tensors[:count]] if further else None
-            with run.like_first():
-                states, inputs = run.plain_loop(seen)
+            seen = [full_view(t) for t in ctx.saved_tensors[:count]] if further else None
+            with run.surroundings.of_first_runs():
+                states, inputs = plain_loop(run, seen)
             pairs = [(states[-1].leaves[p], g) for p, g in zip(ctx.places, given, strict=True)]
             pairs = [(leaf, g) for leaf, g in pairs if wants_gradient(leaf)]
             with without_hooks(inputs):
@@ -179,20 +181,3 @@ def _second(
         create_graph=further,
         allow_unused=True,
     )
-
-
-@contextmanager
-def outside_vmap() -> Iterator[None]:
-    """Let steps that run again draw random numbers while cotangents are a batch of gradients.
-
-    Inside vmap torch refuses to draw, because a draw might be meant for each row; that of a step is
-    the same for all rows, since the step ran before.
-    """
-    levels = torch._C._vmapmode_increment_nesting()
-    for _ in range(levels):
-        torch._C._vmapmode_decrement_nesting()
-    try:
-        yield
-    finally:
-        for _ in range(levels - 1):
-            torch._C._vmapmode_increment_nesting()

@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from chainograd.engine.accumulate import GradAccumulator
 from chainograd.engine.run import Run
-from chainograd.engine.step import ReplayHooks, StepGraph, StepResult
+from chainograd.engine.step import Recording, ReplayHooks
+from chainograd.engine.step_graph import AbstractStepGraph, StepResult
+from chainograd.engine.vjp import Vjp
 from chainograd.metering import meter, storages
 from chainograd.plans.plan import StepCost
 from chainograd.replay.buffers import buffer_copies
@@ -21,6 +22,8 @@ from chainograd.replay.rng import RNGState
 from chainograd.state import State
 from chainograd.tensors.devices import synchronize
 from chainograd.tensors.parts import tensor_bytes
+from chainograd.torch_internals.modes import is_fake
+from chainograd.torch_internals.tensors import storage_id
 
 Kind = Callable[[int], Hashable]
 
@@ -38,28 +41,28 @@ def measure(run: Run, kind: Kind | None = None) -> tuple[StepCost, ...]:
     Returns:
         One cost a step. The first cost measured is measured twice, to be rid of first-call costs.
     """
-    run.steps.note_backward()
     seen: dict[Hashable, StepCost] = {}
     result = []
-    state, wanted = run.x_T, run.wanted[0]
+    state, wanted = run.x_T, run.first_pass.wanted[0]
+    rng, vjp = run.surroundings.rng, Vjp(run.shared)
     needed = wanted  # what it would be if the gradient passed all steps
-    for i in range(run.steps.num_steps):
-        key, before = i if kind is None else kind(i), run.rng.state()
-        runs = _Runs(run, i, state, wanted, before)
-        with buffer_copies(run.buffers.beforehand()):
+    for i in range(run.plan.num_steps):
+        key, before = i if kind is None else kind(i), rng.state()
+        runs = _Runs(run, vjp, i, state, wanted, before)
+        with buffer_copies(run.surroundings.buffers.beforehand()):
             whole = runs._replace(wanted=needed)
             if not seen:
                 whole.cost()
             if key not in seen:
                 seen[key] = whole.cost()
-            if run.grad_steps is not None:
+            if run.options.grad_steps is not None:
                 needed = whole.forward().wanted
         result.append(seen[key])
         state, wanted = runs.passed()
-        if run.grad_steps is None:
+        if run.options.grad_steps is None:
             needed = wanted
-        if not run.compiled:  # else the code that is not compiled here takes other kernels
-            run.foreseen.saw(i + 1, state.leaves)
+        if not run.kind.compiled:  # else the code that is not compiled here takes other kernels
+            run.comparison.measured.saw(i + 1, state.leaves)
     return tuple(result)
 
 
@@ -67,35 +70,34 @@ class _Runs(NamedTuple):
     """The runs that a step is measured by, each with the same random numbers."""
 
     run: Run
+    vjp: Vjp
     step: int
     state: State
     wanted: list[bool]
     random: RNGState
 
     def begin(self) -> None:
-        self.run.rng.set(self.random)
+        self.run.surroundings.rng.set(self.random)
 
     def passed(self) -> tuple[State, list[bool]]:
         """Run the step as the forward pass will; return its result and where that has gradients."""
-        if self.run.passes(self.step):
-            return self.forward()[:2]
-        self.begin()
-        after = self.run.steps.unrecorded(self.step, self.state)
-        return after, [False] * len(after.leaves)
+        passes = self.run.passes(self.step)
+        return self.forward(Recording.DISCARD if passes else Recording.OFF)[:2]
 
-    def forward(self) -> StepResult:
+    def forward(self, record: Recording = Recording.DISCARD) -> StepResult:
         self.begin()
-        mark = self.run.mark(self.step)
-        return self.run.steps.advance(self.step, self.state, self.wanted, mark, self.begin)
+        i, mark = self.step, self.run.mark(self.step)
+        step = self.run.step
+        return step.run(i, self.state, self.wanted, mark, record=record, rewind=self.begin)
 
-    def record(self) -> StepGraph:
+    def record(self) -> AbstractStepGraph:
         self.begin()
-        rerun = ReplayHooks(nullcontext(), _unchecked, self.run.mark(self.step))
-        return self.run.steps.again(self.step, self.state, self.wanted, rerun)
+        hooks = ReplayHooks(nullcontext(), _unchecked, self.run.mark(self.step))
+        return self.run.step.rerun(self.step, self.state, self.wanted, hooks)
 
     def cost(self) -> StepCost:
         """Return the cost of the step: run it, record it, and go back through it."""
-        steps, state, store = self.run.steps, self.state, self.run.store
+        shared, state, store = self.run.shared, self.state, self.run.options.store
         device = state.device
         with meter(device) as reading:
             started = _now(device)
@@ -109,23 +111,23 @@ class _Runs(NamedTuple):
                 if after.wanted[place]
             }
             del after
-        accumulator = GradAccumulator(len(steps.shared))
+        accumulator = GradAccumulator(len(shared.inside))
         with meter(device) as reading:
-            recorded = self.record()
+            graph = self.record()
             record_bytes, kept_bytes = reading.lap(), reading.live_bytes
             started = _now(device)
-            steps.backprop(recorded, cotangents, {}, accumulator)
+            graph.send_back(cotangents, accumulator, self.vjp)
             backward_seconds = _now(device) - started
-            del recorded
+            del graph
             first_backprop_bytes = backprop_bytes = reading.lap() - result_bytes
             if any(g is not None for g in accumulator.values):  # once more, with sums to add to
                 beside = reading.live_bytes
-                recorded = self.record()
+                graph = self.record()
                 reading.lap()
                 accumulator.begin()
-                steps.backprop(recorded, cotangents, {}, accumulator)
+                graph.send_back(cotangents, accumulator, self.vjp)
                 backprop_bytes = reading.lap() - beside - result_bytes
-        fake = any(isinstance(leaf, FakeTensor) for leaf in state.tensors)
+        fake = any(is_fake(leaf) for leaf in state.tensors)
         return StepCost(
             node_bytes=_bytes(state.tensors),
             result_bytes=result_bytes,
@@ -133,7 +135,7 @@ class _Runs(NamedTuple):
             advance_bytes=advance_bytes,
             record_bytes=record_bytes,
             backprop_bytes=backprop_bytes,
-            gradient_bytes=sum(map(tensor_bytes, steps.shared)),
+            gradient_bytes=sum(map(tensor_bytes, shared.inside)),
             forward_seconds=1.0 if fake else forward_seconds,
             backward_seconds=1.0 if fake else backward_seconds,
             stored_bytes=store.stored_bytes(state),
@@ -146,7 +148,7 @@ def _unchecked(result: StepResult) -> None:
 
 
 def _bytes(tensors: list[Tensor]) -> int:
-    found = {s._cdata: s.nbytes() for tensor in tensors for s in storages(tensor)}
+    found = {storage_id(s): s.nbytes() for tensor in tensors for s in storages(tensor)}
     return sum(found.values())
 
 

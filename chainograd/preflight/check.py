@@ -8,10 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
 
 from chainograd.engine.independence import compare_slices
-from chainograd.engine.microbatch import SlicedSteps
+from chainograd.engine.microbatch import SlicedStep
 from chainograd.engine.run import Run
 from chainograd.errors import ChainError
 from chainograd.preflight.diagnosis import (
@@ -37,6 +36,7 @@ from chainograd.preflight.rehearsal import (
 )
 from chainograd.preflight.sites import definition
 from chainograd.state import State, wants_gradient
+from chainograd.torch_internals.modes import is_fake
 
 Loss = Callable[[Any], Any]
 
@@ -51,49 +51,52 @@ def check(prepare: Prepare, num_steps: int, x: Any, loss: Loss | None) -> Findin
         loss: Maps the last state to a loss, if there is one.
     """
     start = State.of(x)
-    if any(isinstance(leaf, FakeTensor) for leaf in start.leaves):
+    if any(is_fake(leaf) for leaf in start.leaves):
         return Findings([Finding("refused", None, None, _FAKE)])
     if torch.is_inference_mode_enabled() or any(t.is_inference() for t in start.tensors):
         return Findings([Finding("refused", None, None, _INFERENCE)])
     try:
         run = prepare(num_steps, x)
-        nothing = not run.inputs
+        nothing = not run.inputs.tensors
         if nothing:  # what there is to see of a gradient is seen on x
             run = prepare(num_steps, start.entering([True] * len(start.leaves)).tree())
-        if run.steps.sharded:
+        if run.shared.sharded:
             return Findings([Finding("refused", None, None, _SHARDS)])
-        if isinstance(run.steps, SlicedSteps):
+        if isinstance(run.step, SlicedStep):
             first = prepare(min(FIRST, num_steps), x)
-            assert isinstance(first.steps, SlicedSteps)
-            with first.beforehand():
-                compare_slices(first, first.steps)
+            assert isinstance(first.step, SlicedStep)
+            with first.surroundings.of_trials(first.step.function):
+                compare_slices(first, first.step)
     except ChainError as error:
         return Findings([Finding("refused", None, None, str(error))])
-    with ExitStack() as undo, run.like_first(), torch.enable_grad():
+    with ExitStack() as undo, run.surroundings.of_first_runs(), torch.enable_grad():
         return _checked(prepare, run, nothing, loss, undo)
 
 
 def _checked(
     prepare: Prepare, run: Run, nothing: bool, loss: Loss | None, undo: ExitStack
 ) -> Findings:
-    begun = run.rng.state()
+    begun = run.surroundings.rng.state()
     observed_steps = run_first(run, undo)
     found = [*in_training(observed_steps), *of_noise(observed_steps)]
     if observed_steps[-1].error is not None:
         found += [*in_place(observed_steps), *refused(observed_steps[-1])]
     else:
         again = run_again(run, observed_steps, undo)
-        found += [*in_place(observed_steps, again), *unrepeated(observed_steps, again, run.verify)]
+        found += [
+            *in_place(observed_steps, again),
+            *unrepeated(observed_steps, again, run.options.verify),
+        ]
         known = {finding.kind for finding in found}
         if not known & {"changed in place", "unknown generator", "not repeatable"}:
-            run.rng.set(begun)
+            run.surroundings.rng.set(begun)
             found += all_steps(prepare, run)
         found += _of_gradients(
             prepare, run, observed_steps, loss, {finding.kind for finding in found}
         )
     if nothing and not any(finding.kind == "captured tensor" for finding in found):
         found.insert(0, Finding("nothing to train", None, None, _NOTHING))
-    place = definition(run.steps.step)
+    place = definition(run.step.function)
     placed = [
         finding if finding.where or finding.step is None else replace(finding, where=place)
         for finding in found
@@ -110,7 +113,7 @@ def _of_gradients(
 ) -> list[Finding]:
     """Return what there is to say of the way back, with what is ``known`` of the way there."""
     end = observed_steps[-1].leaving
-    found = [*not_finite(observed_steps), *cut_off(observed_steps, bool(run.steps.shared))]
+    found = [*not_finite(observed_steps), *cut_off(observed_steps, bool(run.shared.inside))]
     reached = any(map(wants_gradient, end.leaves))
     value = None
     if loss is not None:

@@ -5,17 +5,11 @@ from __future__ import annotations
 import torch
 
 from chainograd.engine.run import Run
+from chainograd.engine.step import Recording
 from chainograd.errors import ChainError
 from chainograd.preflight.diagnosis import without_gradient
 from chainograd.preflight.rehearsal import first_cut
 from chainograd.preflight.sites import definition
-
-
-def may_be_cut_off(run: Run) -> bool:
-    """Return whether no result of a run has a gradient although something could give it one."""
-    if any(map(any, run.wanted[1:])):
-        return False
-    return bool(run.steps.shared) or (any(run.wanted[0]) and run.passes(0))
 
 
 def refuse_cut_off(run: Run) -> None:
@@ -29,17 +23,18 @@ def refuse_cut_off(run: Run) -> None:
         ChainError: If a step cuts the gradient off.
     """
     state = run.x_T
-    with run.beforehand(), torch.enable_grad():
-        run.rng.set(run.random[0])
+    with run.surroundings.of_trials(run.step.function), torch.enable_grad():
+        run.surroundings.rng.set(run.surroundings.random[0])
         for i in range(run.plan.num_steps):
+            wanted = run.first_pass.wanted[i]
             if not run.passes(i):
-                state = run.steps.unrecorded(i, state)
+                state = run.step.run(i, state, wanted, run.mark(i), record=Recording.OFF).leaving
                 continue
-            entering = state.entering(run.wanted[i])
+            entering = state.entering(wanted)
             state, cut = first_cut(run, i, entering)
-            if cut is not None or any(run.wanted[i]):
+            if cut is not None or any(wanted):
                 found = without_gradient("What the step gives", cut, i)
-                where = found.where or definition(run.steps.step)
+                where = found.where or definition(run.step.function)
                 raise ChainError(
                     f"Step {i} cuts every gradient off{_at(where)}, although it uses tensors "
                     f"that require one. {found.text} `chain.check(x)` looks at all of this. If no "

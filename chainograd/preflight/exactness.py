@@ -10,7 +10,7 @@ from torch import Tensor
 
 from chainograd.engine.backward import run_backward
 from chainograd.engine.forward import run_forward
-from chainograd.engine.microbatch import SlicedSteps
+from chainograd.engine.microbatch import SlicedStep
 from chainograd.engine.run import Run
 from chainograd.errors import CapturedTensorError, ChainError, ReplayError
 from chainograd.preflight.findings import Finding
@@ -29,9 +29,9 @@ def all_steps(prepare: Prepare, run: Run) -> Iterator[Finding]:
 
     That is M step evaluations, with one graph at a time that saves nothing.
     """
-    whole = prepare(run.steps.num_steps, run.x_T.entering(run.wanted[0]).tree())
+    whole = prepare(run.step.num_steps, run.x_T.entering(run.first_pass.wanted[0]).tree())
     try:
-        run_forward(whole, lambda i, state: None)
+        run_forward(whole)
     except CapturedTensorError as error:
         yield Finding("captured tensor", error.step, None, str(error))
     except ChainError as error:
@@ -42,8 +42,8 @@ def all_steps(prepare: Prepare, run: Run) -> Iterator[Finding]:
         return
     finally:
         whole.release()
-    before = {id(tensor) for tensor in run.steps.captured}
-    if whole.steps.outside(whole.used) & ({id(t) for t in whole.steps.captured} - before):
+    before = {id(tensor) for tensor in run.shared.captured}
+    if whole.shared.ids(whole.first_pass.used) & ({id(t) for t in whole.shared.captured} - before):
         yield Finding("kept tensor", None, None, _KEPT)
 
 
@@ -60,17 +60,17 @@ def inexact(
     """Yield how far the chain's gradient is from the plain loop's, if it is another."""
     first = sum(observed.index < FIRST for observed in observed_steps)
     try:
-        chain = prepare(first, run.x_T.entering(run.wanted[0]).tree())
+        chain = prepare(first, run.x_T.entering(run.first_pass.wanted[0]).tree())
         ours = _by_the_chain(chain, back.given, observed_steps[0].random)
     except ChainError as error:
         kind = "not repeatable" if isinstance(error, ReplayError) else "refused"
         yield Finding(kind, None, None, str(error))
         return
     # What is merely left of the rehearsal, as features that a hook keeps, is not compared.
-    count = len(chain.steps.captured)
-    of_captured = zip(chain.steps.captured, ours[len(ours) - count :], strict=True)
+    count = len(chain.shared.captured)
+    of_captured = zip(chain.shared.captured, ours[len(ours) - count :], strict=True)
     gradients = {id(tensor): g for tensor, g in of_captured}
-    ours = ours[: len(ours) - count] + [gradients.get(id(t)) for t in run.steps.captured]
+    ours = ours[: len(ours) - count] + [gradients.get(id(t)) for t in run.shared.captured]
     tolerance = _tolerance(chain)
     worst, place = 0.0, 0
     for k, (g, h) in enumerate(zip(ours, back.inputs, strict=True)):
@@ -78,7 +78,7 @@ def inexact(
         if off > max(tolerance, worst):
             worst, place = off, k
     if worst:
-        shape = tuple(run.inputs[place].shape)
+        shape = tuple(run.inputs.tensors[place].shape)
         yield Finding(
             "not exact", None, None,
             f"The chain's gradient for a tensor of shape {shape} is not that of the plain loop: "
@@ -90,8 +90,8 @@ def inexact(
 
 def _by_the_chain(run: Run, given: list[Tensor | None], random: RNGState) -> list[Tensor | None]:
     """Return the gradients of a run's inputs as the chain computes them."""
-    run.rng.set(random)
-    run_forward(run, lambda i, state: None)
+    run.surroundings.rng.set(random)
+    run_forward(run)
     cotangents = {place: g for place, g in enumerate(given) if g is not None}
     return run_backward(run, cotangents, keep=False)
 
@@ -113,12 +113,13 @@ def _norm(tensor: Tensor) -> float:
 
 def _tolerance(run: Run) -> float:
     """Return how far apart gradients may be: not at all, where the chain promises bits."""
-    dtypes = [t.dtype for t in (*run.inputs, *run.x_T.tensors) if differentiable(t)]
-    dtypes += [autocast.dtype for autocast in run.context.autocast if autocast.enabled]
-    same_kernels = not isinstance(run.steps, SlicedSteps)
-    on_cpu = all(t.device.type == "cpu" for t in (*run.inputs, *run.x_T.tensors))
-    if run.store.dtype is None and same_kernels and on_cpu and run.verify == "exact":
+    dtypes = [t.dtype for t in (*run.inputs.tensors, *run.x_T.tensors) if differentiable(t)]
+    dtypes += [autocast.dtype for autocast in run.surroundings.context.autocast if autocast.enabled]
+    store = run.options.store
+    same_kernels = not isinstance(run.step, SlicedStep)
+    on_cpu = all(t.device.type == "cpu" for t in (*run.inputs.tensors, *run.x_T.tensors))
+    if store.dtype is None and same_kernels and on_cpu and run.options.verify == "exact":
         return 0.0
-    dtypes += [run.store.dtype] if run.store.dtype is not None else []
+    dtypes += [store.dtype] if store.dtype is not None else []
     # Rounding grows along the steps by what they amplify it, which is not known.
     return max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from chainograd.captured.find import buffers_in_training
 from chainograd.engine.graph import leaves_used
 from chainograd.engine.run import Run
 from chainograd.errors import ChainError
@@ -20,7 +21,6 @@ from chainograd.preflight.observers import (
     Observing,
     RNGTracker,
 )
-from chainograd.replay.buffers import statistics
 from chainograd.replay.rng import RNGState
 from chainograd.state import State, differentiable, wants_gradient
 
@@ -67,19 +67,21 @@ class ObservedStep:
 
 def watched(run: Run, index: int, state: State, undo: ExitStack) -> ObservedStep:
     """Run a step in the grad mode in force, and see what it does."""
-    rng = run.rng
+    rng = run.surroundings.rng
     observed = ObservedStep(
         index,
         entering=state,
         random=rng.state(),
         cuts=DetachTracker(),
-        changes=MutationTracker(state.tensors, statistics(run.context.modes), undo),
+        changes=MutationTracker(
+            state.tensors, buffers_in_training(run.surroundings.context.modes), undo
+        ),
         draws=RNGTracker(rng.defaults, rng.generators, undo),
     )
     observed.leaving = state._replace(leaves=())
     try:
         with Observing(observed.cuts, observed.changes, observed.draws):
-            observed.leaving = run.steps.run(index, state)
+            observed.leaving = run.step(index, state)
     except Exception as error:
         observed.error = error
     observed.drew_on_host = not observed.random.same_on_host(rng.state(observed.random))
@@ -88,13 +90,13 @@ def watched(run: Run, index: int, state: State, undo: ExitStack) -> ObservedStep
 
 def first_cut(run: Run, index: int, state: State) -> tuple[State, Detach | None]:
     """Run a step and return its result without a graph, and where that was cut off, if it was."""
-    ours = {id(leaf) for leaf in (*state.leaves, *run.steps.shared) if wants_gradient(leaf)}
+    ours = {id(leaf) for leaf in (*state.leaves, *run.shared.inside) if wants_gradient(leaf)}
     # What a step makes to require a gradient, as guidance does, is its own affair.
     cuts = DetachTracker(
         lambda tensor: any(id(use[0]) in ours for use in leaves_used([tensor], None)[0])
     )
     with Observing(cuts):
-        leaving = run.steps.run(index, state)
+        leaving = run.step(index, state)
     found = next(filter(None, map(cuts.of, leaving.tensors)), cuts.left)
     if found is None and any(map(wants_gradient, state.leaves)):
         found = cuts.last
@@ -111,7 +113,7 @@ def run_first(run: Run, undo: ExitStack) -> list[ObservedStep]:
         Exception: What a step raises that has another reason.
     """
     observed_steps: list[ObservedStep] = []
-    state = run.x_T.entering(run.wanted[0])
+    state = run.x_T.entering(run.first_pass.wanted[0])
     for i in sorted({*range(min(FIRST, run.plan.num_steps)), run.plan.num_steps - 1}):
         observed = watched(run, i, state, undo)
         if i >= FIRST and (observed.error is not None or not finite(observed.leaving)):
@@ -131,7 +133,7 @@ def run_again(
     """Run each step again from the state it was given, as a chain would, the last one first."""
     again = []
     for observed in reversed(observed_steps):
-        run.rng.set(observed.random)
+        run.surroundings.rng.set(observed.random)
         with torch.no_grad():
             again.append(watched(run, observed.index, observed.entering.detached(), undo))
     return again[::-1]
@@ -171,7 +173,7 @@ def send_back(run: Run, observed_steps: Sequence[ObservedStep], value: Tensor | 
     if len(observed_steps) > K:
         nodes[K] = _pulled(last, _or_some(nodes[-1], last), states[K].leaves)
     given = _or_some(nodes[K], states[K].leaves)
-    wanted = [leaf for leaf in states[0].leaves if wants_gradient(leaf)] + run.steps.shared
+    wanted = [leaf for leaf in states[0].leaves if wants_gradient(leaf)] + run.shared.inside
     between = [leaf for state in states[:K] for leaf in state.leaves]
     found = iter(_pulled(states[K].leaves, given, [*between, *wanted]))
     for k in range(K):

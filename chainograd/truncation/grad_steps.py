@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Iterable
 
 import torch
 from torch import Generator
-from torch.utils._mode_utils import no_dispatch
 
 from chainograd.plans.integers import as_integer, is_integer
+from chainograd.torch_internals.modes import no_dispatch
 
 GradSteps = int | Collection[int]
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from chainograd.state import differentiable
+from chainograd.torch_internals import pytree
 
 
 class ScaledInput(nn.Module):

@@ -42,7 +42,7 @@ def run(options: Namespace) -> None:
     from hdiscovery.ablation import picture, study, variants
     from hdiscovery.directions.run_folder import RunFolder
     from hdiscovery.dm.device import device_of
-    from hdiscovery.evaluate.bench import Sizes, Sources
+    from hdiscovery.evaluate.settings import Sizes, Sources
     from hdiscovery.train.loop import open_run
 
     table = variants.PAPER if options.variants is None else variants.read_variants(options.variants)

@@ -12,7 +12,7 @@ from chainograd.chain import CheckpointedChain
 from chainograd.plans.costs import StepCost
 from chainograd.plans.plan import Plan
 from chainograd.preflight.findings import Findings
-from chainograd.report import Report
+from chainograd.report.steps import Report
 
 
 class DiffusersChain:

@@ -1,4 +1,4 @@
-"""Predictions of other networks, as the samplers take them."""
+"""Other predictions and velocities, as the samplers take them."""
 
 import diffusers
 import pytest
@@ -19,9 +19,6 @@ from tests.problems import plain
 SCHEDULE = NoiseSchedule.linear()
 MEAN, VARIANCE = 0.7, 0.3
 IMAGES = torch.randn(2, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-
-
-# Predictions of Gaussian data, known in closed form
 
 
 def epsilon(x, t):
@@ -160,11 +157,8 @@ def test_an_unknown_prediction_is_refused():
         epsilon_from(epsilon, SCHEDULE, prediction="score")
 
 
-# Velocities of libraries whose time runs from noise to data, the other way than here
-
-
-M = 4  # a power of two, so that 1 - i/M is exact and results can be compared to the bit
-X_T = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+STEPS = 4  # a power of two, so that 1 - i / STEPS is exact
+NOISE = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 class Velocity(torch.nn.Module):
@@ -180,36 +174,36 @@ class Velocity(torch.nn.Module):
 
 
 def their_euler(u, x, **kwargs):
-    for i in range(M):
-        x = x + u(x, torch.full((len(x),), i / M, dtype=x.dtype), **kwargs) / M
+    for i in range(STEPS):
+        x = x + u(x, torch.full((len(x),), i / STEPS, dtype=x.dtype), **kwargs) / STEPS
     return x
 
 
 def their_heun(u, x, **kwargs):
     """Heun's method, whose last step is Euler's as in `FlowHeun`."""
-    for i in range(M):
-        s, following = (torch.full((len(x),), j / M, dtype=x.dtype) for j in (i, i + 1))
+    for i in range(STEPS):
+        s, following = (torch.full((len(x),), j / STEPS, dtype=x.dtype) for j in (i, i + 1))
         slope = u(x, s, **kwargs)
-        if i + 1 < M:
-            slope = (slope + u(x + slope / M, following, **kwargs)) / 2
-        x = x + slope / M
+        if i + 1 < STEPS:
+            slope = (slope + u(x + slope / STEPS, following, **kwargs)) / 2
+        x = x + slope / STEPS
     return x
 
 
 @pytest.mark.parametrize(("sampler", "theirs"), [(FlowEuler, their_euler), (FlowHeun, their_heun)])
 def test_the_chain_and_its_gradients_are_those_of_the_library_s_own_loop(sampler, theirs):
     u = Velocity()
-    chain = CheckpointedChain(sampler(from_data_at_one(u), flow_times(M)), M)
+    chain = CheckpointedChain(sampler(from_data_at_one(u), flow_times(STEPS)), STEPS)
 
     def sample_and_gradients(run):
-        x, c = X_T.clone().requires_grad_(), torch.ones(3, dtype=X_T.dtype, requires_grad=True)
+        x, c = NOISE.clone().requires_grad_(), torch.ones(3, dtype=NOISE.dtype, requires_grad=True)
         x_0 = run(x, c)
         return x_0, *torch.autograd.grad(x_0.square().sum(), [x, c, u.w])
 
     ours = sample_and_gradients(lambda x, c: chain(x, c=c))
 
     expected = sample_and_gradients(lambda x, c: theirs(u, x, c=c))
-    # Not to the bit: (s - t) times a negated velocity is divided by M in another order.
+    # Not to the bit: (s - t) times a negated velocity is divided by STEPS in another order.
     for a, b in zip(ours, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
 
@@ -220,7 +214,7 @@ def test_a_straight_path_ends_at_its_data_point():
 
     step = FlowEuler(from_data_at_one(straight), flow_times(6, shift=3.0))
 
-    torch.testing.assert_close(plain(step, 6, X_T), point.expand(5, 3), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(plain(step, 6, NOISE), point.expand(5, 3), rtol=1e-13, atol=1e-13)
 
 
 def test_a_network_that_takes_its_time_first_gives_the_same():
@@ -229,14 +223,14 @@ def test_a_network_that_takes_its_time_first_gives_the_same():
 
     turned = from_data_at_one(lambda s, x, *args: u(x, s, *args), order="t, x")
 
-    assert torch.equal(turned(X_T, t, 0.5), from_data_at_one(u)(X_T, t, 0.5))
+    assert torch.equal(turned(NOISE, t, 0.5), from_data_at_one(u)(NOISE, t, 0.5))
 
 
 def test_a_network_that_counts_to_999_is_asked_so():
     seen = []
     v = from_data_at_one(lambda x, s: seen.append(s.tolist()) or x, scale=999)
 
-    v(X_T, torch.tensor([1.0, 0.0]))
+    v(NOISE, torch.tensor([1.0, 0.0]))
 
     assert seen == [[0.0, 999.0]]
 

@@ -4,16 +4,16 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from chainograd import CheckpointedChain, meter
-from chainograd.engine.accumulate import LARGE
 from chainograd.errors import CapturedTensorError
+from tests.problems import plain
 
 M = 5
 SIDE = 64
 MiB = 2**20
-assert SIDE * SIDE * 4 >= LARGE  # of the weights below
 
 
 class OnceOrTwice(torch.nn.Module):
@@ -70,12 +70,6 @@ class Fails(torch.autograd.Function):
         return g, None
 
 
-def plain(step, x):
-    for i in range(M):
-        x = step(x, i)
-    return x
-
-
 def gradients(y, step):
     return torch.autograd.grad(y.sin().sum(), [*step.parameters()], allow_unused=True)
 
@@ -86,7 +80,7 @@ def test_large_gradients_are_those_of_the_plain_loop_to_the_bit(pattern, plan):
     step = OnceOrTwice(pattern)
     x = torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(1))
 
-    expected = gradients(plain(step, x), step)
+    expected = gradients(plain(step, M, x), step)
     got = gradients(CheckpointedChain(step, M, plan=plan)(x), step)
 
     for a, b in zip(got, expected, strict=True):
@@ -198,3 +192,21 @@ def test_a_hidden_tensor_that_a_step_gives_as_it_is_gets_its_gradient_if_named()
     CheckpointedChain(Hides(hidden), 3, params=[hidden])(x).sum().backward()
 
     assert torch.equal(hidden.grad, torch.full((3,), 2.0))
+
+
+@pytest.mark.parametrize("uses", [1, 2])
+def test_sparse_gradients_add_up(uses):
+    def step(x, i):
+        for _ in range(uses):
+            x = torch.tanh(x + table(torch.tensor(i % 5)))
+        return x
+
+    grads = []
+    for run in (lambda x: CheckpointedChain(step, 4)(x), lambda x: plain(step, 4, x)):
+        torch.manual_seed(0)
+        table = nn.Embedding(5, 3, sparse=True)
+        run(torch.ones(3)).sum().backward()
+        assert table.weight.grad.is_sparse
+        grads.append(table.weight.grad.to_dense())
+
+    assert torch.equal(*grads)

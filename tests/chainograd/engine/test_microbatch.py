@@ -255,7 +255,7 @@ def test_a_state_that_cannot_be_joined_is_refused(leaf):
         mean = (w * x).mean()
         return w * x, mean if leaf == "tensor" else mean.item()
 
-    with pytest.raises(ChainError, match=r"Step 0 gave another .* for each slice"):
+    with pytest.raises(ChainError, match=r"Step 0 returned a different .* for each slice"):
         CheckpointedChain(step, M, micro_batch=2)((torch.arange(4.0), torch.zeros(())))
 
 

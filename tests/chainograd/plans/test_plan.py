@@ -3,43 +3,21 @@
 import copy
 import pickle
 from dataclasses import replace
-from itertools import pairwise
 
-import matplotlib
-import matplotlib.pyplot
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chainograd import Plan, StepCost, binomial, keep_last
+from chainograd import (
+    Plan,
+    StepCost,
+    binomial,
+    keep_last,
+)
 from chainograd.plans import plan as plans
 from chainograd.plans import planners, restrict
 from tests.chainograd.plans import weighing
-
-
-def run_on_paper(plan):
-    state, kept, graphs, reversed_, evaluations = 0, set(), set(), [], 0
-    for action in (*plan.forward, *plan.backward):
-        match action:
-            case plans.Keep(index):
-                assert index == state
-                kept.add(index)
-            case plans.Load(index):
-                assert index in kept
-                state = index
-            case plans.Drop(index):
-                kept.remove(index)
-            case plans.Advance(index) | plans.Record(index):
-                assert index == state
-                state, evaluations = index + 1, evaluations + 1
-                if isinstance(action, plans.Record):
-                    graphs.add(index)
-            case plans.Backprop(index):
-                graphs.remove(index)
-                reversed_.append(index)
-    assert not graphs
-    assert not kept
-    return reversed_, evaluations
+from tests.chainograd.plans.on_paper import run_on_paper
 
 
 @pytest.mark.parametrize("M", [1, 2, 3, 10, 57])
@@ -58,34 +36,6 @@ def test_every_step_is_reversed_once_from_the_last_to_the_first(M, name, count):
 def test_a_plan_for_another_length_is_refused():
     with pytest.raises(ValueError, match=r"3 steps.*has 4"):
         planners.resolve(planners.nodes(3), 4)
-
-
-def test_a_timeline_has_every_run_one_after_the_other_and_what_is_kept_meanwhile():
-    plan = binomial(10, slots=3)
-    line = plan.timeline()
-    runs = sorted([*line.advances, *line.records, *line.backprops], key=lambda span: span.begin)
-
-    assert len(line.advances) + len(line.records) == plan.evaluations
-    assert len(line.records) == len(line.graphs) == len(line.backprops) == 10
-    assert all(a.end == b.begin for a, b in pairwise(runs))
-    assert runs[-1].end == plan.evaluations + 10
-    assert [span.index for span in runs if span.begin == line.turn] == [9]
-    moments = [(span.begin + span.end) / 2 for span in runs]
-    kept = [sum(node.begin <= t <= node.end for node in line.nodes) for t in moments]
-    assert max(kept) == plan.nodes == 3
-
-
-def test_a_plan_draws_itself(tmp_path):
-    matplotlib.use("agg")
-    ax = keep_last(6, 2).draw()
-
-    assert ax.get_title(loc="left") == "6 steps, 10 evaluations, at most 6 nodes and 2 graphs"
-    assert len(ax.patches) == 6 + 6 + 4 + 6 + 6  # nodes, graphs, advances, records, backprops
-    ax.figure.savefig(tmp_path / "plan.png")
-    matplotlib.pyplot.close(ax.figure)
-    _, mine = matplotlib.pyplot.subplots()
-    assert keep_last(6, 2).draw(mine) is mine
-    matplotlib.pyplot.close(mine.figure)
 
 
 A, K, L, D, R, B = (
@@ -245,3 +195,24 @@ def test_a_truncated_plan_gives_its_steps_a_graph_and_runs_nothing_for_the_other
     # As if the chain ended behind the last of these steps, and had one slot only.
     assert cut.evaluations <= restrict.restricted(binomial(M, slots=1), steps).evaluations
     assert cut.timeline().graphs  # draws without the graphs that it does not have
+
+
+MiB = 2**20
+
+
+def test_a_plan_prints_as_a_table():
+    cost = StepCost(MiB, MiB, 10 * MiB, 2 * MiB, 11 * MiB, 12 * MiB, MiB, 0.5, 1.0)
+    table = str(keep_last(10, 3).with_costs((cost,) * 10))
+
+    assert "step evaluations  17   (plain loop: 10)" in table
+    assert "graphs kept       3" in table
+    assert "MiB" in table
+    assert "1.23 of the plain loop" in table  # (17 x 0.5 + 10) / 15
+    assert str(keep_last(10, 3)).count("\n") == 3
+
+
+def test_a_plan_without_costs_says_how_to_get_some():
+    with pytest.raises(ValueError, match=r"chain\.measure"):
+        _ = keep_last(3, 1).peak_bytes
+    with pytest.raises(ValueError, match="2 entries, but the plan has 3 steps"):
+        keep_last(3, 1).with_costs((StepCost(1, 1, 1, 1, 1, 1),) * 2)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from chainograd import binomial, keep_last
 from chainograd.plans import planners
 from chainograd.plans.plan import Advance, Backprop, Drop, Keep, Load, Record
-from tests.chainograd.plans.test_plan import run_on_paper
+from tests.chainograd.plans.on_paper import run_on_paper
 
 
 @pytest.mark.parametrize("slots", range(1, 21))
