@@ -14,26 +14,24 @@ from chainograd.engine.microbatch import SlicedStep
 from chainograd.engine.run import Run
 from chainograd.errors import ChainError
 from chainograd.preflight.diagnosis import (
-    cut_off,
-    cut_off_in_the_loss,
     in_place,
     in_training,
     not_finite,
-    of_cotangents,
     of_noise,
     refused,
     unrepeated,
 )
 from chainograd.preflight.exactness import CERTAIN, Prepare, all_steps, inexact
 from chainograd.preflight.findings import Finding, Findings
+from chainograd.preflight.gradient_diagnosis import cut_off, cut_off_in_the_loss, of_cotangents
 from chainograd.preflight.rehearsal import (
     FIRST,
     ObservedStep,
     run_again,
     run_first,
-    send_back,
     watched_loss,
 )
+from chainograd.preflight.send_back import send_back
 from chainograd.preflight.sites import definition
 from chainograd.state import State, wants_gradient
 from chainograd.torch_internals.modes import is_fake

@@ -7,7 +7,7 @@ import torch
 from chainograd.engine.run import Run
 from chainograd.engine.step import Recording
 from chainograd.errors import ChainError
-from chainograd.preflight.diagnosis import without_gradient
+from chainograd.preflight.gradient_diagnosis import without_gradient
 from chainograd.preflight.rehearsal import first_cut
 from chainograd.preflight.sites import definition
 

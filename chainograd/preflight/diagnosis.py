@@ -1,20 +1,18 @@
-"""Findings from the runs of a rehearsal."""
+"""Findings about what the steps do: training layers, noise, changes in place, reruns."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from chainograd.errors import CapturedTensorError, ReplayError
-from chainograd.preflight.findings import Finding, FindingKind
-from chainograd.preflight.observers import Detach, DetachTracker
-from chainograd.preflight.rehearsal import Cotangents, ObservedStep, finite
+from chainograd.preflight.findings import Finding
+from chainograd.preflight.rehearsal import ObservedStep, finite
 from chainograd.preflight.sites import Site
 from chainograd.replay.verify import Verify, compare
-from chainograd.state import State, wants_gradient
+from chainograd.state import State
 from chainograd.torch_internals import pytree
 
 NO_SITE = Site(None, False)
@@ -92,31 +90,41 @@ def unrepeated(
     observed_steps: Sequence[ObservedStep], again: Sequence[ObservedStep], verify: Verify
 ) -> Iterator[Finding]:
     """Yield why a rerun differs from the first run, for the first step that differs."""
-    for observed, rerun in zip(observed_steps, again, strict=True):
-        for generator, state, site in observed.draws.generators:
-            others = [s for g, s, _ in rerun.draws.generators if g is generator]
-            if any(not torch.equal(state, other) for other in others):
-                yield Finding(
-                    "unknown generator", observed.index, site.where,
-                    "The step draws from a `torch.Generator` that the chain does not know. A rerun "
-                    "draws other noise, so the gradient would be wrong. Name the generator: "
-                    "`CheckpointedChain(…, generators=[generator])`.",
-                )  # fmt: skip
-    explained = any(True for _ in in_place(observed_steps, again))
-    for observed, rerun in zip(observed_steps, again, strict=True):
-        if explained or observed.draws.generators:
-            continue
-        if rerun.error is not None:
-            problem = f"A rerun from the same state raised {rerun.error!r}. {_PURE}"
+    pairs = list(zip(observed_steps, again, strict=True))
+    for observed, rerun in pairs:
+        yield from _unknown_generators(observed, rerun)
+    if any(True for _ in in_place(observed_steps, again)):
+        return  # the change explains the difference
+    for observed, rerun in pairs:
+        problem = None if observed.draws.generators else _difference(observed, rerun, verify)
+        if problem is not None:
             yield Finding("not repeatable", observed.index, None, problem)
             return
-        try:
-            # `verify="off"` never compares in a run; here it compares closely.
-            level = "exact" if verify == "exact" else "close"
-            compare(observed.index, observed.leaving.detached().leaves, rerun.leaving.leaves, level)
-        except ReplayError as error:
-            yield Finding("not repeatable", observed.index, None, str(error))
-            return
+
+
+def _unknown_generators(observed: ObservedStep, rerun: ObservedStep) -> Iterator[Finding]:
+    for generator, state, site in observed.draws.generators:
+        others = [s for g, s, _ in rerun.draws.generators if g is generator]
+        if any(not torch.equal(state, other) for other in others):
+            yield Finding(
+                "unknown generator", observed.index, site.where,
+                "The step draws from a `torch.Generator` that the chain does not know. A rerun "
+                "draws other noise, so the gradient would be wrong. Name the generator: "
+                "`CheckpointedChain(…, generators=[generator])`.",
+            )  # fmt: skip
+
+
+def _difference(observed: ObservedStep, rerun: ObservedStep, verify: Verify) -> str | None:
+    """Return how a rerun differs from the first run, or None."""
+    if rerun.error is not None:
+        return f"A rerun from the same state raised {rerun.error!r}. {_PURE}"
+    # Also compared if `verify` turns comparisons off in a run.
+    level = "exact" if verify == "exact" else "close"
+    try:
+        compare(observed.index, observed.leaving.detached().leaves, rerun.leaving.leaves, level)
+    except ReplayError as error:
+        return str(error)
+    return None
 
 
 _PURE = (
@@ -144,142 +152,6 @@ def not_finite(observed_steps: Sequence[ObservedStep]) -> Iterator[Finding]:
             return
 
 
-def cut_off(observed_steps: Sequence[ObservedStep], trainable: bool) -> Iterator[Finding]:
-    """Yield where the gradient of a state is cut off.
-
-    Args:
-        observed_steps: The runs.
-        trainable: Whether steps use a tensor that requires a gradient.
-    """
-    lost = False
-    for observed in observed_steps:
-        expected = trainable or any(map(wants_gradient, observed.entering.leaves))
-        cuts = [observed.cuts.of(leaf) for leaf in observed.leaving.tensors]
-        cut = next((cut for cut in cuts if cut is not None), observed.cuts.last)
-        if not any(map(wants_gradient, observed.leaving.leaves)):
-            if expected and (cut is not None or any(map(wants_gradient, observed.entering.leaves))):
-                lost = True
-                yield without_gradient("The step's result", cut, observed.index)
-            continue
-        whole = [
-            cut
-            for cut, leaf in zip(cuts, observed.leaving.tensors, strict=True)
-            if cut is not None and (cut.site.direct or not leaf.requires_grad)
-        ]
-        for cut in whole:
-            yield _partly(cut, observed.index)
-        if observed.cuts.number is not None:
-            yield _number(observed.cuts.number, observed.index)
-    if not lost and not any(map(wants_gradient, observed_steps[-1].leaving.leaves)):
-        yield Finding(
-            "no gradient", None, None,
-            "The result of these steps has no gradient, although the chain has something to "
-            "train. If no other step uses it, use it in a step.",
-        )  # fmt: skip
-
-
-def cut_off_in_the_loss(value: Any, cuts: DetachTracker) -> Iterator[Finding]:
-    """Yield where the gradient of a loss is cut off."""
-    if not wants_gradient(value):
-        cut = (cuts.of(value) if isinstance(value, Tensor) else None) or cuts.last
-        yield without_gradient("The loss", cut, None)
-        return
-    cut = cuts.of(value)
-    if cut is not None and cut.site.direct:
-        yield _partly(cut, None)
-    if cuts.number is not None:
-        yield _number(cuts.number, None)
-
-
-def of_cotangents(observed_steps: Sequence[ObservedStep], back: Cotangents) -> Iterator[Finding]:
-    """Yield where the gradient ends in the backward pass, or stops being finite."""
-    end = back.nodes[-1]
-    if all(g is None for g in end):
-        yield Finding(
-            "no gradient", None, None,
-            "The loss has a gradient, but not with respect to the state. Compute the loss from the "
-            "state, with nothing detached in between.",
-        )  # fmt: skip
-        return
-    if _all_zero(end):
-        yield Finding("gradient dies", None, None, f"The gradient of the loss {_ZERO}")
-        return
-    if not _finite(end):
-        yield Finding("not finite", None, None, f"The gradient of the loss {_INFINITE}")
-        return
-    for observed, before in zip(reversed(observed_steps), reversed(back.nodes[:-1]), strict=True):
-        if not any(map(wants_gradient, observed.entering.leaves)):
-            return
-        if all(g is None for g in before):
-            yield _no_way_through(observed)
-            return
-        if _all_zero(before):
-            yield Finding("gradient dies", observed.index, None, f"{_ENTERING} {_ZERO}")
-            return
-        if not _finite(before):
-            yield Finding("not finite", observed.index, None, f"{_ENTERING} {_INFINITE}")
-            return
-
-
-_ENTERING = "The gradient of the state that enters the step"
-_ZERO = (
-    "is zero everywhere. Look for a clamp or a threshold that all numbers exceed, such as a "
-    "scheduler's `clip_sample=True`, and for rounding to integers."
-)
-_INFINITE = (
-    "is not finite. Look for a root or a norm at zero, and for `where` with a branch that is not "
-    "finite. Add an epsilon inside the root."
-)
-_OFF = (
-    "with gradients turned off (`no_grad` or `inference_mode`). Remove the block or the decorator; "
-    "a decorated function has the bare function as `__wrapped__`."
-)
-_DETACHED = (
-    "detached (by `.detach()`, `.data`, a number or an array, or `autograd.grad` without "
-    "`create_graph=True`). Compute with the tensor itself."
-)
-
-
-def without_gradient(what: str, cut: Detach | None, step: int | None) -> Finding:
-    """Return the finding about a tensor without a gradient, which it lost at ``cut`` if known."""
-    if cut is None:
-        return Finding(
-            "no gradient", step, None,
-            f"{what} has no gradient. Compute it with torch, in floating point, from the state and "
-            "from the tensors to be trained.",
-        )  # fmt: skip
-    how = f"computed {_OFF}" if cut.kind == "gradients off" else _DETACHED
-    return Finding(cut.kind, step, cut.site.where, f"{what} has no gradient: it is {how}")
-
-
-def _partly(cut: Detach, step: int | None) -> Finding:
-    how = "computed with gradients off" if cut.kind == "gradients off" else "detached"
-    return Finding(
-        "partly detached", step, cut.site.where,
-        f"A part of the result is {how} here, so its share of the gradient is missing, in the "
-        "plain loop too. If that is not meant, compute this part with gradients.",
-    )  # fmt: skip
-
-
-def _number(site: Site, step: int | None) -> Finding:
-    return Finding(
-        "partly detached", step, site.where,
-        "A number is read from a tensor that has a gradient. If it enters the result, compute with "
-        "the tensor instead. If it is only looked at, `.detach()` the tensor first.",
-    )  # fmt: skip
-
-
-def _no_way_through(observed: ObservedStep) -> Finding:
-    cut = next(filter(None, map(observed.cuts.of, observed.leaving.tensors)), observed.cuts.last)
-    kind: FindingKind = "no gradient" if cut is None else cut.kind
-    return Finding(
-        kind, observed.index, None if cut is None else cut.site.where,
-        "No gradient passes from the step's result to the state that enters the step, so all "
-        "earlier steps get no gradient. Compute the result from that state, with nothing detached "
-        "or under `no_grad` in between. If this is meant, `grad_steps=1` says so and costs less.",
-    )  # fmt: skip
-
-
 def _listed(names: Iterable[str]) -> str:
     first, *others = [f"`{name}`" for name in names]
     return first if not others else f"{first} (and {len(others)} more)"
@@ -294,11 +166,3 @@ def _where_not_finite(state: State) -> str:
             name = f" at {pytree.keystr(path)}" if path else ""
             return f"is not finite{name} in {count} of {leaf.numel()} numbers"
     return "is not finite"
-
-
-def _all_zero(cotangents: Sequence[Tensor | None]) -> bool:
-    return all(g is None or not bool(g.any()) for g in cotangents)
-
-
-def _finite(cotangents: Sequence[Tensor | None]) -> bool:
-    return all(g is None or bool(torch.isfinite(g).all()) for g in cotangents)

@@ -14,7 +14,8 @@ from chainograd.engine.microbatch import SlicedStep
 from chainograd.engine.run import Run
 from chainograd.errors import CapturedTensorError, ChainError, ReplayError
 from chainograd.preflight.findings import Finding
-from chainograd.preflight.rehearsal import FIRST, Cotangents, ObservedStep
+from chainograd.preflight.rehearsal import FIRST, ObservedStep
+from chainograd.preflight.send_back import Cotangents
 from chainograd.replay.rng import RNGState
 from chainograd.state import differentiable
 
