@@ -89,7 +89,7 @@ def test_a_backward_pass_that_runs_out_of_memory_begins_its_step_again(plan):
     assert torch.equal(got, expected)
 
 
-def test_a_half_freed_graph_is_let_go_before_its_step_runs_again():
+def test_a_half_freed_graph_is_gone_before_its_step_runs_again():
     w = torch.full((3,), 0.9, requires_grad=True)
     full, given = Full(lambda i: i == 3), []
 
@@ -128,7 +128,7 @@ def test_when_memory_runs_out_kept_graphs_are_dropped_and_the_run_goes_on():
     assert counted.runs == [0, 1, 2, 3, 4, 5, 5, 6, 5, 4, 3, 2, 1, 0]
 
 
-def test_memory_that_runs_out_with_nothing_to_drop_is_the_callers_to_know():
+def test_the_caller_learns_of_memory_that_runs_out_with_no_graph_to_drop():
     w = torch.ones((), requires_grad=True)
 
     def step(x, i):

@@ -114,7 +114,7 @@ def alike(plan):
 
 @settings(deadline=None, max_examples=60)
 @given(costs(), st.data())
-def test_no_slower_a_plan_is_found_than_by_looking_at_all_of_them(costs, data):
+def test_the_plan_found_is_as_fast_as_the_fastest_of_all_plans(costs, data):
     M = len(costs)
     steps = data.draw(st.frozensets(st.integers(0, M - 1), min_size=1))
     as_run = data.draw(
@@ -166,12 +166,12 @@ def test_a_long_chain_is_planned_without_building_the_longest_plans(monkeypatch,
     assert max(made) < 100_000  # the plan with a single slot has two million actions
 
 
-def test_no_steps_are_no_chain_to_plan():
+def test_a_chain_without_steps_is_refused():
     with pytest.raises(ValueError, match="`costs` is empty"):
         within("1MiB", ())
 
 
-def test_of_plans_with_few_nodes_that_fit_the_fastest_is_taken():
+def test_of_the_plans_with_few_states_that_fit_the_fastest_is_taken():
     costs = (StepCost(1000, 1000, 10, 10, 10, 20),) * 20
     limit = binomial(20, slots=4).with_costs(costs).peak_bytes
 

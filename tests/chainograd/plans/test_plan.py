@@ -86,7 +86,7 @@ def test_a_plan_that_cannot_be_carried_out_is_refused_where_it_breaks(forward, b
         Plan(2, forward, backward)
 
 
-def test_what_is_no_action_is_refused_by_its_place():
+def test_an_entry_that_is_not_an_action_is_refused_by_its_place():
     with pytest.raises(TypeError, match=r"entry 1 is 'Advance'"):
         Plan(1, (K(0), "Advance"), ())
     with pytest.raises(TypeError, match=r"entry 0 is Keep\(index=0.5\)"):
@@ -143,7 +143,7 @@ def any_plan(draw):
 
 
 @given(any_plan())
-def test_what_a_plan_holds_is_what_it_holds_action_by_action(plan):
+def test_the_memory_of_a_plan_is_the_sum_worked_out_action_by_action(plan):
     held = [*weighing.moments(plan)]
 
     assert [*map(tuple, plan.moments())] == held
@@ -157,7 +157,7 @@ def test_what_a_plan_holds_is_what_it_holds_action_by_action(plan):
     )
 
 
-def test_a_plan_that_keeps_a_node_twice_or_none_is_weighed_too():
+def test_the_memory_of_a_plan_that_keeps_a_state_twice_or_never_is_right():
     costs = (StepCost(5, 7, 11, 2, 13, 17, 3), StepCost(4, 6, 10, 1, 12, 16, 2))
     again = Plan(2, GOOD[0], (B(1), L(0), D(0), K(0), R(0), B(0), D(0))).with_costs(costs)
     graphs = Plan(2, (R(0), R(1)), (B(1), B(0))).with_costs(costs)
