@@ -5,19 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chainograd import (
-    CheckpointedChain,
-    binomial,
-    keep_last,
-)
-from tests.problems import (
-    PLANS,
-    M,
-    Net,
-    Noisy,
-    plain,
-    states_of,
-)
+from chainograd import CheckpointedChain, binomial, keep_last
+from tests.problems import PLANS, M, Net, Noisy, plain, states_of
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 

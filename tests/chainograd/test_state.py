@@ -5,10 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from chainograd import (
-    ChainError,
-    CheckpointedChain,
-)
+from chainograd import ChainError, CheckpointedChain
 from chainograd.state import stand_in
 from tests.problems import M, every_plan, leaf, plain, ramp, same_gradients
 

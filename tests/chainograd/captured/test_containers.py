@@ -12,13 +12,7 @@ import chainograd.captured.search
 from chainograd import CheckpointedChain
 from chainograd.captured.find import find_captured
 from chainograd.errors import CapturedTensorError
-from tests.chainograd.captured.held import (
-    M,
-    assert_gradients_reach,
-    register,
-    times,
-    weight,
-)
+from tests.chainograd.captured.held import M, assert_gradients_reach, register, times, weight
 
 CASES = {}
 case = register(CASES)

@@ -10,11 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from chainograd import (
-    CapturedTensorError,
-    ChainError,
-    CheckpointedChain,
-)
+from chainograd import CapturedTensorError, ChainError, CheckpointedChain
 from chainograd.captured.find import find_captured
 from tests.problems import M, every_plan, plain, ramp
 

@@ -3,10 +3,7 @@
 import pytest
 import torch
 
-from chainograd import (
-    ChangedTensorError,
-    CheckpointedChain,
-)
+from chainograd import ChangedTensorError, CheckpointedChain
 from tests.problems import M, Net, every_plan, leaf, plain, ramp
 
 

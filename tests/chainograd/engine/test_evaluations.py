@@ -3,10 +3,7 @@
 import pytest
 import torch
 
-from chainograd import (
-    CheckpointedChain,
-    binomial,
-)
+from chainograd import CheckpointedChain, binomial
 from tests.problems import PLANS, Counted, M, Net, plain
 
 

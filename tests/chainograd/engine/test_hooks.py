@@ -2,9 +2,7 @@
 
 import torch
 
-from chainograd import (
-    CheckpointedChain,
-)
+from chainograd import CheckpointedChain
 from tests.problems import M, every_plan, leaf, plain, ramp
 
 

@@ -5,11 +5,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from chainograd import (
-    ChainError,
-    CheckpointedChain,
-    meter,
-)
+from chainograd import ChainError, CheckpointedChain, meter
 from tests.problems import M, every_plan, leaf, plain
 
 

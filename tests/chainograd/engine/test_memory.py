@@ -7,11 +7,7 @@ from contextlib import suppress
 import pytest
 import torch
 
-from chainograd import (
-    CheckpointedChain,
-    binomial,
-    meter,
-)
+from chainograd import CheckpointedChain, binomial, meter
 from tests.problems import PLANS, M, Net, plain
 
 

@@ -7,18 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chainograd import (
-    CheckpointedChain,
-    StepCost,
-    binomial,
-    keep_last,
-    meter,
-    within,
-)
+from chainograd import CheckpointedChain, StepCost, binomial, keep_last, meter, within
 from chainograd.plans import planners
 from chainograd.plans.planners import nodes, parse_bytes, restricted, without_graphs
 from tests.chainograd.plans import weighing
 from tests.problems import Net, Wide
+
+MiB = 2**20
+M = 9
+X = torch.randn(256, 32)
 
 few, some = st.integers(0, 20), st.integers(0, 60)
 
@@ -181,11 +178,6 @@ def test_of_the_plans_with_few_states_that_fit_the_fastest_is_taken():
     assert found.evaluations < binomial(20, slots=2).evaluations
 
 
-MiB = 2**20
-M = 9
-X = torch.randn(256, 32)
-
-
 def peak_of_the_chain(chain, x):
     """Return the measured peak of a chain's forward and backward pass, gradients discarded."""
     with meter() as reading:
@@ -237,14 +229,11 @@ def test_other_bytes_are_refused_with_examples(bad):
         CheckpointedChain(lambda x, i: x, 3, plan=bad)
 
 
-SHORT = 7
-
-
 def test_a_budget_keeps_graphs_of_the_steps_that_the_gradient_may_pass():
     net, x = Net(4, torch.float32), torch.randn(20, 4)
 
     def kept(**changes):
-        chain = CheckpointedChain(net, SHORT, plan="1 GiB", **changes)
+        chain = CheckpointedChain(net, M, plan="1 GiB", **changes)
         chain(x)
         with meter() as reading:
             y = chain(x)

@@ -8,12 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chainograd import (
-    Plan,
-    StepCost,
-    binomial,
-    keep_last,
-)
+from chainograd import Plan, StepCost, binomial, keep_last
 from chainograd.plans import plan as plans
 from chainograd.plans import planners
 from tests.chainograd.plans import weighing

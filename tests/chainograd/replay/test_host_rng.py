@@ -6,10 +6,7 @@ import numpy
 import pytest
 import torch
 
-from chainograd import (
-    CheckpointedChain,
-    binomial,
-)
+from chainograd import CheckpointedChain, binomial
 from chainograd.replay import host_rng as host_streams
 from chainograd.replay.rng import RNGSources
 from tests.problems import PLANS, M, plain

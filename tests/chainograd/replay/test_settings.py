@@ -5,9 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from chainograd import (
-    CheckpointedChain,
-)
+from chainograd import CheckpointedChain
 from tests.problems import M, every_plan, leaf, plain, ramp, same_gradients
 
 
@@ -39,8 +37,8 @@ def test_cached_parametrizations_are_made_anew_for_every_step(plan, backward_ins
 
 @every_plan
 def test_autocast_inside_a_step_adds_up_gradients_in_full_precision(plan):
-    # It keeps its cast of a leaf, and adds up in that what comes back from all uses of it. In a
-    # loop the state is no leaf, nor is an argument that was computed.
+    # Autocast caches its cast of a leaf and would add up the gradients of all uses in bfloat16. In
+    # the loop neither the state nor a computed argument is a leaf.
     first, second = torch.randn(2, 8, 8)
     x, c = torch.randn(2, 4, 8).unbind()
 

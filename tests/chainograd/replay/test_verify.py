@@ -3,12 +3,7 @@
 import pytest
 import torch
 
-from chainograd import (
-    CheckpointedChain,
-    ReplayError,
-    Store,
-    binomial,
-)
+from chainograd import CheckpointedChain, ReplayError, Store, binomial
 from tests.problems import PLANS, M, leaf, same_gradients
 
 

@@ -4,11 +4,7 @@ import pytest
 import torch
 from torch.testing._internal.two_tensor import TwoTensor
 
-from chainograd import (
-    Store,
-    binomial,
-    keep_last,
-)
+from chainograd import Store, binomial, keep_last
 from chainograd.storage.host import HostStorage, Transfers
 from tests.chainograd.tensors.accelerators import Accelerator
 

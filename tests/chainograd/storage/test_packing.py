@@ -3,10 +3,7 @@
 import pytest
 import torch
 
-from chainograd import (
-    Store,
-    StoreError,
-)
+from chainograd import Store, StoreError
 from chainograd.state import State
 from chainograd.storage.packing import Layout
 from tests.chainograd.storage.states import ODD, odd, storage_of

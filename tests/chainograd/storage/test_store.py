@@ -5,14 +5,7 @@ import os
 import pytest
 import torch
 
-from chainograd import (
-    ChainError,
-    CheckpointedChain,
-    ReplayError,
-    Store,
-    StoreError,
-    meter,
-)
+from chainograd import ChainError, CheckpointedChain, ReplayError, Store, StoreError, meter
 from chainograd.state import State
 from chainograd.tensors.parts import tensor_bytes
 from tests.chainograd.storage.states import ODD, PLANS, M, odd

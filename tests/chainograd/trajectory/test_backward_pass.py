@@ -5,16 +5,7 @@ import torch
 
 from chainograd import CheckpointedChain, ReplayError, binomial
 from chainograd.metering import meter
-from tests.chainograd.trajectory.passes import (
-    M,
-    Run,
-    Uses,
-    by_chain,
-    loss_on,
-    plain,
-    same,
-    start,
-)
+from tests.chainograd.trajectory.passes import M, Run, Uses, by_chain, loss_on, plain, same, start
 from tests.problems import Counted
 
 

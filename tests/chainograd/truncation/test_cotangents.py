@@ -5,20 +5,8 @@ import math
 import pytest
 import torch
 
-from chainograd import (
-    CheckpointedChain,
-    clamped,
-    clipped,
-    scaled,
-)
-from tests.problems import (
-    PLANS,
-    M,
-    Net,
-    Noisy,
-    plain,
-    states_of,
-)
+from chainograd import CheckpointedChain, clamped, clipped, scaled
+from tests.problems import PLANS, M, Net, Noisy, plain, states_of
 
 
 def swept(step, x, transform, parameters):

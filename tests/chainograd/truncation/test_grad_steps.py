@@ -5,11 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chainograd import (
-    CheckpointedChain,
-    binomial,
-    meter,
-)
+from chainograd import CheckpointedChain, binomial, meter
 from tests.chainograd.truncation.cut_loop import cut, double, equal
 from tests.problems import PLANS, Counted, M, Net, Noisy
 

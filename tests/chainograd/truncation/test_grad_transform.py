@@ -3,13 +3,7 @@
 import pytest
 import torch
 
-from chainograd import (
-    ChainError,
-    CheckpointedChain,
-    clamped,
-    clipped,
-    scaled,
-)
+from chainograd import ChainError, CheckpointedChain, clamped, clipped, scaled
 from tests.problems import M, Net, every_plan, leaf, ramp
 
 
