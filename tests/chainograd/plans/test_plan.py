@@ -14,6 +14,8 @@ from chainograd.plans import planners
 from tests.chainograd.plans import weighing
 from tests.chainograd.plans.on_paper import run_on_paper
 
+MiB = 2**20
+
 
 @pytest.mark.parametrize("M", [1, 2, 3, 10, 57])
 @pytest.mark.parametrize(
@@ -190,9 +192,6 @@ def test_a_truncated_plan_gives_its_steps_a_graph_and_runs_nothing_for_the_other
     # As if the chain ended behind the last of these steps, and had one slot only.
     assert cut.evaluations <= planners.restricted(binomial(M, slots=1), steps).evaluations
     assert cut.timeline().graphs  # draws without the graphs that it does not have
-
-
-MiB = 2**20
 
 
 def test_a_plan_prints_as_a_table():
