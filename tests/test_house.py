@@ -1,4 +1,4 @@
-"""Data flows one way, and the reference shows what is public."""
+"""Imports run one way, tests mirror the packages, and the reference shows what is public."""
 
 import ast
 import re
