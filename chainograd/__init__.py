@@ -1,4 +1,4 @@
-"""Gradients through long chains of steps, in the memory of a few."""
+"""Exact gradients through long chains of steps, in the memory of a few steps."""
 
 from chainograd.chain import CheckpointedChain
 from chainograd.errors import (

@@ -150,10 +150,10 @@ def test_a_sampler_told_to_add_no_noise_needs_none():
     ("fn", "options", "error", "match"),
     [
         (sample_dpmpp_sde, {"noise": SeededNoise(0), "noise_sampler": deterministic},
-         ValueError, "pass one"),
+         ValueError, "Pass one of them"),
         (sample_heun, {"noise": SeededNoise(0)}, ValueError, "sample_heun takes no noise"),
         (sample_heun, {"callback": print}, ValueError, "`chain.trajectory`"),
-        (sample_heun, {"eta": 0.5}, TypeError, "sample_heun takes no eta; it takes model, x"),
+        (sample_heun, {"eta": 0.5}, TypeError, "sample_heun takes no eta. It takes model, x"),
         ("sample_heun", {}, TypeError, "`fn` must be a sampler function"),
     ],
     ids=["two noises", "no noise taken", "callback", "unknown option", "no function"],

@@ -22,7 +22,7 @@ from tests.chainograd.adapters.toy_samplers import (
     [
         ("sample_lms", "derivatives of earlier steps"),
         ("sample_dpmpp_2m", "DPMSolver2M"),
-        ("sample_dpmpp_2m_sde", "denoised in the step before"),
+        ("sample_dpmpp_2m_sde", "denoised sample of the step before"),
         ("sample_dpmpp_3m_sde", "two steps before"),
         ("sample_dpm_adaptive", "chooses its noise levels"),
         ("sample_dpm_fast", "chooses its noise levels"),
@@ -40,7 +40,7 @@ def test_samplers_that_remember_or_choose_are_refused_by_name_with_the_reason(na
 
 def test_a_sampler_with_a_memory_is_refused_under_any_name():
     with pytest.raises(
-        ValueError, match=r"with_a_memory gives another result .* carries it in its"
+        ValueError, match=r"with_a_memory returns another result .* carries it in its"
     ):
         k_diffusion_step(with_a_memory, Denoiser(), SIGMAS)
 
@@ -110,5 +110,5 @@ def test_a_sampler_of_the_library_with_a_memory_is_refused_whatever_its_name(lib
         return fn(*args, **kwargs)
 
     renamed.__wrapped__ = fn.__wrapped__
-    with pytest.raises(ValueError, match=r"renamed (gives another result|could not be tried)"):
+    with pytest.raises(ValueError, match=r"renamed (returns another result|could not be tried)"):
         k_diffusion_step(renamed, Denoiser(), SIGMAS, **options)

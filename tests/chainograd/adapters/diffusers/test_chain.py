@@ -54,7 +54,7 @@ def test_a_scheduler_without_times_is_refused_with_the_way_out(net):
     ("arguments", "message"),
     [
         ({"step_options": {"etta": 1.0}}, r"step_options\['etta'\].*takes no `etta`"),
-        ({"generator": torch.Generator()}, "seed the global stream"),
+        ({"generator": torch.Generator()}, "Seed the global stream"),
     ],
 )
 def test_options_that_a_step_does_not_take_are_refused(arguments, message, net):

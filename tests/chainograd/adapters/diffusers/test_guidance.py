@@ -96,7 +96,7 @@ def test_guidance_in_turn_makes_half_the_graph_and_as_many_evaluations():
     [
         ({"uncond": 1.0}, "`guidance_scale` is missing"),
         ({"guidance_scale": 2.0}, "`uncond` is missing"),
-        ({"uncond": 1.0, "guidance_scale": torch.ones(3)}, "one number or 5"),
+        ({"uncond": 1.0, "guidance_scale": torch.ones(3)}, "one number, or 5"),
     ],
 )
 def test_guidance_that_is_half_asked_for_is_refused(arguments, message, net, noise):
