@@ -32,8 +32,15 @@ class Signature(NamedTuple):
 
 def signature(nodes: Iterable[Any]) -> Signature:
     """Return the signature of a graph's nodes; it costs about a microsecond a node."""
-    each = [(type(node).__name__, *_numbers(node)) for node in nodes]
+    each = [_name_alone(type(node)) or (type(node).__name__, *_numbers(node)) for node in nodes]
     return Signature(len(each), hash(tuple(each)))
+
+
+@lru_cache(maxsize=512)
+def _name_alone(kind: type) -> tuple[str] | None:
+    """Return the name of a kind of nodes that keep no numbers; None for others."""
+    custom = issubclass(kind, BackwardCFunction) and not _is_librarys(kind)
+    return None if custom or _names(kind) else (kind.__name__,)
 
 
 def joined(parts: Iterable[Signature | None]) -> Signature | None:

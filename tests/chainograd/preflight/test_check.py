@@ -739,7 +739,7 @@ def test_a_network_that_fsdp_shards_is_refused_before_anything_runs(net, monkeyp
     def found(step, others):
         return find_captured(step, others)._replace(sharded=[net])
 
-    monkeypatch.setattr(chainograd.chain, "find_captured", found)
+    monkeypatch.setattr("chainograd.engine.prepare.find_captured", found)
     step = Counted(net)
 
     assert "fully_shard" in only(step).text
