@@ -10,7 +10,7 @@ import torch
 from chainograd.engine.first_run import Guard
 from chainograd.engine.run import Run
 from chainograd.engine.step import Recording
-from chainograd.engine.step_graph import StepGraph, StepResult
+from chainograd.engine.step_graph import StepResult
 from chainograd.plans.plan import Action, Advance, Keep, Load, Record
 from chainograd.replay.autocast import autocast_as
 from chainograd.state import State
@@ -103,7 +103,7 @@ def _note(run: Run, i: int, result: StepResult) -> None:
     """Note what the first run of step i has shown."""
     run.comparison.saw(i, result)
     run.first_pass.note(i, result)
-    if isinstance(result.graph, StepGraph):
+    if result.graph is not None:
         result.graph.guard = Guard(result.graph.entering.leaves)
         run.memory.graphs[i] = result.graph
 

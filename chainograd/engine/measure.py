@@ -82,7 +82,8 @@ class _Runs(NamedTuple):
     def passed(self) -> tuple[State, list[bool]]:
         """Run the step as the forward pass will; return its result and where that has gradients."""
         passes = self.run.passes(self.step)
-        return self.forward(Recording.DISCARD if passes else Recording.OFF)[:2]
+        result = self.forward(Recording.DISCARD if passes else Recording.OFF)
+        return result.leaving, result.wanted
 
     def forward(self, record: Recording = Recording.DISCARD) -> StepResult:
         self.begin()

@@ -159,7 +159,9 @@ class Step:
         rewind: Callable[[], None] | None = None,
     ) -> StepResult:
         """Run a step between leaves of its own: see `AbstractStep`."""
-        if record is Recording.OFF or self._fsdp_would_wait(state, wanted, record):
+        if record is Recording.OFF or (
+            self.shared.sharded and _fsdp_would_wait(state, wanted, record)
+        ):
             return self._without_graph(index, state, record)
         entering = state if wanted is None else state.entering(wanted)
         light = record is Recording.DISCARD and not self.options.saves
@@ -181,7 +183,7 @@ class Step:
         result = trace(index, entering, leaving, mark, self.shared, signed=self.options.signed)
         if record is Recording.KEEP:
             return result
-        result, leftovers = result.discarded()
+        leftovers = result.discard()
         del entering, leaving
         leftovers.refuse()
         return result
@@ -201,12 +203,6 @@ class Step:
         shared = self.shared.replaced(others)
         return Step.of(self.function, self.num_steps, shared, self.options)
 
-    def _fsdp_would_wait(self, state: State, wanted: list[bool] | None, record: Recording) -> bool:
-        """Return whether FSDP2 would wait for gradients of a graph that is discarded."""
-        if not self.shared.sharded or record is not Recording.DISCARD:
-            return False
-        return any(map(wants_gradient, state.leaves) if wanted is None else wanted)
-
     def _without_graph(self, index: int, state: State, record: Recording) -> StepResult:
         with torch.no_grad():
             leaving = self(index, state).detached()
@@ -216,3 +212,9 @@ class Step:
         wanted = [differentiable(leaf) for leaf in leaving.leaves]
         places, entered = range(len(self.shared.inside)), dict.fromkeys(range(len(state.leaves)), 1)
         return StepResult(leaving, wanted, set(places), None, entered, {})
+
+
+def _fsdp_would_wait(state: State, wanted: list[bool] | None, record: Recording) -> bool:
+    """Return whether FSDP2 would wait for gradients of a graph that is discarded."""
+    needed = map(wants_gradient, state.leaves) if wanted is None else wanted
+    return record is Recording.DISCARD and any(needed)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
 
 from chainograd.captured.fsdp import gathered
 from chainograd.engine.accumulate import GradAccumulator, Uses
@@ -69,7 +72,8 @@ class StepGraph:
         return vjp(self, after, {}, accumulator)
 
 
-class StepResult(NamedTuple):
+@dataclass(slots=True, eq=False)
+class StepResult:
     """What a run of a step returns.
 
     Attributes:
@@ -88,24 +92,29 @@ class StepResult(NamedTuple):
     signature: Signature | None
     entered: dict[int, int]
     aliases: dict[int, Alias]
-    graph: AbstractStepGraph | None = None
+    graph: StepGraph | None = None
 
-    def discarded(self) -> tuple[StepResult, Leftovers]:
-        """Return the result without its graph, and what may be left of the graph."""
+    def discard(self) -> Leftovers:
+        """Drop the graph; return what may be alive of it."""
         assert self.graph is not None
-        leftovers = Leftovers(self.graph.entering, self.graph.unknown_leaves)
-        return StepResult(*self[:-1]), leftovers
+        entering, unknown_leaves = self.graph.entering.leaves, self.graph.unknown_leaves
+        self.graph = None
+        return Leftovers([weakref.ref(t) for t in entering if wants_gradient(t)], unknown_leaves)
 
 
-class Leftovers:
-    """What may be alive of a graph that is discarded."""
+class Leftovers(NamedTuple):
+    """What may be alive of a graph that was discarded.
 
-    def __init__(self, entering: State, unknown_leaves: list[UnknownLeaf]) -> None:
-        self.begun = [weakref.ref(leaf) for leaf in entering.leaves if wants_gradient(leaf)]
-        self.unknown_leaves = unknown_leaves
+    Attributes:
+        begun: The leaves that the graph began with.
+        unknown_leaves: The leaves in it that the chain does not know.
+    """
+
+    begun: list[weakref.ref[Tensor]]
+    unknown_leaves: list[UnknownLeaf]
 
     def refuse(self) -> None:
-        """Refuse what a step has captured, and gradients that arrive at what it has kept.
+        """Refuse what the step has captured, and gradients that arrive at what it has kept.
 
         Raises:
             CapturedTensorError: If a leaf that the chain does not know is still alive.
@@ -113,7 +122,9 @@ class Leftovers:
         if self.unknown_leaves:
             refuse_unknown_leaves(self.unknown_leaves)
         # A leaf that outlives its graph is part of something that the step has kept.
-        Guard(ref() for ref in self.begun)
+        kept = [leaf for each in self.begun if (leaf := each()) is not None]
+        if kept:
+            Guard(kept)
 
 
 class Alias(NamedTuple):
@@ -147,11 +158,13 @@ def trace(
     uses: Uses = {}
     entered: Uses = {}
     unknown_leaves: list[UnknownLeaf] = []
+    places = shared.places
     own = {id(leaf): at for at, leaf in enumerate(entering.leaves) if wants_gradient(leaf)}
+    wanted = [wants_gradient(leaf) for leaf in leaving.leaves]
     found, nodes = leaves_used(leaving.leaves, mark)
     for use in found:
         leaf = use[0]
-        if (at := shared.places.get(id(leaf))) is not None:
+        if (at := places.get(id(leaf))) is not None:
             uses.setdefault(at, []).append(use)
         elif (at := own.get(id(leaf))) is not None:
             entered.setdefault(at, []).append(use)
@@ -159,22 +172,22 @@ def trace(
             unknown_leaves.append(UnknownLeaf(index, tuple(leaf.shape), weakref.ref(leaf)))
     return StepResult(
         leaving.detached(),
-        [wants_gradient(leaf) for leaf in leaving.leaves],
+        wanted,
         # Of shards the graph does not tell which it uses.
-        set(range(len(shared.inside))) if shared.sharded else set(uses),
+        set(range(len(places))) if shared.sharded else set(uses),
         signature(nodes) if signed and not shared.sharded else None,
         {place: len(each) for place, each in entered.items()},
-        _aliases(own, leaving),
+        _aliases(own, leaving.leaves, wanted),
         StepGraph(entering, leaving, uses, entered, unknown_leaves),
     )
 
 
-def _aliases(own: dict[int, int], leaving: State) -> dict[int, Alias]:
+def _aliases(own: dict[int, int], leaves: Sequence[Any], wanted: list[bool]) -> dict[int, Alias]:
     """Return the leaves that are tensors from elsewhere; ``own`` has the entering leaves' ids."""
     met: dict[int, int] = {}
     aliases: dict[int, Alias] = {}
-    for place, leaf in enumerate(leaving.leaves):
-        if wants_gradient(leaf):
+    for place, leaf in enumerate(leaves):
+        if wanted[place]:
             if id(leaf) in own:
                 aliases[place] = Alias(True, own[id(leaf)])
             elif met.setdefault(id(leaf), place) != place:

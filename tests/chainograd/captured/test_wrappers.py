@@ -118,7 +118,7 @@ def test_steps_that_are_replayed_as_cuda_graphs_are_refused_on_an_accelerator(mo
         assert find_captured(lambda x, i, called=called: called(x)).cuda_graphs == (
             mode != "default"
         )
-    monkeypatch.setattr("chainograd.chain.is_accelerator", lambda device: True)
+    monkeypatch.setattr("chainograd.engine.prepare.is_accelerator", lambda device: True)
     if mode != "default":
         with pytest.raises(ChainError, match="max-autotune-no-cudagraphs"):
             CheckpointedChain(lambda x, i: compiled(x), 2)(torch.ones(2))
