@@ -194,8 +194,7 @@ def _table(content: dict[str, Any], timed: dict[str, Any]) -> str:
     plain = rows["plain loop"]
     lines = [
         f"| {name}, M = {M}, batch {batch} | MiB | memory | memory : best plan | evaluations "
-        "| work
-| time | images/s |",
+        "| work | time | images/s |",
         "|---|" + "---:|" * 7,
     ]
     for way, row in rows.items():
