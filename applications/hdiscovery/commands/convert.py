@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from hdiscovery.commands.answers import add_answer_options, answers_from, images_from
-from hdiscovery.dm.adm_unet import TABLE_3
+from hdiscovery.dm.adm_config import TABLE_3
 
 HELP = "turn published weights or a diffusers folder into a model's file"
 EXAMPLES = (
@@ -37,12 +37,12 @@ def add_options(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Turn published weights, or a diffusers folder, into a diffusion model's file."""
     if options.weights.is_dir():
-        from hdiscovery.dm.diffusers_folder import convert_folder
+        from hdiscovery.dm.export.diffusers_folder import convert_folder
 
         _refuse_answers(options)
         convert_folder(options.weights, options.out)
     elif options.weights.is_file():
-        from hdiscovery.dm.adm_weights import convert
+        from hdiscovery.dm.conversion import convert
         from hdiscovery.dm.device import device_of
 
         convert(

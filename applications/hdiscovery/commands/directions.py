@@ -48,9 +48,10 @@ def run(options: Namespace) -> None:
     from hdiscovery.directions.portable import PortableDirections, save_directions
     from hdiscovery.directions.publish import located, own_run
     from hdiscovery.dm.device import device_of
+    from hdiscovery.dm.walk import draw_noise
     from hdiscovery.editing.calibration import calibrate
     from hdiscovery.editing.distance import build_features
-    from hdiscovery.editing.means import draw_noise, measure_means
+    from hdiscovery.editing.means import measure_means
     from hdiscovery.editing.source import FILE, open_run_source
 
     folder = own_run(options.folder).path if options.out is None else located(options.folder)

@@ -20,8 +20,8 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Turn a diffusion model into a diffusers folder."""
-    from hdiscovery.dm.diffusers_folder import write_folder
-    from hdiscovery.dm.files import load_dm
+    from hdiscovery.dm.export.diffusers_folder import write_folder
+    from hdiscovery.dm.open import load_dm
 
     write_folder(load_dm(options.dm), options.out)
     print(f"wrote {options.out}")

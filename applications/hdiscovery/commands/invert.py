@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from chainograd.samplers.schedule import GridConvention
-    from hdiscovery.dm.files import DiffusionModel
+    from hdiscovery.dm.model import DiffusionModel
     from hdiscovery.editing.inversion import Inverted
 
 HELP = "find the noise that images come from"
@@ -57,7 +57,7 @@ def run(options: Namespace) -> None:
     from hdiscovery.directions.publish import located
     from hdiscovery.directions.run_folder import RunFolder
     from hdiscovery.dm.device import device_of
-    from hdiscovery.dm.files import load_dm
+    from hdiscovery.dm.open import load_dm
     from hdiscovery.editing.inversion import generate, save_inversion
     from hdiscovery.editing.sheets import Sheet, draw_sheet
 

@@ -29,7 +29,7 @@ def run(options: Namespace) -> None:
     from torchvision.utils import save_image
 
     from hdiscovery.data.mnist import load_mnist
-    from hdiscovery.dm.files import load_dm
+    from hdiscovery.dm.open import load_dm
     from hdiscovery.evaluate.judge import digit_classifier, judge, train_classifier
 
     dm = load_dm(options.dm)

@@ -108,8 +108,8 @@ def images_to_edit(options: Namespace, files: list[Path], source: Source) -> Ima
     """Invert the given images, or draw samples where none are given."""
     import torch
 
+    from hdiscovery.dm.walk import draw_noise
     from hdiscovery.editing.inversion import generate
-    from hdiscovery.editing.means import draw_noise
 
     dm, convention = source.dm, source.about.grid
     if not files:
@@ -135,9 +135,9 @@ def measure(
 ) -> tuple[list[Cosines], list[dict[str, Difference]]]:
     """Return cosines and, by feature, differences of each direction."""
     from chainograd.samplers import time_grid
+    from hdiscovery.dm.walk import draw_noise
     from hdiscovery.editing.distance import build_features
     from hdiscovery.editing.likeness import measure_cosines, measure_differences
-    from hdiscovery.editing.means import draw_noise
 
     source, about = sources["direct"], means.about
     grid = time_grid(about.M, source.dm.schedule.num_train_steps, convention=about.grid)

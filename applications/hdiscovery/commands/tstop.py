@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from hdiscovery.dm.files import DiffusionModel
+    from hdiscovery.dm.model import DiffusionModel
     from hdiscovery.evaluate.t_stop import Distance
 
 HELP = "let a diffusion model choose t_stop"
@@ -65,7 +65,7 @@ def run(options: Namespace) -> None:
     """Choose, draw the curve, and print the choice."""
     from hdiscovery.directions.run_folder import RunFolder
     from hdiscovery.dm.device import device_of
-    from hdiscovery.dm.files import load_dm
+    from hdiscovery.dm.open import load_dm
     from hdiscovery.evaluate.t_stop import LPIPS_THRESHOLD, choose_t_stop, draw_curve
 
     preset = None if options.preset is None else preset_t_stop(options.preset)

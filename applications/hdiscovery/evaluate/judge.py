@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hdiscovery.dm.files import DiffusionModel
-from hdiscovery.dm.sample import sample
+from hdiscovery.dm.model import DiffusionModel
+from hdiscovery.dm.walk import sample
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from chainograd.samplers import time_grid
-from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.dm.walk import trajectory
 
 LPIPS_THRESHOLD = 0.275
