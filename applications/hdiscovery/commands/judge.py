@@ -30,7 +30,7 @@ def run(options: Namespace) -> None:
 
     from hdiscovery.data.mnist import load_mnist
     from hdiscovery.dm.open import load_dm
-    from hdiscovery.evaluate.judge import digit_classifier, judge, train_classifier
+    from hdiscovery.evaluate.digits import digit_classifier, judge, train_classifier
 
     dm = load_dm(options.dm)
     edge = dm.image_shape[-1]

@@ -1,4 +1,4 @@
-"""Real images to compare samples with."""
+"""Real images that samples are compared with."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 def real_images(
     data: Path, image_shape: tuple[int, int, int], count: int, *, seed: int = 1
 ) -> tuple[Tensor, str]:
-    """Return real images drawn at random from a folder, and what they are.
+    """Return real images drawn at random from a folder, and a description of their source.
 
     Args:
-        data: A folder that holds ``MNIST/raw``, of which the 10,000 test images are taken (neither
-            the model nor the classifier of digits has seen them), or image files, at any depth.
+        data: A folder with ``MNIST/raw`` or with image files at any depth. From MNIST the 10,000
+            test images are taken, which neither the model nor the classifier of digits has seen.
             Files are scaled so that the short edge fits, and cropped in the middle.
         image_shape: ``(C, H, W)`` of the result, C = 1 or 3.
-        count: How many at most; fewer where there are fewer.
-        seed: Which.
+        count: Largest number of images.
+        seed: Seed of the choice.
 
     Returns:
         ``[N, C, H, W]`` in [-1, 1] and a line for the report.
 
     Raises:
-        FileNotFoundError: If the folder holds neither.
+        FileNotFoundError: If the folder holds neither MNIST nor image files.
+        ValueError: If the images do not fit ``image_shape`` or cannot be read.
     """
     channels, height, width = image_shape
     generator = torch.Generator().manual_seed(seed)
     if (data / "MNIST" / "raw").is_dir():
         if channels != 1:
             raise ValueError(
-                f"`data` {data} is MNIST, and the model makes images of shape {image_shape}."
+                f"`data` {data} holds MNIST, which is grey, and the model makes images of shape "
+                f"{image_shape}. Name a folder of images like the model's."
             )
         images, _ = load_mnist(data, train=False, image_size=height, download=False)
         chosen = torch.randperm(len(images), generator=generator)[:count]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hdiscovery.dm.open import load_dm
 from hdiscovery.dm.walk import sample
-from hdiscovery.evaluate.judge import digit_classifier, judge, train_classifier
+from hdiscovery.evaluate.digits import digit_classifier, judge, train_classifier
 from torch import nn
 
 from chainograd.samplers import DDIM, time_grid
