@@ -12,7 +12,8 @@ from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.directions.seeds import seeded
 from hdiscovery.directions.subject import Progress, of_run
 from hdiscovery.dm.autocast import Autocast
-from hdiscovery.evaluate.fresh import FreshReconstructor, PairBank, fit
+from hdiscovery.evaluate.fresh import FreshReconstructor, fit
+from hdiscovery.evaluate.kept_pairs import PairBank
 from hdiscovery.evaluate.rca import accuracy
 from hdiscovery.networks.reconstructor import ReconstructorName
 from hdiscovery.rescale import rescaled

@@ -16,7 +16,8 @@ from hdiscovery.directions.config import run_config
 from hdiscovery.directions.publish import located
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.dm.device import device_of
-from hdiscovery.dm.files import DiffusionModel, load_dm
+from hdiscovery.dm.model import DiffusionModel
+from hdiscovery.dm.open import load_dm
 from hdiscovery.editing import inversion
 from hdiscovery.editing.inversion import Inverted, generate, psnr, save_inversion
 from hdiscovery.editing.sheets import Sheet, draw_sheet

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
@@ -13,7 +14,6 @@ from hdiscovery.evaluate.settings import (
     PARTS,
     BaselineName,
     BaselineStrength,
-    Part,
     Sizes,
     Sources,
 )
@@ -65,7 +65,8 @@ def run(options: Options) -> None:
     """Measure, rank if asked to, and print what was found."""
     from hdiscovery.api.evaluate import evaluate, rank
 
-    parts: list[Part] = [part for part in get_args(Part) if part in options.only]
+    only: Collection[str] = options.only
+    parts = [part for part in PARTS if part in only]
     how = {"sizes": options.sizes, "sources": options.sources, "compile": options.compile,
            "device": options.device, "progress": bars}  # fmt: skip
     if parts:
@@ -74,7 +75,7 @@ def run(options: Options) -> None:
             baseline_strength=options.baseline_strength, **how,
         )  # fmt: skip
         print("\n".join([*(f"wrote {path}" for path in found.pictures), found.table()]))
-    if "rank" in options.only:
+    if "rank" in only:
         fresh = options.sizes.fresh_pairs is not None
         print(listed(rank(options.run, fresh=fresh, twins=options.twins, **how)))
 

@@ -15,7 +15,7 @@ from hdiscovery.progress import counted
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hdiscovery.evaluate.judge import Verdict
+    from hdiscovery.evaluate.digits import Verdict
 
 EXAMPLES = ("hdiscovery judge MNIST32-small --data data --samples 500",)
 RENAMED = {"--num-steps": "--sampling-steps"}
@@ -62,8 +62,8 @@ def judged(options: Options) -> tuple[Verdict, Tensor]:
     """Return what the classifier says of the model's samples, and the samples."""
     from hdiscovery.data.mnist import load_mnist
     from hdiscovery.dm.device import device_of
-    from hdiscovery.dm.files import load_dm
-    from hdiscovery.evaluate.judge import digit_classifier, judge, train_classifier
+    from hdiscovery.dm.open import load_dm
+    from hdiscovery.evaluate.digits import digit_classifier, judge, train_classifier
 
     device = device_of(options.device)
     dm = load_dm(options.dm, device=device)

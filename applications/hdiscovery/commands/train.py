@@ -69,7 +69,7 @@ def refuse_unfit(config: DiscoveryConfig, world: World) -> None:
         ValueError: If networks do not fit, or the batch cannot be shared out.
     """
     from hdiscovery.directions.discovery import refuse_model
-    from hdiscovery.dm.files import load_dm
+    from hdiscovery.dm.open import load_dm
 
     refuse_processes(config, world)
     refuse_model(config, load_dm(config.dm))

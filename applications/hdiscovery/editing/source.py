@@ -17,7 +17,8 @@ from hdiscovery.directions.portable import PortableDirections, load_directions
 from hdiscovery.directions.publish import located, open_directions
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.directions.step import Directions
-from hdiscovery.dm.files import DiffusionModel, load_dm
+from hdiscovery.dm.model import DiffusionModel
+from hdiscovery.dm.open import load_dm
 from hdiscovery.editing.means import shifted_times
 
 FILE = "directions.safetensors"  # in a run's folder

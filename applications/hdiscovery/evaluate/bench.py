@@ -1,11 +1,11 @@
-"""The measures of one subject, each by its name; runs and baselines go through the same."""
+"""The measures of one subject, by name. Runs and baselines are measured in the same way."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
@@ -22,39 +22,31 @@ from hdiscovery.evaluate.rca import accuracy
 from hdiscovery.evaluate.rescoring import rescore
 from hdiscovery.evaluate.settings import Sizes, Sources
 from hdiscovery.evaluate.sweep import Sweep, sweeps
+from hdiscovery.progress import Bars
 
 
 class LeftOut(Exception):  # noqa: N818
-    """Why something cannot be measured; the rest can."""
-
-
-class Named(Protocol):
-    """Makes the `Progress` of a thing of that name."""
-
-    def __call__(self, name: str) -> Progress:
-        """Return it."""
-        ...
+    """A measure cannot be taken, for the reason given; the other measures still can."""
 
 
 @dataclass(slots=True, eq=False)
 class Bench:
-    """What is measured, how much, and the reconstructor that knows it.
+    """The subject being measured, with what the measures share.
 
     Attributes:
-        subject: What.
-        sizes: How much.
-        sources: By what.
+        subject: The directions to be measured.
+        sizes: How much is measured.
+        sources: Data and nets.
         progress: Makes progress bars.
-        R: The subject's own reconstructor, until a fresh one takes its place; None before that
-            where nobody trained one.
-        kept: The directions' sweeps, once they were made, where they fit in `KEPT_BYTES`.
-        pairs: Of RCA, FID and the fresh reconstructor, made once.
+        R: The subject's own reconstructor (None for a baseline), until `fresh` replaces it.
+        kept: The directions' sweeps once they are made, if they fit in `KEPT_BYTES`.
+        pairs: Pairs shared by RCA, FID and the fresh reconstructor.
     """
 
     subject: Subject
     sizes: Sizes
     sources: Sources
-    progress: Named
+    progress: Bars
     R: nn.Module | None
     kept: list[Sweep] = field(default_factory=list)
     pairs: KeptPairs = field(init=False)
@@ -63,11 +55,11 @@ class Bench:
         self.pairs = KeptPairs(self.subject, self.sizes.seed, self.sizes.batch_size)
 
     def bar(self, part: str) -> Progress:
-        """Return the progress bar of a part."""
+        """Return the progress bar of a part of the report."""
         return self.progress(f"{part} of {self.subject.name}")
 
     def sweeps(self) -> Iterable[Sweep]:
-        """Return every direction's sweep; they are made once, where memory can hold them."""
+        """Return every direction's sweep; they are made once if memory can hold them."""
         if self.kept:
             return self.kept
         subject, sizes = self.subject, self.sizes
@@ -85,7 +77,7 @@ class Bench:
 def _rca(bench: Bench) -> dict[str, Any]:
     subject, sizes = bench.subject, bench.sizes
     if subject.R is None:
-        raise LeftOut("no reconstructor was trained with them; `fresh` measures them")
+        raise LeftOut("no reconstructor was trained with these directions; measure `fresh`")
     drawn = bench.pairs.first(sizes.pairs, bench.bar("RCA"))
     return asdict(accuracy(subject.R, drawn, K=subject.K, S=subject.S))
 
@@ -106,7 +98,7 @@ def _fresh(bench: Bench) -> dict[str, Any]:
 def _marks(bench: Bench) -> dict[str, Any]:
     subject, sizes = bench.subject, bench.sizes
     if bench.R is None:
-        raise LeftOut("they ask for a reconstructor; `fresh` trains one")
+        raise LeftOut("marks need a reconstructor, and these directions have none; measure `fresh`")
     ranking = rank(
         subject, bench.R, feature_net("unet", subject.dm), bench.sweeps(),
         references=sizes.references, seed=sizes.seed + 1, batch_size=sizes.batch_size,
@@ -126,7 +118,7 @@ def _probes(bench: Bench) -> dict[str, Any]:
 def _fid(bench: Bench) -> dict[str, Any]:
     subject, sizes, sources = bench.subject, bench.sizes, bench.sources
     if sources.data is None:
-        raise LeftOut("it compares with real images: pass `--data DIR`")
+        raise LeftOut("FID compares with real images, and no data was named; pass `--data DIR`")
     shape = subject.dm.image_shape
     real, source = real_images(sources.data, shape, sizes.images, seed=sizes.seed)
     net = feature_net(sources.features, subject.dm, data=sources.data, cache=sources.classifier,
@@ -136,7 +128,7 @@ def _fid(bench: Bench) -> dict[str, Any]:
 
 
 def _classifier(bench: Bench) -> nn.Module | None:
-    """Return the classifier of digits, where the data is MNIST or a file of it is named."""
+    """Return the classifier of digits if the data is MNIST or a classifier file is named."""
     data, file = bench.sources.data, bench.sources.classifier
     is_mnist = data is not None and (data / "MNIST" / "raw").is_dir()
     if bench.subject.dm.image_shape[0] != 1 or not (is_mnist or file is not None):
