@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -65,8 +64,7 @@ def run(options: Options) -> None:
     """Measure, rank if asked to, and print what was found."""
     from hdiscovery.api.evaluate import evaluate, rank
 
-    only: Collection[str] = options.only
-    parts = [part for part in PARTS if part in only]
+    parts = [part for part in PARTS if options.only.count(part)]
     how = {"sizes": options.sizes, "sources": options.sources, "compile": options.compile,
            "device": options.device, "progress": bars}  # fmt: skip
     if parts:
@@ -75,7 +73,7 @@ def run(options: Options) -> None:
             baseline_strength=options.baseline_strength, **how,
         )  # fmt: skip
         print("\n".join([*(f"wrote {path}" for path in found.pictures), found.table()]))
-    if "rank" in only:
+    if "rank" in options.only:
         fresh = options.sizes.fresh_pairs is not None
         print(listed(rank(options.run, fresh=fresh, twins=options.twins, **how)))
 
