@@ -46,7 +46,7 @@ def run(options: Namespace) -> None:
 
     from chainograd.samplers import time_grid
     from hdiscovery.directions.portable import PortableDirections, save_directions
-    from hdiscovery.directions.publish import located, own_run
+    from hdiscovery.directions.shipped import located, own_run
     from hdiscovery.dm.device import device_of
     from hdiscovery.dm.walk import draw_noise
     from hdiscovery.editing.calibration import calibrate

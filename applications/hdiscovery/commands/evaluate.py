@@ -87,14 +87,15 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Measure, write ``evaluation.json`` after each part, and print a table."""
-    from hdiscovery.directions.publish import open_directions, own_run
+    from hdiscovery.directions.saved import open_networks
+    from hdiscovery.directions.shipped import own_run
     from hdiscovery.dm.compiled import compile_parts
     from hdiscovery.dm.device import device_of
     from hdiscovery.evaluate.bench import Sizes, Sources
     from hdiscovery.evaluate.report import evaluate, merged, table
 
     run = own_run(options.folder)
-    discovery, step = open_directions(run, device=device_of(options.device))
+    discovery, step = open_networks(run, device=device_of(options.device))
     if options.compile:
         compile_parts(discovery.dm.unet)
     sizes = Sizes(**{f.name: getattr(options, f.name) for f in fields(Sizes)})
@@ -115,8 +116,8 @@ def run(options: Namespace) -> None:
 
 def measure(run: RunFolder, pairs: int) -> dict[str, Any]:
     """Return RCA, written into the run's folder as ``rca.json``."""
+    from hdiscovery.directions.saved import open_run, trained_steps
     from hdiscovery.evaluate.rca import measure_rca
-    from hdiscovery.train.loop import open_run, trained_steps
 
     accuracy = asdict(measure_rca(open_run(run), pairs=pairs, progress=partial(tqdm, desc="RCA")))
     run.write_json("rca.json", {**accuracy, "step": trained_steps(run)})

@@ -46,7 +46,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Write the page and print where it is."""
-    from hdiscovery.directions.publish import located
+    from hdiscovery.directions.shipped import located
     from hdiscovery.gallery.draw import even_shifts
     from hdiscovery.gallery.page import is_gallery, write_page
 
@@ -76,9 +76,9 @@ def show(run: RunFolder, pairs: int) -> Path:
 def show_shipped(folder: Path) -> list[Path]:
     """Return a page for each run that comes with the package and has directions with a name."""
     from hdiscovery.directions.config import run_config
-    from hdiscovery.directions.publish import shipped_runs
+    from hdiscovery.directions.labels import read_labels
+    from hdiscovery.directions.shipped import shipped_runs
     from hdiscovery.gallery.page import write_page
-    from hdiscovery.gallery.read import read_labels
 
     pages = []
     for name, path in shipped_runs().items():
@@ -96,12 +96,12 @@ def drawn(
     only: Collection[int] | None = None,
 ) -> ShownRun:  # fmt: skip
     """Measure a run's accuracy, and draw its directions, or only some of them."""
-    from hdiscovery.directions.publish import is_published, open_directions
+    from hdiscovery.directions.saved import is_published, open_networks
     from hdiscovery.dm.device import device_of
     from hdiscovery.evaluate.rca import measure_rca
     from hdiscovery.gallery.read import shown_run
 
-    discovery, step = open_directions(run, device=device_of(device))
+    discovery, step = open_networks(run, device=device_of(device))
     accuracy = run.read_json("rca.json") if is_published(run) else _measured(run, pairs, step)
     if accuracy is None:
         accuracy = asdict(measure_rca(discovery, pairs=pairs, progress=partial(tqdm, desc="RCA")))

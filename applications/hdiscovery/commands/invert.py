@@ -54,8 +54,8 @@ def run(options: Namespace) -> None:
     """Invert, and say how well the images come back."""
     from hdiscovery.data.images import listed
     from hdiscovery.directions.config import run_config
-    from hdiscovery.directions.publish import located
     from hdiscovery.directions.run_folder import RunFolder
+    from hdiscovery.directions.shipped import located
     from hdiscovery.dm.device import device_of
     from hdiscovery.dm.open import load_dm
     from hdiscovery.editing.inversion import generate, save_inversion

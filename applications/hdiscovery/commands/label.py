@@ -27,7 +27,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Change labels, and show all of them."""
-    from hdiscovery.directions.publish import located
+    from hdiscovery.directions.shipped import located
 
     path = options.source if options.labels else located(options.source)
     show = label_file if path.is_file() else label_run
@@ -38,8 +38,8 @@ def run(options: Namespace) -> None:
 def label_run(path: Path, words: Sequence[str]) -> list[str]:
     """Change a run's ``labels.json``, which the gallery reads too; return a line a direction."""
     from hdiscovery.directions.config import run_config
-    from hdiscovery.directions.publish import own_run
-    from hdiscovery.gallery.read import LABELS, read_labels
+    from hdiscovery.directions.labels import LABELS, read_labels
+    from hdiscovery.directions.shipped import own_run
 
     run = own_run(path)
     K = run_config(run).K

@@ -61,13 +61,14 @@ def run(options: Namespace) -> None:
 
 def make_pages(options: Namespace) -> None:
     """Write a study, and print where its organiser begins."""
-    from hdiscovery.directions.publish import located, open_directions
+    from hdiscovery.directions.saved import open_networks
+    from hdiscovery.directions.shipped import located
     from hdiscovery.dm.device import device_of
     from hdiscovery.mos.make import make_study
 
     run = RunFolder.open(located(options.folder))
     out = options.out or (options.folder if options.folder.exists() else Path()) / "mos"
-    discovery, step = open_directions(run, device=device_of(options.device))
+    discovery, step = open_networks(run, device=device_of(options.device))
     make_study(
         discovery, out, run=run.path.resolve().name,
         step=step, raters=options.raters, examples=options.examples,

@@ -59,7 +59,7 @@ def run(options: Namespace) -> None:
     """Measure cosines and edited images; write properties.json and properties.png."""
     from hdiscovery.data.images import listed
     from hdiscovery.directions.portable import load_directions
-    from hdiscovery.directions.publish import located
+    from hdiscovery.directions.shipped import located
     from hdiscovery.dm.device import device_of
     from hdiscovery.editing.layout import parse_direction
     from hdiscovery.editing.likeness import most_and_least_alike

@@ -60,7 +60,8 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Rank, write ``ranking.json`` into the run's folder, and print the order."""
-    from hdiscovery.directions.publish import open_directions, own_run
+    from hdiscovery.directions.saved import open_networks
+    from hdiscovery.directions.shipped import own_run
     from hdiscovery.directions.subject import of_run
     from hdiscovery.dm.compiled import compile_parts
     from hdiscovery.dm.device import device_of
@@ -72,7 +73,7 @@ def run(options: Namespace) -> None:
     if options.batch_size < 1:
         raise ValueError(f"`--batch-size` must be at least 1, got {options.batch_size}.")
     run = own_run(options.folder)
-    discovery, step = open_directions(run, device=device_of(options.device))
+    discovery, step = open_networks(run, device=device_of(options.device))
     if options.compile:
         compile_parts(discovery.dm.unet)
     subject, R = of_run(discovery), discovery.R

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hdiscovery.directions.step import Directions
+from hdiscovery.directions.times import shifted_times
 from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.dm.walk import bottlenecks
 
@@ -70,20 +71,6 @@ def measure_means(
             mean[k, i] = _stored(of_samples, dtype, f"direction {k} at t = {t}")
             total[k] += of_samples
     return Means(mean, _stored(total / len(times), dtype, "a global direction"), times)
-
-
-def shifted_times(grid: Sequence[int], t_stop: int) -> tuple[int, ...]:
-    """Return the times of a grid at which samples are shifted.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    times = tuple(t for t in grid[:-1] if t >= t_stop)
-    if not times:
-        raise ValueError(
-            f"`t_stop` {t_stop} leaves no step of the grid {tuple(grid)} to be shifted."
-        )
-    return times
 
 
 def _stored(value: Tensor, dtype: torch.dtype, what: str) -> Tensor:
