@@ -43,7 +43,7 @@ def run(options: Namespace) -> None:
     from hdiscovery.directions.run_folder import RunFolder
     from hdiscovery.directions.saved import open_run
     from hdiscovery.dm.device import device_of
-    from hdiscovery.evaluate.bench import Sizes, Sources
+    from hdiscovery.evaluate.settings import Sizes, Sources
 
     table = variants.PAPER if options.variants is None else variants.read_variants(options.variants)
     if options.only:

@@ -104,7 +104,7 @@ def arrange(asked: Sequence[Asked], *, span: float, columns: int) -> Layout:
         )
     if columns < 3 or columns % 2 == 0:
         raise ValueError(
-            f"`--columns` must be odd, for s = 0 in the middle, and at least 3, got {columns}."
+            f"`--shifts` must be odd, for s = 0 in the middle, and at least 3, got {columns}."
         )
     if not 0 < span < float("inf"):
         raise ValueError(f"`--span` must be positive and finite, got {span}.")
