@@ -9,11 +9,12 @@ def shifted_times(grid: Sequence[int], t_stop: int) -> tuple[int, ...]:
     """Return the times of a grid at which samples are shifted.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If no step is shifted.
     """
     times = tuple(t for t in grid[:-1] if t >= t_stop)
     if not times:
         raise ValueError(
-            f"`t_stop` {t_stop} leaves no step of the grid {tuple(grid)} to be shifted."
+            f"No step is shifted: every time of the grid {tuple(grid)} is below `t_stop` {t_stop}. "
+            "Choose a smaller `t_stop`."
         )
     return times
