@@ -10,8 +10,9 @@ import pytest
 import torch
 from hdiscovery.cli import main
 from hdiscovery.directions.config import DiscoveryConfig, run_config
-from hdiscovery.directions.publish import own_run, publish, shipped_runs
+from hdiscovery.directions.publish import publish
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.shipped import own_run, shipped_runs
 from hdiscovery.dm.files import save_dm
 from hdiscovery.dm.open import load_dm
 from hdiscovery.dm.tensors import save_tensors

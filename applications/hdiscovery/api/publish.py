@@ -13,15 +13,15 @@ from chainograd.samplers import time_grid
 from hdiscovery.api.files import refuse_existing
 from hdiscovery.directions.about import Calibration
 from hdiscovery.directions.config import run_config
+from hdiscovery.directions.labels import LABELS, read_labels
 from hdiscovery.directions.portable import PortableDirections, load_directions, save_directions
-from hdiscovery.directions.publish import located, own_run
+from hdiscovery.directions.shipped import located, own_run
 from hdiscovery.dm.device import device_of
 from hdiscovery.dm.walk import draw_noise
 from hdiscovery.editing.calibration import calibrate
 from hdiscovery.editing.distance import FeatureName, build_features
 from hdiscovery.editing.means import Means, measure_means
 from hdiscovery.editing.source import FILE, Source, open_run_source
-from hdiscovery.gallery.read import LABELS, read_labels
 from hdiscovery.progress import Bars, counted, silent
 
 Precision = Literal["float16", "float32"]

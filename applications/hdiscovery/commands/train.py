@@ -120,7 +120,7 @@ def resumed(out: Path, changes: dict[str, Any], world: World) -> tuple[RunFolder
         FileNotFoundError: If there is none.
         ValueError: If it is a published one, or does not fit the processes that are there.
     """
-    from hdiscovery.directions.publish import is_published
+    from hdiscovery.directions.saved import is_published
 
     run = RunFolder.open(out)
     if is_published(run):

@@ -1,4 +1,4 @@
-"""Mean directions over samples, section 5.4 of the paper."""
+"""Mean and global directions: averages over samples and steps, section 5.4 of the paper."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hdiscovery.directions.step import Directions
+from hdiscovery.directions.times import shifted_times
 from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.dm.walk import bottlenecks
 
@@ -19,9 +20,9 @@ class Means(NamedTuple):
     """Mean and global directions.
 
     Attributes:
-        mean: ``[K, T_s, C, H, W]``, of each direction at each shifted step.
-        global_: ``[K, C, H, W]``, the mean over these steps.
-        times: The T_s times.
+        mean: ``[K, T_s, C, H, W]``, one for each direction and each of T_s shifted steps.
+        global_: ``[K, C, H, W]``, the mean over the shifted steps.
+        times: Times of the shifted steps.
     """
 
     mean: Tensor
@@ -40,20 +41,20 @@ def measure_means(
     dtype: torch.dtype = torch.float16,
     progress: Progress = iter,
 ) -> Means:
-    """Return the mean directions over samples, each taken along its own unshifted way.
+    """Return the mean directions over samples, with h from each sample's unshifted trajectory.
 
         mean[k, t] = 1/n sum_n f_t(h_t(x_T[n]), k)          global[k] = 1/T_s sum_t mean[k, t]
 
-    Holds K T_s tensors of h's shape in ``dtype`` on the CPU, and asks f for K n T_s shifts.
+    Holds K T_s tensors of h's shape in ``dtype`` on the CPU, and evaluates f for K n T_s shifts.
 
     Args:
         dm: The diffusion model.
-        directions: f.
+        directions: f, a function from h, embedding, k and t to dh.
         x_T: Noise of the n samples, ``[n, C, H, W]``; the paper takes 20.
         grid: Times as from `time_grid`.
         K: Number of directions.
         t_stop: Last time (inclusive) at which samples are shifted.
-        dtype: Of the result; sums are in float32 or better.
+        dtype: Dtype of the result; sums are in float32 or wider.
         progress: Wraps the loop over steps, as ``tqdm`` does.
 
     Raises:
@@ -72,26 +73,12 @@ def measure_means(
     return Means(mean, _stored(total / len(times), dtype, "a global direction"), times)
 
 
-def shifted_times(grid: Sequence[int], t_stop: int) -> tuple[int, ...]:
-    """Return the times of a grid at which samples are shifted.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    times = tuple(t for t in grid[:-1] if t >= t_stop)
-    if not times:
-        raise ValueError(
-            f"`t_stop` {t_stop} leaves no step of the grid {tuple(grid)} to be shifted."
-        )
-    return times
-
-
 def _stored(value: Tensor, dtype: torch.dtype, what: str) -> Tensor:
-    """Return the value in ``dtype``, if that keeps it to a hundredth of its size."""
+    """Return the value in ``dtype``, if its relative error there is at most 0.01."""
     stored = value.to(dtype)
     if not (stored.to(value.dtype) - value).norm() <= 0.01 * value.norm():
         raise ValueError(
-            f"`dtype` {dtype} cannot hold {what}: its largest entry is {value.abs().max():.3g}. "
-            "Use float32."
+            f"`dtype` {dtype} cannot represent {what}: its largest entry is "
+            f"{value.abs().max():.3g}. Use float32."
         )
     return stored

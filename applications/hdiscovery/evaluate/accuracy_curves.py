@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hdiscovery.evaluate.drawing import plain_axes, save_figure
+
 COLOURS = (
     "tab:blue",
     "tab:orange",
@@ -27,13 +29,10 @@ def draw_accuracy(report: Mapping[str, Any], path: Path) -> Path | None:
     Returns:
         ``path``, or None if the report has no RCA.
     """
-    from matplotlib.figure import Figure
-
     lines = _lines(report)
     if not lines:
         return None
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = plain_axes(6.4, 4)
     for line in lines:
         _plot(axes, *line)
     chance = 1 / report["K"]
@@ -41,11 +40,7 @@ def draw_accuracy(report: Mapping[str, Any], path: Path) -> Path | None:
     axes.set(xlabel="|s|", ylabel="share of directions recognised", ylim=(0, 1.02),
              xlim=(0, report["S"]), title="RCA against the size of the shift")  # fmt: skip
     axes.legend(frameon=False, fontsize=8, handlelength=3.5)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=130)
-    return partial.replace(path)
+    return save_figure(figure, path)
 
 
 def _lines(report: Mapping[str, Any]) -> list[tuple[str, str, str, Mapping[str, Any]]]:

@@ -87,12 +87,7 @@ def train_fresh(
         bank = PairBank.of(subject, train_pairs + test_pairs, seed=seed + 1_000_003,
                            batch_size=sampled_at_once, progress=progress)  # fmt: skip
     else:
-        bank = PairBank.gathered(drawn)
-    if len(bank) != train_pairs + test_pairs:
-        raise ValueError(
-            f"`drawn` has {len(bank)} pairs, expected {train_pairs + test_pairs}: {train_pairs} to "
-            f"train on and {test_pairs} held out."
-        )
+        bank = _gathered(drawn, train_pairs, test_pairs)
     train, test = bank.split(train_pairs)
     device = subject.device
     with seeded(seed):
@@ -104,6 +99,16 @@ def train_fresh(
         accuracy(R, part.batches(256, device), K=subject.K, S=subject.S) for part in (test, train)
     ]
     return FreshReconstructor(R, *measured)
+
+
+def _gathered(drawn: Iterable[Pair], train_pairs: int, test_pairs: int) -> PairBank:
+    bank = PairBank.gathered(drawn)
+    if len(bank) != train_pairs + test_pairs:
+        raise ValueError(
+            f"`drawn` has {len(bank)} pairs, expected {train_pairs + test_pairs}: {train_pairs} to "
+            f"train on and {test_pairs} held out."
+        )
+    return bank
 
 
 def fit(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hdiscovery.directions.subject import Subject, samples
+from hdiscovery.evaluate.drawing import save_figure
 from hdiscovery.evaluate.probes import Probe
 from hdiscovery.evaluate.sweep import Sweep
 
@@ -122,23 +123,20 @@ def draw_matrix(rescoring: Rescoring, S: float, path: Path) -> Path:
 
     values = torch.tensor(rescoring.matrix) * S
     K, P = values.shape
-    classes = rescoring.class_changes is not None
+    changes = rescoring.class_changes
+    classes = changes is not None
     figure = Figure(figsize=(2.6 + 0.95 * (P + 1.2 * classes), 1.6 + 0.3 * K), layout="constrained")
-    wide, *narrow = figure.subplots(
-        1, 1 + classes, squeeze=False, width_ratios=[P, *([1] * classes)]
-    )[0]
+    widths = [P, *([1] * classes)]
+    wide, *narrow = figure.subplots(1, 1 + classes, squeeze=False, width_ratios=widths)[0]
     limit = max(float(values.abs().max()), 1e-6)
     _heat(wide, values, rescoring.probes, "RdBu_r", (-limit, limit), "{:+.1f}")
     wide.set_ylabel("direction k")
     wide.set_title(f"change from s = 0 to S = {S:g},\nin standard deviations", fontsize=9)
     for axes in narrow:
-        share = torch.tensor(rescoring.class_changes)[:, None]
-        _heat(axes, share, ["class"], "Greys", (0, 1), "{:.0%}")
+        _heat(axes, torch.tensor(changes)[:, None], ["class"], "Greys", (0, 1), "{:.0%}")
         axes.set_yticks([])
         axes.set_title("other class\nat -S or S", fontsize=9)
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=130)
-    return partial.replace(path)
+    return save_figure(figure, path)
 
 
 def _heat(

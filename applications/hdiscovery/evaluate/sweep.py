@@ -74,24 +74,16 @@ def sweeps(
 def _made(
     subject: Subject, x_T: Tensor, num_shifts: int, batch_size: int, progress: Progress
 ) -> Iterator[Sweep]:
-    num_samples = len(x_T)
     s = torch.linspace(-subject.S, subject.S, num_shifts, dtype=x_T.dtype, device=x_T.device)
     s[num_shifts // 2] = 0
     with torch.no_grad():
         x_0 = torch.cat([subject.real(part) for part in x_T.split(batch_size)])
     others = s[s != 0]
-    start = x_T.repeat_interleave(len(others), 0)
+    start = x_T.repeat_interleave(len(others), 0).split(batch_size)
+    batches = list(zip(start, others.repeat(len(x_T)).split(batch_size), strict=True))
     for k in progress(range(subject.K)):
         with torch.no_grad():
-            shifted = torch.cat(
-                [
-                    subject.shifted(part, torch.full_like(shift, k).long(), shift)
-                    for part, shift in zip(
-                        start.split(batch_size), others.repeat(num_samples).split(batch_size),
-                        strict=True,
-                    )
-                ]
-            )  # fmt: skip
-        x = shifted.view(num_samples, len(others), *x_0.shape[1:])
-        low, high = x.chunk(2, dim=1)
+            parts = [subject.shifted(x, torch.full_like(at, k).long(), at) for x, at in batches]
+        shifted = torch.cat(parts).view(len(x_T), len(others), *x_0.shape[1:])
+        low, high = shifted.chunk(2, dim=1)
         yield Sweep(k, s, torch.cat([low, x_0[:, None], high], dim=1))

@@ -31,6 +31,7 @@ from torch import Tensor
 from chainograd.samplers import time_grid
 from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.dm.walk import trajectory
+from hdiscovery.evaluate.drawing import plain_axes, save_figure
 
 LPIPS_THRESHOLD = 0.275
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -101,13 +102,10 @@ def choose_t_stop(
     for name, value in (("threshold", threshold), ("share", share)):
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"`{name}` must be positive and finite, got {value}.")
-    for name, value, least in (("samples", num_samples, 2), ("steps", num_steps, 2)):
-        if value < least:
-            raise ValueError(f"`{name}` must be at least {least}, got {value}.")
-    times, d, unrelated = curve(
-        dm, distance, num_samples=num_samples, num_steps=num_steps, seed=seed,
-        batch_size=batch_size,
-    )  # fmt: skip
+    for name, value in (("samples", num_samples), ("steps", num_steps)):
+        if value < 2:
+            raise ValueError(f"`{name}` must be at least 2, got {value}.")
+    times, d, unrelated = curve(dm, distance, num_samples, num_steps, seed, batch_size)
     least = threshold if threshold is not None else (share or 0.0) * unrelated
     return Chosen(first_time(times, d, least), least, times, d, unrelated, num_samples, features)
 
@@ -132,21 +130,19 @@ def first_time(times: list[int], distances: list[float], threshold: float) -> in
 
 
 def curve(
-    dm: DiffusionModel, distance: Distance, *, num_samples: int, num_steps: int, seed: int,
+    dm: DiffusionModel, distance: Distance, num_samples: int, num_steps: int, seed: int,
     batch_size: int,
 ) -> tuple[list[int], list[float], float]:  # fmt: skip
     """Return rising times, d(t) at each time, and the mean distance of two unrelated samples."""
     grid = time_grid(num_steps, dm.schedule.num_train_steps)
     generator = torch.Generator().manual_seed(seed)
     x_T = torch.randn(num_samples, *dm.image_shape, generator=generator)
-    device = next(dm.unet.parameters()).device
     total = torch.zeros(num_steps, dtype=torch.float64)
     ends: list[Tensor] = []
-    for part in x_T.to(device).split(batch_size):
+    for part in x_T.to(next(dm.unet.parameters()).device).split(batch_size):
         predicted = [node.P for node in trajectory(dm, grid, part)]
-        x_0 = predicted[-1]
-        ends.append(x_0)
-        means = [distance(P, x_0).double().mean().cpu() for P in predicted]
+        ends.append(predicted[-1])
+        means = [distance(P, predicted[-1]).double().mean().cpu() for P in predicted]
         total += torch.stack(means) * len(part)
     x_0 = torch.cat(ends)
     pairs = zip(x_0.split(batch_size), x_0.roll(1, 0).split(batch_size), strict=True)
@@ -163,10 +159,7 @@ def draw_curve(chosen: Chosen, path: Path, *, preset: int | None = None) -> Path
         path: A ``.png`` file. It is replaced only when the new picture is complete.
         preset: A t_stop to compare with.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = plain_axes(6.4, 3.8)
     axes.plot(chosen.times, chosen.distances, color="tab:blue", marker=".", ms=4)
     axes.axhline(chosen.threshold, color="0.5", lw=0.8, ls="--")
     axes.annotate(f"threshold {chosen.threshold:.3g}", (0, chosen.threshold), (4, 4),
@@ -178,8 +171,4 @@ def draw_curve(chosen: Chosen, path: Path, *, preset: int | None = None) -> Path
              title=f"Distance to the sample at time t, by {chosen.features['name']}")  # fmt: skip
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, loc="lower right")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=130)
-    return partial.replace(path)
+    return save_figure(figure, path)

@@ -25,7 +25,7 @@ def test_a_direction_is_a_number_or_a_label_with_or_without_a_strength(about, te
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("8:1", "directions 0 … 7"), ("-1", "directions 0 … 7"), ("3:much", "'much' is not a number"),
+    [("8:1", "are 0 … 7"), ("-1", "are 0 … 7"), ("3:much", "'much' is not a number"),
      ("3:inf", "not a number"), ("thin:1", "labels are: a:1, thick"), ("twice", "several"),
      ("3:", "'' is not a number")],
 )  # fmt: skip

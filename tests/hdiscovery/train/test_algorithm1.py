@@ -8,13 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hdiscovery.directions.config import DiscoveryConfig
+from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.saved import open_run
 from hdiscovery.dm.adm_config import UNetConfig
 from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.dm.open import load_dm
 from hdiscovery.train.algorithm1 import Trainer
-from hdiscovery.train.loop import Discovery, open_run, train
+from hdiscovery.train.loop import train
 from hdiscovery.train.objective import Objective
 
 from chainograd.samplers import NoiseSchedule
