@@ -135,7 +135,7 @@ def _refuse(asked: Sequence[Asked], axes: Sequence[int], span: float, columns: i
         )
     if columns < 3 or columns % 2 == 0:
         raise ValueError(
-            f"`--columns` must be odd, for s = 0 in the middle, and at least 3, got {columns}."
+            f"`--shifts` must be odd, for s = 0 in the middle, and at least 3, got {columns}."
         )
     if not 0 < span < math.inf:
         raise ValueError(f"`--span` must be positive and finite, got {span}.")

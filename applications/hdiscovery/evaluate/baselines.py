@@ -22,7 +22,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from hdiscovery.directions.seeds import seeded
 from hdiscovery.directions.subject import Subject, noise
 from hdiscovery.dm.walk import Node, trajectory
-
-BaselineName = Literal["random", "pca", "jacobian"]
+from hdiscovery.evaluate.settings import BaselineName
 
 
 class FixedDirections(nn.Module):

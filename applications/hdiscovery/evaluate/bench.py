@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
+from hdiscovery.data.real import real_images
 from hdiscovery.directions.subject import Progress, Subject
 from hdiscovery.evaluate.digits import digit_classifier_of
 from hdiscovery.evaluate.features import feature_net
@@ -19,79 +19,14 @@ from hdiscovery.evaluate.kept_pairs import KEPT_BYTES, KeptPairs
 from hdiscovery.evaluate.probes import probes_for
 from hdiscovery.evaluate.ranking import rank
 from hdiscovery.evaluate.rca import accuracy
-from hdiscovery.evaluate.real import real_images
 from hdiscovery.evaluate.rescoring import rescore
+from hdiscovery.evaluate.settings import Sizes, Sources
 from hdiscovery.evaluate.sweep import Sweep, sweeps
+from hdiscovery.progress import Bars
 
 
 class LeftOut(Exception):  # noqa: N818
     """A measure cannot be taken, for the reason given; the other measures still can."""
-
-
-class Named(Protocol):
-    """A function from a name to a progress bar of that name."""
-
-    def __call__(self, name: str) -> Progress:
-        """Return the progress bar."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sizes:
-    """How much is measured.
-
-    Attributes:
-        pairs: Pairs for RCA; the paper takes 5,000.
-        fresh_pairs: Pairs that a fresh reconstructor is trained on; None means 128 for each
-            direction. A quarter as many are held out for testing.
-        fresh_steps: Updates of the fresh reconstructor.
-        images: Raw samples, shifted samples, and at most as many real images, for FID.
-        samples: Samples that every direction is applied to, for marks and probes.
-        shifts: Shifts of each of these samples, an odd number.
-        references: Unshifted samples to compare with.
-        batch_size: Samples at once.
-        seed: Seed of everything that is drawn.
-
-    Raises:
-        ValueError: If a number is out of range.
-    """
-
-    pairs: int = 5000
-    fresh_pairs: int | None = None
-    fresh_steps: int = 2000
-    images: int = 5000
-    samples: int = 16
-    shifts: int = 9
-    references: int = 128
-    batch_size: int = 64
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        least = {"pairs": 1, "fresh_pairs": 2, "fresh_steps": 1, "images": 2, "samples": 2,
-                 "shifts": 3, "references": 5, "batch_size": 1, "seed": 0}  # fmt: skip
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if value is not None and value < bound:
-                raise ValueError(f"`{name}` must be at least {bound}, got {value}.")
-        if self.shifts % 2 == 0:
-            raise ValueError(
-                f"`shifts` must be odd, so that s = 0 is in the middle, got {self.shifts}."
-            )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
-    """What the measures need besides the run.
-
-    Attributes:
-        data: Folder of real images, or None.
-        features: Feature net of FID.
-        classifier: File of the classifier of digits, or None.
-    """
-
-    data: Path | None = None
-    features: str = "unet"
-    classifier: Path | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +46,7 @@ class Bench:
     subject: Subject
     sizes: Sizes
     sources: Sources
-    progress: Named
+    progress: Bars
     R: nn.Module | None
     kept: list[Sweep] = field(default_factory=list)
     pairs: KeptPairs = field(init=False)

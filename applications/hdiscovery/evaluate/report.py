@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.subject import Subject, of_run, with_directions
-from hdiscovery.evaluate.baselines import BaselineName, baseline, learnt_norms, spread_norms
-from hdiscovery.evaluate.bench import MEASURES, Bench, LeftOut, Named, Sizes, Sources
+from hdiscovery.evaluate.baselines import baseline, learnt_norms, spread_norms
+from hdiscovery.evaluate.bench import MEASURES, Bench, LeftOut
 from hdiscovery.evaluate.equilibrium import measure_equilibrium
 from hdiscovery.evaluate.ranking import MARKS
+from hdiscovery.evaluate.settings import PARTS, BaselineName, BaselineStrength, Sizes, Sources
+from hdiscovery.progress import Bars, silent
 
 FORMAT = "hdiscovery-evaluation-1"
-PARTS = ("losses", *MEASURES)
-Strength = Literal["learnt", "spread"]
 
 Report = dict[str, Any]
 
@@ -27,10 +27,10 @@ def evaluate(
     step: int,
     parts: Iterable[str] = PARTS,
     baselines: Iterable[BaselineName] = (),
-    strength: Strength = "learnt",
+    strength: BaselineStrength = "learnt",
     sizes: Sizes | None = None,
     sources: Sources | None = None,
-    progress: Named = lambda name: iter,
+    progress: Bars = silent,
 ) -> Iterator[Report]:
     """Measure a run and baselines; yield the report after each part.
 
@@ -94,7 +94,7 @@ def _subjects(
     discovery: Discovery,
     learnt: Subject,
     names: Iterable[BaselineName],
-    strength: Strength,
+    strength: BaselineStrength,
     sizes: Sizes,
 ) -> Iterator[Subject]:
     yield learnt
@@ -104,7 +104,8 @@ def _subjects(
         if not any(norms.values()):
             raise ValueError(
                 "The baselines have no strength: they take the strength of the learnt directions, "
-                "which are still 0 everywhere. Train the run first, or pass `--strength spread`."
+                "which are still 0 everywhere. Train the run first, or pass "
+                "`--baseline-strength spread`."
             )
         for name in names:
             directions = baseline(name, learnt, norms=norms, seed=sizes.seed + 2)

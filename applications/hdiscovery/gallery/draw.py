@@ -31,7 +31,7 @@ def even_shifts(S: float, columns: int) -> list[float]:
     """
     if columns % 2 == 0 or columns < 3:
         raise ValueError(
-            f"`columns` must be odd, for s = 0 in the middle, and at least 3, got {columns}."
+            f"`shifts` must be odd, for s = 0 in the middle, and at least 3, got {columns}."
         )
     half = columns // 2
     return [S * (j - half) / half for j in range(columns)]

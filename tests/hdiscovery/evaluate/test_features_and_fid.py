@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from hdiscovery.data.real import real_images
 from hdiscovery.directions.subject import pairs
 from hdiscovery.evaluate.digits import digit_classifier, digit_classifier_of
 from hdiscovery.evaluate.feature_maps import DigitMaps, UNetMaps
@@ -13,7 +14,6 @@ from hdiscovery.evaluate.features import (
     weights_hash,
 )
 from hdiscovery.evaluate.fid import distance_to, measure_fid
-from hdiscovery.evaluate.real import real_images
 from torch import nn
 
 
