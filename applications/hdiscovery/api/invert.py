@@ -13,10 +13,11 @@ from chainograd.samplers.schedule import GridConvention
 from hdiscovery.api.files import refuse_existing, refuse_own
 from hdiscovery.data.images import INVERSION, listed, read_photo
 from hdiscovery.directions.config import run_config
-from hdiscovery.directions.publish import located
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.shipped import located
 from hdiscovery.dm.device import device_of
-from hdiscovery.dm.files import DiffusionModel, load_dm
+from hdiscovery.dm.model import DiffusionModel
+from hdiscovery.dm.open import load_dm
 from hdiscovery.editing import inversion
 from hdiscovery.editing.inversion import Inverted, generate, psnr, save_inversion
 from hdiscovery.editing.sheets import Sheet, draw_sheet

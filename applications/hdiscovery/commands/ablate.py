@@ -41,9 +41,9 @@ def run(options: Namespace) -> None:
     """Train, measure, write ``ablation.json``, ``ablation.md`` and ``ablation.png``, and print."""
     from hdiscovery.ablation import picture, study, variants
     from hdiscovery.directions.run_folder import RunFolder
+    from hdiscovery.directions.saved import open_run
     from hdiscovery.dm.device import device_of
     from hdiscovery.evaluate.settings import Sizes, Sources
-    from hdiscovery.train.loop import open_run
 
     table = variants.PAPER if options.variants is None else variants.read_variants(options.variants)
     if options.only:

@@ -64,8 +64,8 @@ class Options:
 def run(options: Options) -> None:
     """Measure cosines and edited images; write properties.json and properties.png."""
     from hdiscovery.api.files import refuse_existing
-    from hdiscovery.directions.publish import located
     from hdiscovery.directions.run_folder import RunFolder
+    from hdiscovery.directions.shipped import located
     from hdiscovery.editing.properties import draw, measure, open_kinds
     from hdiscovery.editing.report import sentences
 

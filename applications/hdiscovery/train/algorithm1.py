@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hdiscovery.directions.discovery import Discovery
+from hdiscovery.directions.saved import FORMAT, averaged, load_networks
 from hdiscovery.train.augment import moved_alike
 from hdiscovery.train.objective import Objective, discriminator_loss
 from hdiscovery.train.optimizers import keep_drawn_rows, optimizers, set_rates
 from hdiscovery.train.world import World
 
-FORMAT = "hdiscovery-checkpoint-2"
 Pair = tuple[Tensor, Tensor, Tensor, Tensor]  # x_0, shifted x_0, k, s
 
 
@@ -256,28 +256,6 @@ class Trainer:
             (x.to(device), y.to(device), k.to(device), s.to(device)) for x, y, k, s in mine
         ]
         return state["step"]
-
-
-def load_networks(discovery: Discovery, state: dict[str, Any]) -> None:
-    """Load the three networks of a checkpoint as they were trained.
-
-    Raises:
-        ValueError: If another version wrote it.
-    """
-    if state.get("format") != FORMAT:
-        raise ValueError(
-            f"The run's checkpoint has the format {state.get('format')!r}, expected {FORMAT!r}: "
-            "another version of hdiscovery wrote it. Use that one, or begin the run anew."
-        )
-    discovery.shift_block.load_state_dict(state["shift_block"])
-    discovery.R.load_state_dict(state["R"])
-    discovery.D.load_state_dict(state["D"])
-
-
-def averaged(average: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state of the shift block that an average of it holds."""
-    prefix = "module."
-    return {name.removeprefix(prefix): v for name, v in average.items() if name.startswith(prefix)}
 
 
 def average_of(discovery: Discovery) -> AveragedModel:

@@ -15,12 +15,12 @@ from torch import Tensor
 from hdiscovery.directions.config import MADE_BY, DiscoveryConfig, run_config
 from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.saved import is_published, open_networks
+from hdiscovery.directions.shipped import located
 from hdiscovery.dm.compiled import compile_parts
-from hdiscovery.train.algorithm1 import Trainer, averaged, load_networks
+from hdiscovery.train.algorithm1 import Trainer
 from hdiscovery.train.bank import Bank, Progress, drawn_pairs, load_bank, save_bank
 from hdiscovery.train.world import World
-
-__all__ = ["Discovery", "open_run", "train"]
 
 
 def train(
@@ -99,12 +99,6 @@ def start_of(config: DiscoveryConfig) -> dict[str, Any]:
         FileNotFoundError: If there is no run.
         ValueError: If it has no checkpoint yet, or its networks are of another kind.
     """
-    from hdiscovery.directions.publish import (  # they import this
-        is_published,
-        located,
-        open_directions,
-    )
-
     run = RunFolder.open(located(Path(config.start_from)))
     theirs = run_config(run)
     for name in MADE_BY:
@@ -115,7 +109,7 @@ def start_of(config: DiscoveryConfig) -> dict[str, Any]:
                 f"networks fit runs with the same {', '.join(MADE_BY)}."
             )
     if is_published(run):
-        published, _ = open_directions(run)
+        published, _ = open_networks(run)
         checkpoint = {"shift_block": published.shift_block.state_dict(), "average": None,
                       "R": published.R.state_dict(), "optimizers": None}  # fmt: skip
     else:
@@ -125,28 +119,6 @@ def start_of(config: DiscoveryConfig) -> dict[str, Any]:
     if theirs.reconstructor != config.reconstructor:
         checkpoint["R"] = None
     return checkpoint
-
-
-def open_run(path: RunFolder, *, device: torch.device | str = "cpu") -> Discovery:
-    """Return the networks of a run's last checkpoint; of the shift block its average, if kept.
-
-    Raises:
-        ValueError: If the run has no checkpoint yet.
-    """
-    discovery = Discovery.build(run_config(path), device=device)
-    checkpoint = path.load_checkpoint()
-    if checkpoint is None:
-        raise ValueError(f"The run {path.path} has no checkpoint yet.")
-    load_networks(discovery, checkpoint)
-    if checkpoint["average"] is not None:
-        discovery.shift_block.load_state_dict(averaged(checkpoint["average"]))
-    return discovery
-
-
-def trained_steps(run: RunFolder) -> int:
-    """Return how many training steps are behind a run's checkpoint; 0 where there is none."""
-    checkpoint = run.load_checkpoint()
-    return checkpoint["step"] if checkpoint else 0
 
 
 @contextmanager

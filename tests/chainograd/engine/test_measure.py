@@ -168,5 +168,5 @@ def test_measuring_a_step_that_changes_a_large_tensor_is_refused():
         total.add_(1)
         return torch.sin(w * x)
 
-    with pytest.raises(ChainError, match="changed a tensor of shape"):
+    with pytest.raises(ChainError, match="changed one of its own tensors in place"):
         CheckpointedChain(step, M, plan="1GiB")(torch.ones(3))
