@@ -83,7 +83,7 @@ def show_shipped(folder: Path) -> list[Path]:
     pages = []
     for name, path in shipped_runs().items():
         run = RunFolder.open(path)
-        named = read_labels(run, K=run_config(run).K)
+        named = read_labels(run, K=run_config(run).shift.K)
         if not named:
             continue
         shown = [drawn(run, pairs=0, only=named)]

@@ -64,7 +64,7 @@ def run(options: Namespace) -> None:
     device, convention, name = device_of(options.device), "asyrp", options.model
     if (located(Path(name)) / "config.json").is_file():
         config = run_config(RunFolder(located(Path(name))))
-        name, convention = config.dm, config.grid
+        name, convention = config.model.dm, config.sampling.grid
     files = listed(options.image)
     outputs = [options.out / f"{file.stem}.safetensors" for file in files]
     sheets = [path.with_suffix(".png") for path in outputs]

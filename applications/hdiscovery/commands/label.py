@@ -42,7 +42,7 @@ def label_run(path: Path, words: Sequence[str]) -> list[str]:
     from hdiscovery.gallery.read import LABELS, read_labels
 
     run = own_run(path)
-    K = run_config(run).K
+    K = run_config(run).shift.K
     known = read_labels(run, K=K)
     labels = changed([known.get(k, "") for k in range(K)], words)
     if words:
