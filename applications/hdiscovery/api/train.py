@@ -14,13 +14,14 @@ from hdiscovery.train import loop
 from hdiscovery.train.start import begun, goes_on, resumed
 from hdiscovery.train.world import World, joined
 
+Recipe = DiscoveryConfig | str | Path
 Records = Iterable[dict[str, Any]]
 Watch = Callable[[Records, int], Records]
 """Wraps a training's records, a dictionary for each step, and is told how many steps there are."""
 
 
 def train(
-    recipe: DiscoveryConfig | str | Path | None = None,
+    recipe: Recipe | None = None,
     out: str | Path | None = None,
     *,
     resume: bool = False,
@@ -75,7 +76,7 @@ def train(
     return path
 
 
-def config_of(recipe: DiscoveryConfig | str | Path | None) -> DiscoveryConfig:
+def config_of(recipe: Recipe | None) -> DiscoveryConfig:
     """Return the config that a recipe is.
 
     Raises:
@@ -89,27 +90,31 @@ def config_of(recipe: DiscoveryConfig | str | Path | None) -> DiscoveryConfig:
             "Neither a preset nor a recipe is given. Name a preset "
             f"({', '.join(presets())}), or pass a TOML file by `--config FILE`."
         )
-    return read_recipe(Path(recipe)) if _is_file(recipe) else preset(str(recipe))
+    file = _file(recipe)
+    return preset(str(recipe)) if file is None else read_recipe(file)
 
 
 def _opened(
-    recipe: DiscoveryConfig | str | Path | None, out: Path, fields: dict[str, Any], world: World,
+    recipe: Recipe | None, out: Path, fields: dict[str, Any], world: World,
     *, resume: bool,
 ) -> tuple[RunFolder, DiscoveryConfig]:  # fmt: skip
     """Return a new run, or the run in the folder if it is continued."""
     config = None if recipe is None and resume else config_of(recipe)  # refuses what is no recipe
     if config is None or resume or goes_on(out):
-        of_file = fields_of(Path(recipe)) if recipe is not None and _is_file(recipe) else {}
-        return resumed(out, {**of_file, **fields}, world)
+        file = _file(recipe)
+        return resumed(out, {**({} if file is None else fields_of(file)), **fields}, world)
     return begun(out, config.replace(**fields), world)
 
 
-def _folder(recipe: DiscoveryConfig | str | Path | None) -> Path:
+def _folder(recipe: Recipe | None) -> Path:
     if recipe is None or isinstance(recipe, DiscoveryConfig):
-        raise ValueError("Nothing says where the run is. Pass its folder as `out`.")
-    return Path("runs") / (Path(recipe).stem if _is_file(recipe) else str(recipe))
+        raise ValueError("Nothing says where the run is. Pass its folder as `out` (`--out`).")
+    file = _file(recipe)
+    return Path("runs") / (str(recipe) if file is None else file.stem)
 
 
-def _is_file(recipe: object) -> bool:
-    """Return whether a recipe is named by its file and not by a preset's name."""
-    return isinstance(recipe, Path) or (isinstance(recipe, str) and recipe.endswith(".toml"))
+def _file(recipe: Recipe | None) -> Path | None:
+    """Return the file that a recipe is named by, None for a preset's name or a config."""
+    if isinstance(recipe, str):
+        return Path(recipe) if recipe.endswith(".toml") else None
+    return recipe if isinstance(recipe, Path) else None
