@@ -73,6 +73,16 @@ def parsed(
         raise
 
 
-def flat(given: Sequence[Sequence[Path]]) -> list[Path]:
-    """Return the paths of an option that was repeated and took several paths each time."""
-    return [path for paths in given for path in paths]
+def given_images(given: Sequence[Sequence[Path]]) -> list[Path]:
+    """Return the paths of ``--image``, which is repeated and takes several paths each time.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    paths = [path for group in given for path in group]
+    if not paths:
+        raise ValueError(
+            "No image is given. Pass `--image PATH`: image files, folders of them, or "
+            ".safetensors files of `hdiscovery invert`."
+        )
+    return paths
