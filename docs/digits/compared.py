@@ -1,4 +1,4 @@
-"""Tables that compare the shipped run with baselines, other kinds of directions, and an ablation."""
+"""Tables that compare the shipped run with baselines, other directions, and an ablation."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def draw_strips(
     Raises:
         ValueError: If ``k`` or ``samples`` is out of range.
     """
-    K, count = discovery.config.K, len(shifts)
+    K, count = discovery.config.shift.K, len(shifts)
     if not 0 <= k < K:
         raise ValueError(f"`k` must lie in 0 … {K - 1}, got {k}.")
     if samples < 1:

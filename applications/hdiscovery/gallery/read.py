@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,11 +48,11 @@ def shown_run(
         ValueError: If a file is not what it should be, or an argument is out of range.
     """
     config = discovery.config
-    shifts = even_shifts(config.S, columns)
-    labels = read_labels(run, K=config.K)
+    shifts = even_shifts(config.shift.S, columns)
+    labels = read_labels(run, K=config.shift.K)
     ranking, ranked_at = _ranking(run)
     records = list(run.records())
-    chosen = _chosen(only, K=config.K)
+    chosen = _chosen(only, K=config.shift.K)
     directions = [
         ShownDirection.of(
             k,
@@ -65,14 +64,14 @@ def shown_run(
     ]
     return ShownRun(
         name=run.path.resolve().name,
-        dm=Path(config.dm).name,
-        K=config.K,
-        S=config.S,
+        dm=Path(config.model.dm).name,
+        K=config.shift.K,
+        S=config.shift.S,
         shifts=shifts,
         directions=directions,
         records=records,
-        facts=_facts(asdict(config), step, accuracy, records),
-        alarms=[*_stale(ranked_at, step), *_alarms(records, K=config.K)],
+        facts=_facts(config.leaves(), step, accuracy, records),
+        alarms=[*_stale(ranked_at, step), *_alarms(records, K=config.shift.K)],
     )
 
 

@@ -61,7 +61,7 @@ def make_study(
             f"The study {folder} exists already, and raters may be answering it. Choose another "
             "folder."
         )
-    K, S = discovery.config.K, discovery.config.S
+    K, S = discovery.config.shift.K, discovery.config.shift.S
     work, names = assign(K, raters, seed=seed), codes(K, seed=seed)
     shifts = even_shifts(S, strengths)
     sheets = []
