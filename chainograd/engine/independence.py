@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from chainograd.engine.abstract_step import AbstractStep, GraphOptions, Recording
 from chainograd.engine.graph import Mark
 from chainograd.engine.microbatch import SlicedStep
 from chainograd.engine.run import Run
 from chainograd.engine.shared import SharedTensors
 from chainograd.engine.slices import has_batch
-from chainograd.engine.step import AbstractStep, GraphOptions, Recording, Step
+from chainograd.engine.step import Step
 from chainograd.errors import ChainError
 from chainograd.state import State, differentiable
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from chainograd.engine.run import Transform
+from chainograd.engine.run_options import Transform
 from chainograd.errors import ChainError
 from chainograd.state import Cotangents, versions
 

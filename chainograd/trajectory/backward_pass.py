@@ -8,10 +8,11 @@ import torch
 from torch.autograd import Variable
 
 from chainograd.captured.fsdp import shards_are_asked_for
-from chainograd.engine.autograd import keeps_graph, outside_vmap
+from chainograd.engine.autograd import keeps_graph
 from chainograd.engine.backward import BackwardPass
 from chainograd.engine.run import Run
 from chainograd.engine.uses import StateUses
+from chainograd.engine.vmap import outside_vmap
 from chainograd.state import Cotangents
 from chainograd.trajectory.second_order import Attached, Gradients, SecondDerivative
 

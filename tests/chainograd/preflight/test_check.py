@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
-import chainograd.chain
 from chainograd import ChainError, CheckpointedChain, Finding, ScaledInput, Store
 from chainograd.captured.find import find_captured
 from tests.problems import Counted, Net
