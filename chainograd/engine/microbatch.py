@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from chainograd.engine.abstract_step import AbstractStep, GraphOptions, Recording, ReplayHooks
 from chainograd.engine.accumulate import GradAccumulator, Uses
 from chainograd.engine.first_run import NeedsSavedError
 from chainograd.engine.graph import Mark
 from chainograd.engine.shared import SharedTensors
 from chainograd.engine.slices import Slice, joined, slices_of
-from chainograd.engine.step import AbstractStep, Call, GraphOptions, Recording, ReplayHooks, Step
-from chainograd.engine.step_graph import AbstractStepGraph, StepResult
+from chainograd.engine.step import Call, Step
+from chainograd.engine.step_graph import AbstractStepGraph
+from chainograd.engine.step_result import StepResult
 from chainograd.engine.unknown_leaves import UnknownLeaf, refuse_unknown_leaves
 from chainograd.engine.vjp import Vjp
 from chainograd.replay import signature
