@@ -1,4 +1,4 @@
-"""A chain whose result has no gradient although it uses what needs one: refused, with the line."""
+"""Refuses a chain whose result has no gradient although its steps use trainable tensors."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from chainograd.preflight.sites import definition
 
 
 def refuse_cut_off(run: Run) -> None:
-    """See that steps whose results need no gradient use nothing that needs one.
+    """Raise if a step cuts off the gradient of a trainable tensor that it uses.
 
-    The steps run once more under watch, in a call in which no result needs a gradient although
-    the chain reaches something trainable. A step may do without it: a trainer's sampler that
-    reaches its discriminator too.
+    This is called if no result of a call requires a gradient although the chain reaches a trainable
+    tensor. That may be right: a trainer's sampler also reaches the trainer's discriminator, and
+    does not use it. So the steps run once more, observed.
 
     Raises:
-        ChainError: If a step cuts the gradient off.
+        ChainError: If a step cuts off the gradient.
     """
     state = run.x_T
     with run.surroundings.of_trials(run.step.function), torch.enable_grad():
@@ -33,12 +33,12 @@ def refuse_cut_off(run: Run) -> None:
             entering = state.entering(wanted)
             state, cut = first_cut(run, i, entering)
             if cut is not None or any(wanted):
-                found = without_gradient("What the step gives", cut, i)
+                found = without_gradient("The step's result", cut, i)
                 where = found.where or definition(run.step.function)
                 raise ChainError(
                     f"Step {i} cuts every gradient off{_at(where)}, although it uses tensors "
-                    f"that require one. {found.text} `chain.check(x)` looks at all of this. If no "
-                    "gradient is wanted, call the chain under `torch.no_grad()`."
+                    f"that require a gradient. {found.text} `chain.check(x)` lists all such "
+                    "places. If no gradient is wanted, call the chain under `torch.no_grad()`."
                 )
 
 

@@ -1,4 +1,4 @@
-"""Runs a few steps of a chain under watch, forward, once more, and back."""
+"""A rehearsal: a few observed steps of a chain run forward, run again, and run back."""
 
 from __future__ import annotations
 
@@ -24,28 +24,32 @@ from chainograd.preflight.observers import (
 from chainograd.replay.rng import RNGState
 from chainograd.state import State, differentiable, wants_gradient
 
-FIRST = 3  # how many steps from the first one are run
+FIRST = 3  # how many of the first steps are run
 
 # Note [Rehearsal]
-# 1. The first steps run as the plain loop, with one graph; its gradient is the oracle for that of
-#    a chain of the same steps. They are few, because this is the memory the chain saves.
-# 2. The last step runs on what the first ones leave, for it is often one of its own kind: the state
-#    is not one it would meet. So nothing is made of numbers it gives that are not finite, nor of
-#    an exception.
-# 3. Tensors that a run changes are put back when all is over. What a step that is no pure function
-#    keeps in attributes of its own cannot be.
+# 1. The first steps run as the plain loop, with one graph. The loop's gradient is the oracle for
+#    the gradient of a chain of the same steps. They are few, because a chain exists to avoid this
+#    memory.
+# 2. The last step is often special, so it runs too, on the state that the first steps leave. It
+#    would never meet this state in a call. So if it raises, or returns numbers that are not finite,
+#    that is no finding.
+# 3. Tensors that a run changes are restored at the end. Attributes of a step that is not a pure
+#    function cannot be restored.
 
 
 @dataclass(slots=True, eq=False)
 class ObservedStep:
-    """A watched run of a step.
+    """An observed run of a step.
 
     Attributes:
         index: The step.
-        entering: The state it was given.
-        random: Where the random streams stood.
-        leaving: The state it gave; without leaves if it failed.
-        error: What it raised.
+        entering: The state that entered the step.
+        random: The random state before the run.
+        cuts: Where the gradient was cut off.
+        changes: What was changed in place.
+        draws: What was drawn from random generators.
+        leaving: The state that the step returned; without leaves if it raised.
+        error: The exception that it raised, if any.
         drew_on_host: Whether it drew from Python's or numpy's stream.
     """
 
@@ -60,13 +64,13 @@ class ObservedStep:
     drew_on_host: bool = False
 
     def explains_itself(self) -> bool:
-        """Return whether it ran, or failed for a reason that can be named."""
+        """Return whether the run succeeded, or failed for a reason that a finding names."""
         named = isinstance(self.error, ChainError) or self.changes.entering is not None
         return self.error is None or named
 
 
 def watched(run: Run, index: int, state: State, undo: ExitStack) -> ObservedStep:
-    """Run a step in the grad mode in force, and see what it does."""
+    """Run a step, in the current grad mode, and observe it."""
     rng = run.surroundings.rng
     observed = ObservedStep(
         index,
@@ -89,9 +93,9 @@ def watched(run: Run, index: int, state: State, undo: ExitStack) -> ObservedStep
 
 
 def first_cut(run: Run, index: int, state: State) -> tuple[State, Detach | None]:
-    """Run a step and return its result without a graph, and where that was cut off, if it was."""
+    """Run a step; return its result, detached, and where its gradient was cut off, if it was."""
     ours = {id(leaf) for leaf in (*state.leaves, *run.shared.inside) if wants_gradient(leaf)}
-    # What a step makes to require a gradient, as guidance does, is its own affair.
+    # A tensor that the step itself makes a leaf, as guidance does, does not count.
     cuts = DetachTracker(
         lambda tensor: any(id(use[0]) in ours for use in leaves_used([tensor], None)[0])
     )
@@ -107,10 +111,10 @@ def run_first(run: Run, undo: ExitStack) -> list[ObservedStep]:
     """Run the first steps and the last one, with one graph through them all.
 
     Returns:
-        The runs, up to the first that failed for a reason that can be named.
+        The runs, up to the first that failed for a reason that a finding names.
 
     Raises:
-        Exception: What a step raises that has another reason.
+        Exception: If a step raises for another reason.
     """
     observed_steps: list[ObservedStep] = []
     state = run.x_T.entering(run.first_pass.wanted[0])
@@ -130,7 +134,7 @@ def run_first(run: Run, undo: ExitStack) -> list[ObservedStep]:
 def run_again(
     run: Run, observed_steps: Sequence[ObservedStep], undo: ExitStack
 ) -> list[ObservedStep]:
-    """Run each step again from the state it was given, as a chain would, the last one first."""
+    """Run each step again from the state that entered it, as a chain would: the last first."""
     again = []
     for observed in reversed(observed_steps):
         run.surroundings.rng.set(observed.random)
@@ -141,14 +145,12 @@ def run_again(
 
 @dataclass(slots=True, eq=False)
 class Cotangents:
-    """What came back through the runs.
+    """The cotangents of a rehearsal.
 
     Attributes:
-        nodes: For the state that enters each run, and the one that leaves the last, a cotangent
-            a leaf.
-        given: The cotangent of the state that leaves the first steps, from which those of the
-            inputs were computed.
-        inputs: The gradients of the run's inputs, through the first steps alone.
+        nodes: For the state that enters each run, and for the last result, one cotangent a leaf.
+        given: The cotangent of the state that leaves the first steps.
+        inputs: The gradients of the run's inputs, from ``given`` through the first steps alone.
     """
 
     nodes: list[list[Tensor | None]]
@@ -160,10 +162,9 @@ def send_back(run: Run, observed_steps: Sequence[ObservedStep], value: Tensor | 
     """Send a cotangent back through the runs.
 
     Args:
-        run: What they belong to.
-        observed_steps: Those of `run_first`.
-        value: A loss on the state that leaves them. Without one, a fixed random cotangent is
-            sent.
+        run: The chain's run.
+        observed_steps: The runs that `run_first` returned.
+        value: A loss on the last state. Without a loss, a fixed random cotangent is sent.
     """
     states = [observed_steps[0].entering, *(observed.leaving for observed in observed_steps)]
     K = sum(observed.index < FIRST for observed in observed_steps)
@@ -182,7 +183,7 @@ def send_back(run: Run, observed_steps: Sequence[ObservedStep], value: Tensor | 
 
 
 def watched_loss(loss: Callable[[Any], Any], state: State) -> tuple[Any, DetachTracker]:
-    """Return what a loss makes of a state, and where it is cut off from it."""
+    """Return the loss on a state, and where the loss is cut off from the state."""
     cuts = DetachTracker()
     with Observing(cuts):
         return loss(state.tree()), cuts
@@ -194,14 +195,14 @@ def finite(state: State) -> bool:
 
 
 def _usable(leaf: Any) -> Any:
-    """Return a leaf for the next step to take: tensors made in inference mode are of no use."""
+    """Return a leaf for the next step; a tensor of inference mode is cloned."""
     return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
 
 
 def _pulled(
     outputs: Sequence[Any], cotangents: Sequence[Tensor | None], inputs: Sequence[Any]
 ) -> list[Tensor | None]:
-    """Return the gradient of every input, None where there is none."""
+    """Return the gradient of every input, or None."""
     pairs = [
         (output, g)
         for output, g in zip(outputs, cotangents, strict=True)
@@ -222,7 +223,7 @@ def _pulled(
 
 
 def _some(leaves: Sequence[Any]) -> list[Tensor | None]:
-    """Return a fixed random cotangent for leaves: a sum's may be blind, as that of a softmax is."""
+    """Return fixed random cotangents. A constant one would vanish, for example at a softmax."""
     return [
         torch.randn(
             leaf.shape,

@@ -182,7 +182,7 @@ def test_a_loss_that_does_not_depend_on_the_state_is_named(net):
     finding = only(net, loss=lambda x: net.w.square().sum())
 
     assert finding.kind == "no gradient"
-    assert "with regard to the state" in finding.text
+    assert "with respect to the state" in finding.text
 
 
 def test_a_loss_for_each_sample_is_accepted(net):
