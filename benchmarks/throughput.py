@@ -193,8 +193,8 @@ def _table(content: dict[str, Any], timed: dict[str, Any]) -> str:
             if (row["workload"], row["M"]) == (name, M)}  # fmt: skip
     plain = rows["plain loop"]
     lines = [
-        f"| {name}, M = {M}, batch {batch} | MiB | memory | of the frontier's | evaluations | work "
-        "| time | images/s |",
+        f"| {name}, M = {M}, batch {batch} | MiB | memory | memory : best plan | evaluations "
+        "| work | time | images/s |",
         "|---|" + "---:|" * 7,
     ]
     for way, row in rows.items():

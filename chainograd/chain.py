@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -15,8 +15,10 @@ from chainograd.engine.autograd import attach
 from chainograd.engine.first_call import FirstCalls, refuse_counted_passes
 from chainograd.engine.forward import run_forward
 from chainograd.engine.measure import Kind
+from chainograd.engine.plain_states import plain_states, transformed
 from chainograd.engine.prepare import Preparation
-from chainograd.engine.run import Run, RunOptions, Transform
+from chainograd.engine.run import Run
+from chainograd.engine.run_options import RunOptions, Transform
 from chainograd.errors import ChainError
 from chainograd.options import (
     as_choice,
@@ -43,7 +45,6 @@ from chainograd.report.steps import Report
 from chainograd.state import State
 from chainograd.storage.store import Store
 from chainograd.torch_internals.compiler import eager
-from chainograd.torch_internals.transforms import forward_ad_active, transforms_active
 from chainograd.trajectory.links import attach_links
 from chainograd.truncation.grad_steps import GradSteps, drawn, reached
 
@@ -166,8 +167,8 @@ class CheckpointedChain:
             ChainError: If a step changes its input in place.
         """
         steps = self._drawn_grad_steps()
-        if not torch.is_grad_enabled() or _transformed():
-            return deque(self._loop(x, args, kwargs, steps), maxlen=1)[0]
+        if not torch.is_grad_enabled() or transformed():
+            return deque(plain_states(self._preparation(steps), x, args, kwargs), maxlen=1)[0]
         run = self._begun(x, args, kwargs, reached(steps, self.num_steps))
         result = run_forward(run)
         self._ended(run)
@@ -198,8 +199,8 @@ class CheckpointedChain:
             [1, 2, 4, 8]
         """
         steps = self._drawn_grad_steps()
-        if not torch.is_grad_enabled() or _transformed():
-            return list(self._loop(x, args, kwargs, steps))
+        if not torch.is_grad_enabled() or transformed():
+            return list(plain_states(self._preparation(steps), x, args, kwargs))
         run = self._begun(x, args, kwargs, steps)
         states: dict[int, State] = {}
         run_forward(run, states.__setitem__)
@@ -341,30 +342,3 @@ class CheckpointedChain:
             ),
             first_calls=self._first_calls,
         )
-
-    def _loop(
-        self, x: Any, args: Any, kwargs: Any, grad_steps: frozenset[int] | None
-    ) -> Iterator[Any]:
-        """Yield the states of the plain loop, x first."""
-        if self.grad_transform is not None and _transformed():
-            raise ChainError(
-                "`grad_transform` does not reach into torch.func transforms, vmap and forward-mode "
-                "AD, where the plain loop runs. Leave it out there, or use `backward()`."
-            )
-        yield x
-        if self.micro_batch is not None and not _transformed():
-            step, state = self._preparation().run(x, args, kwargs).step, State.of(x)
-            for i in range(self.num_steps):
-                state = step(i, state)
-                yield state.tree()
-            return
-        for i in range(self.num_steps):
-            x = self.step(x, i, *args, **kwargs)
-            if grad_steps is not None and i not in grad_steps:
-                x = State.of(x).detached().tree()
-            yield x
-
-
-def _transformed() -> bool:
-    """Return whether a torch.func transform or forward-mode AD is at work."""
-    return transforms_active() or forward_ad_active()

@@ -1,4 +1,4 @@
-"""Data flows one way, and the reference shows what is public."""
+"""Imports run one way, tests mirror the packages, and the reference shows what is public."""
 
 import ast
 import re
@@ -177,3 +177,12 @@ def test_the_oldest_versions_that_are_tested_are_the_oldest_allowed():
 
     assert {"torch", "torchvision", "diffusers"} <= {name for name, _ in tested}
     assert all(f"{version}.".startswith(f"{allowed[name]}.") for name, version in tested)
+
+
+def test_the_drawing_for_contributors_shows_every_room_on_its_floor():
+    page = (ROOT.parent / "CONTRIBUTING.md").read_text()
+    drawn = re.findall(r"^  (\d)   ((?:\w+ {1,2})*\w+)", page, re.MULTILINE)
+
+    floors = tuple(tuple(rooms.split()) for _, rooms in reversed(drawn))
+    assert floors == FLOORS
+    assert [int(number) for number, _ in drawn] == list(range(len(FLOORS), 0, -1))

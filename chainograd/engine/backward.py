@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from chainograd.engine.accumulate import GradAccumulator
+from chainograd.engine.reruns import Reruns
 from chainograd.engine.run import Run
-from chainograd.engine.step import Recording, ReplayHooks
 from chainograd.engine.step_graph import AbstractStepGraph
 from chainograd.engine.transform import transformed
 from chainograd.engine.unknown_leaves import refuse_unknown_leaves
@@ -58,6 +57,7 @@ class BackwardPass:
         vjp: Computes the gradients of steps.
         nodes: States that are there now.
         graphs: Graphs of steps that are there now.
+        reruns: Runs steps again.
         cotangents: Those of the state that the pass has come to, by the leaf's place.
         apart: Those of them that are not added up, by groups.
         accumulator: Gradients so far of what the steps share.
@@ -74,6 +74,7 @@ class BackwardPass:
         memory = run.memory
         self.nodes: dict[int, StoredState] = dict(memory.nodes) if keep else memory.nodes
         self.graphs: dict[int, AbstractStepGraph] = memory.graphs
+        self.reruns = Reruns(run, self.nodes)
         self.cotangents: Cotangents = {}
         self.apart: list[list[Tensor]] = []
         self.entering: list[Any] = []  # the state's leaves in its step, as far as these are alive
@@ -117,7 +118,7 @@ class BackwardPass:
                 self.prefetch_next()
             case Record(i):
                 if self.cotangents:  # else no loss sees what this step returns
-                    self.graphs[i] = self.record(i, self.loaded)
+                    self.graphs[i] = self.reruns.record(i, self.loaded)
             case Backprop(i):
                 self.at = i
                 if self.cotangents:
@@ -127,7 +128,7 @@ class BackwardPass:
             case Drop(i):
                 self.drop(i, again=self.runs.get(i - 1, -1) >= self.position)
             case Advance(i):
-                self.state = self.advance(i, self.loaded)
+                self.state = self.reruns.advance(i, self.loaded)
             case Keep(i):
                 self.nodes[i] = self.run.memory.storage.put(i, self.loaded)
 
@@ -162,6 +163,7 @@ class BackwardPass:
     def release(self) -> None:
         """Forget all that a backward pass holds of its own."""
         self.nodes, self.state, self.cotangents, self.apart = {}, None, {}, []
+        self.reruns = Reruns(self.run, self.nodes)
         self.accumulator = GradAccumulator(0)
 
     def prefetch_next(self) -> None:
@@ -176,50 +178,11 @@ class BackwardPass:
         if again and node is not None:
             self.run.comparison.dropped(i, node)
 
-    def advance(self, i: int, state: State) -> State:
-        """Run a step again and discard its graph at once."""
-        run, began = self.run, self.run.log.now()
-        record = Recording.DISCARD if run.passes(i) else Recording.OFF
-        around = run.surroundings.of_rerun(i)
-        wanted, mark = run.first_pass.wanted[i], run.mark(i)
-        with around:
-            result = run.step.run(i, state, wanted, mark, record=record, rewind=around.rewind)
-        run.comparison.same(i, result, self.nodes.get(i + 1))
-        run.log.ran("rerun", i, began)
-        return result.leaving
-
-    def record(self, i: int, state: State) -> AbstractStepGraph:
-        """Run a step again with its graph, if need be after the kept graphs have made room."""
-        began, graph = self.run.log.now(), None
-        try:
-            graph = self.recorded(i, state)
-        except Exception as error:
-            if not self.recoverable(i, error):
-                raise
-        if graph is None:  # outside of `except`, which holds what the failed run left
-            self.run.memory.drop_graphs(i)
-            graph = self.recorded(i, state)
-        self.run.log.ran("rerun", i, began)
-        return graph
-
-    def recorded(self, i: int, state: State) -> AbstractStepGraph:
-        """Run a step again with its graph."""
-        run = self.run
-        node = self.nodes.get(i + 1)  # which may be dropped before it is asked for
-        check = partial(run.comparison.same, i, node=node)
-        hooks = ReplayHooks(run.surroundings.of_rerun(i), check, run.mark(i))
-        return run.step.rerun(i, state, run.first_pass.wanted[i], hooks)
-
-    def recoverable(self, i: int, error: Exception) -> bool:
-        """Return whether what step i failed in can be done again without the kept graphs."""
-        run = self.run
-        return not run.shared.trains_shards and run.memory.can_drop_graphs(error, i, self.nodes)
-
     def backprop(self, i: int, groups: Apart) -> None:
         """Send the cotangent through step i, from the state after it to the one before."""
         memory, began = self.run.memory, self.run.log.now()
         if i not in self.graphs:  # dropped for want of memory, or freed by an earlier backward pass
-            self.graphs[i] = self.restored(i)
+            self.graphs[i] = self.reruns.restored(i)
             began = self.run.log.now()
         graph, before = self.graphs.pop(i), None
         if self.keep and all(j > i for j in memory.nodes):
@@ -230,12 +193,12 @@ class BackwardPass:
         try:
             before = self.through(graph, groups)
         except Exception as error:
-            if not self.recoverable(i, error):
+            if not self.reruns.recoverable(i, error):
                 raise
         if before is None:  # a graph that memory ran out in is half freed
             memory.drop_graphs(i)
             del graph
-            graph = self.restored(i)
+            graph = self.reruns.restored(i)
             before = self.through(graph, groups)
         unknown_leaves = graph.unknown_leaves
         del graph
@@ -257,14 +220,6 @@ class BackwardPass:
         self.entering = [weakref.ref(leaf) if wants_gradient(leaf) else _nothing
                          for leaf in graph.entering.leaves]  # fmt: skip
         return graph.send_back(self.cotangents, self.accumulator, self.vjp)
-
-    def restored(self, i: int) -> AbstractStepGraph:
-        """Record step i again from the nearest node before it."""
-        start = max(j for j in self.nodes if j <= i)
-        state = self.nodes[start].load()
-        for j in range(start, i):
-            state = self.advance(j, state)
-        return self.record(i, state)
 
 
 def _nothing() -> None:

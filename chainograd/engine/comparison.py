@@ -8,7 +8,7 @@ from functools import partial
 from chainograd.captured.generators import UnlistedGenerators
 from chainograd.engine.changes import ChangeDetector
 from chainograd.engine.shared import SharedTensors
-from chainograd.engine.step_graph import StepResult
+from chainograd.engine.step_result import StepResult
 from chainograd.errors import ReplayError
 from chainograd.replay.verify import ADVICE, Verifier
 from chainograd.storage.call_storage import StoredState

@@ -102,7 +102,7 @@ class FirstCalls:
         first_pass, shapes = run.first_pass, run.kind.shapes
         if any(map(any, first_pass.wanted[1:])) or shapes in self.unused:
             return
-        if run.shared.inside or (any(first_pass.wanted[0]) and run.passes(0)):
+        if run.shared.inside or (any(first_pass.wanted[0]) and run.options.passes(0)):
             refuse(run)
             self.unused.add(shapes)
 
@@ -120,7 +120,7 @@ def refuse_counted_passes(run: Run, *, planned: bool) -> None:
     if run.kind.counts_passes is None or not run.inputs.tensors:
         return
     again = any(type(action) in RUNS for action in run.plan.backward)
-    light = any(type(a) is Advance and run.passes(a.index) for a in run.plan.forward)
+    light = any(type(a) is Advance and run.options.passes(a.index) for a in run.plan.forward)
     if again or light or not planned:
         raise ChainError(
             f"The steps use a {run.kind.counts_passes}, whose hooks pair each forward pass with a "

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 import torch
 
+from chainograd.engine.abstract_step import Recording
 from chainograd.engine.first_run import Guard
 from chainograd.engine.run import Run
-from chainograd.engine.step import Recording
-from chainograd.engine.step_graph import StepGraph, StepResult
+from chainograd.engine.step_result import StepResult
 from chainograd.plans.plan import Action, Advance, Keep, Load, Record
 from chainograd.replay.autocast import autocast_as
 from chainograd.state import State
@@ -83,7 +83,7 @@ def _run_first(run: Run, action: Action, state: State) -> State:
     if result is None:  # outside of `except`, which holds what the failed run left
         run.memory.drop_graphs(i)
         rewind()
-        record = Recording.DISCARD if run.passes(i) else Recording.OFF
+        record = Recording.DISCARD if run.options.passes(i) else Recording.OFF
         result = run.step.run(i, state, wanted, mark, record=record, rewind=rewind)
     _note(run, i, result)
     run.log.ran("forward", i, began)
@@ -93,7 +93,7 @@ def _run_first(run: Run, action: Action, state: State) -> State:
 
 def _planned(run: Run, action: Action) -> Recording:
     """Return what becomes of the graph of a step."""
-    if not run.passes(action.index):
+    if not run.options.passes(action.index):
         return Recording.OFF
     keep = type(action) is Record and run.inputs.tensors
     return Recording.KEEP if keep else Recording.DISCARD
@@ -103,7 +103,7 @@ def _note(run: Run, i: int, result: StepResult) -> None:
     """Note what the first run of step i has shown."""
     run.comparison.saw(i, result)
     run.first_pass.note(i, result)
-    if isinstance(result.graph, StepGraph):
+    if result.graph is not None:
         result.graph.guard = Guard(result.graph.entering.leaves)
         run.memory.graphs[i] = result.graph
 

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chainograd.engine.abstract_step import AbstractStep, GraphOptions, Recording
 from chainograd.engine.graph import Mark
 from chainograd.engine.microbatch import SlicedStep
 from chainograd.engine.run import Run
 from chainograd.engine.shared import SharedTensors
 from chainograd.engine.slices import has_batch
-from chainograd.engine.step import AbstractStep, GraphOptions, Recording, Step
+from chainograd.engine.step import Step
 from chainograd.errors import ChainError
 from chainograd.state import State, differentiable
 from chainograd.torch_internals.modes import is_fake

@@ -10,16 +10,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from chainograd.engine.abstract_step import Recording, ReplayHooks
 from chainograd.engine.accumulate import GradAccumulator
 from chainograd.engine.run import Run
-from chainograd.engine.step import Recording, ReplayHooks
-from chainograd.engine.step_graph import AbstractStepGraph, StepResult
+from chainograd.engine.step_graph import AbstractStepGraph
+from chainograd.engine.step_result import StepResult
 from chainograd.engine.vjp import Vjp
 from chainograd.metering import meter, storages
 from chainograd.plans.plan import StepCost
 from chainograd.replay.buffers import buffer_copies
 from chainograd.replay.rng import RNGState
-from chainograd.state import State
+from chainograd.state import Cotangents, State
 from chainograd.tensors.devices import synchronize
 from chainograd.tensors.parts import tensor_bytes
 from chainograd.torch_internals.modes import is_fake
@@ -81,8 +82,9 @@ class _Runs(NamedTuple):
 
     def passed(self) -> tuple[State, list[bool]]:
         """Run the step as the forward pass will; return its result and where that has gradients."""
-        passes = self.run.passes(self.step)
-        return self.forward(Recording.DISCARD if passes else Recording.OFF)[:2]
+        passes = self.run.options.passes(self.step)
+        result = self.forward(Recording.DISCARD if passes else Recording.OFF)
+        return result.leaving, result.wanted
 
     def forward(self, record: Recording = Recording.DISCARD) -> StepResult:
         self.begin()
@@ -97,36 +99,9 @@ class _Runs(NamedTuple):
 
     def cost(self) -> StepCost:
         """Return the cost of the step: run it, record it, and go back through it."""
-        shared, state, store = self.run.shared, self.state, self.run.options.store
-        device = state.device
-        with meter(device) as reading:
-            started = _now(device)
-            after = self.forward()
-            forward_seconds = _now(device) - started
-            advance_bytes = reading.lap()
-            result_bytes = _bytes(after.leaving.tensors)
-            cotangents = {
-                place: torch.ones_like(leaf)
-                for place, leaf in enumerate(after.leaving.leaves)
-                if after.wanted[place]
-            }
-            del after
-        accumulator = GradAccumulator(len(shared.inside))
-        with meter(device) as reading:
-            graph = self.record()
-            record_bytes, kept_bytes = reading.lap(), reading.live_bytes
-            started = _now(device)
-            graph.send_back(cotangents, accumulator, self.vjp)
-            backward_seconds = _now(device) - started
-            del graph
-            first_backprop_bytes = backprop_bytes = reading.lap() - result_bytes
-            if any(g is not None for g in accumulator.values):  # once more, with sums to add to
-                beside = reading.live_bytes
-                graph = self.record()
-                reading.lap()
-                accumulator.begin()
-                graph.send_back(cotangents, accumulator, self.vjp)
-                backprop_bytes = reading.lap() - beside - result_bytes
+        state = self.state
+        forward_seconds, advance_bytes, result_bytes, cotangents = self.advanced()
+        record_bytes, kept_bytes, backward_seconds, first, further = self.gone_back(cotangents)
         fake = any(is_fake(leaf) for leaf in state.tensors)
         return StepCost(
             node_bytes=_bytes(state.tensors),
@@ -134,13 +109,54 @@ class _Runs(NamedTuple):
             graph_bytes=max(kept_bytes - result_bytes, 0),
             advance_bytes=advance_bytes,
             record_bytes=record_bytes,
-            backprop_bytes=backprop_bytes,
-            gradient_bytes=sum(map(tensor_bytes, shared.inside)),
+            backprop_bytes=further - result_bytes,
+            gradient_bytes=sum(map(tensor_bytes, self.run.shared.inside)),
             forward_seconds=1.0 if fake else forward_seconds,
             backward_seconds=1.0 if fake else backward_seconds,
-            stored_bytes=store.stored_bytes(state),
-            first_backprop_bytes=first_backprop_bytes,
+            stored_bytes=self.run.options.store.stored_bytes(state),
+            first_backprop_bytes=first - result_bytes,
         )
+
+    def advanced(self) -> tuple[float, int, int, Cotangents]:
+        """Run the step without keeping its graph.
+
+        Returns:
+            Its seconds, the most bytes it took, the bytes of its result, cotangents for that.
+        """
+        device = self.state.device
+        with meter(device) as reading:
+            started = _now(device)
+            after = self.forward()
+            seconds = _now(device) - started
+            most = reading.lap()
+            leaves = enumerate(after.leaving.leaves)
+            cotangents = {p: torch.ones_like(leaf) for p, leaf in leaves if after.wanted[p]}
+            return seconds, most, _bytes(after.leaving.tensors), cotangents
+
+    def gone_back(self, cotangents: Cotangents) -> tuple[int, int, float, int, int]:
+        """Record the step and send cotangents back through it; twice, if it adds to sums.
+
+        Returns:
+            The most bytes that recording took, and those left after it; the seconds back, and the
+            most bytes the first time, and with sums to add to.
+        """
+        device, accumulator = self.state.device, GradAccumulator(len(self.run.shared.inside))
+        with meter(device) as reading:
+            graph = self.record()
+            record_bytes, kept_bytes = reading.lap(), reading.live_bytes
+            started = _now(device)
+            graph.send_back(cotangents, accumulator, self.vjp)
+            seconds = _now(device) - started
+            del graph
+            first = further = reading.lap()
+            if any(g is not None for g in accumulator.values):
+                beside = reading.live_bytes
+                graph = self.record()
+                reading.lap()
+                accumulator.begin()
+                graph.send_back(cotangents, accumulator, self.vjp)
+                further = reading.lap() - beside
+        return record_bytes, kept_bytes, seconds, first, further
 
 
 def _unchecked(result: StepResult) -> None:

@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from chainograd.engine.abstract_step import AbstractStep, GraphOptions, Recording, ReplayHooks
 from chainograd.engine.accumulate import GradAccumulator, Uses
 from chainograd.engine.first_run import NeedsSavedError
 from chainograd.engine.graph import Mark
 from chainograd.engine.shared import SharedTensors
 from chainograd.engine.slices import Slice, joined, slices_of
-from chainograd.engine.step import AbstractStep, Call, GraphOptions, Recording, ReplayHooks, Step
-from chainograd.engine.step_graph import AbstractStepGraph, StepGraph, StepResult
+from chainograd.engine.step import Call, Step
+from chainograd.engine.step_graph import AbstractStepGraph
+from chainograd.engine.step_result import StepResult
 from chainograd.engine.unknown_leaves import UnknownLeaf, refuse_unknown_leaves
 from chainograd.engine.vjp import Vjp
 from chainograd.replay import signature
@@ -70,13 +72,14 @@ class SlicedStep:
         """
         assert record is not Recording.KEEP, "note [Slices], 3"
         entering = state if wanted is None or record is Recording.OFF else state.entering(wanted)
-        parts = None
+        parts: list[StepResult] = []
         try:
-            parts = [step.run(index, entering, None, mark, record=record) for step in self.steps]
+            for step in self.steps:
+                parts.append(step.run(index, entering, None, mark, record=record))
         except NeedsSavedError:
             if rewind is None:
                 raise
-        if parts is None:  # outside of `except`, which holds what the failed run left
+        if len(parts) < len(self.steps):  # not in `except`, which holds what the failed run left
             assert rewind is not None
             rewind()
             return self.run(index, state, wanted, mark, record=record)
@@ -144,14 +147,14 @@ class SlicedGraph:
             with self.hooks.around:
                 result = step.run(self.index, self.entering, None, self.hooks.mark)
             graph = result.graph
-            assert isinstance(graph, StepGraph)
+            assert graph is not None
             share = cut.share(after, self.entering, graph.leaving)
             accumulator.begin()  # each is added once: without kept graphs (3) nothing is done again
             # What the slices so far have summed up goes along: note [Sums in order].
             before = vjp(graph, share, before, accumulator)
-            result, leftovers = result.discarded()
+            unknown_leaves, result.graph = graph.unknown_leaves, None
             parts.append(result)
             del graph
-            refuse_unknown_leaves(leftovers.unknown_leaves)
+            refuse_unknown_leaves(unknown_leaves)
         self.hooks.check(self.step.of_parts(self.index, self.entering, parts))
         return before

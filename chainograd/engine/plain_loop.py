@@ -29,7 +29,7 @@ def plain_loop(run: Run, inputs: list[Tensor] | None = None) -> tuple[list[State
         step = step.replaced(dict(zip(run.inputs.of_steps, inputs[count:], strict=True)))
     states = [x_T]
     for i in range(run.plan.num_steps):
-        with torch.set_grad_enabled(run.passes(i)):
+        with torch.set_grad_enabled(run.options.passes(i)):
             states.append(step(i, states[-1]))
     own = [x_T.leaves[place] for place in run.inputs.of_x_T]
     return states, [*own, *(step.shared.inside[at] for at in run.inputs.of_steps)]

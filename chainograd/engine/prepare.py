@@ -13,12 +13,14 @@ from chainograd.captured.find import Captured, find_captured
 from chainograd.captured.generators import UnlistedGenerators
 from chainograd.captured.stand_ins import current_stand_ins
 from chainograd.captured.wrappers import refuse_cuda_graphs
+from chainograd.engine.abstract_step import AbstractStep, GraphOptions
 from chainograd.engine.first_call import FirstCalls
 from chainograd.engine.microbatch import SlicedStep
-from chainograd.engine.run import Run, RunOptions, StepKind
+from chainograd.engine.run import Run
+from chainograd.engine.run_options import RunOptions, StepKind
 from chainograd.engine.shared import SharedTensors
 from chainograd.engine.slices import batch_of
-from chainograd.engine.step import AbstractStep, GraphOptions, Step
+from chainograd.engine.step import Step
 from chainograd.engine.surroundings import Surroundings
 from chainograd.frozen.conditions import takes_fast_path
 from chainograd.frozen.layers import Saving

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
-from torch import Tensor
 
+from chainograd.engine.abstract_step import AbstractStep
 from chainograd.engine.comparison import Comparison
+from chainograd.engine.first_pass import FirstPass
 from chainograd.engine.graph import Mark
 from chainograd.engine.memory import RunMemory
+from chainograd.engine.run_inputs import RunInputs
+from chainograd.engine.run_options import RunOptions, StepKind
 from chainograd.engine.shared import SharedTensors
-from chainograd.engine.step import AbstractStep
-from chainograd.engine.step_graph import Alias, StepResult
 from chainograd.engine.surroundings import Surroundings
 from chainograd.engine.unknown_leaves import refuse_unknown_leaves
 from chainograd.plans.plan import Action, Backprop, Plan
@@ -23,103 +23,7 @@ from chainograd.plans.restrict import restricted
 from chainograd.replay.verify import Verifier, Verify
 from chainograd.report.log import Log
 from chainograd.state import State, wants_gradient
-from chainograd.storage.store import Store
 from chainograd.torch_internals.modes import is_fake
-
-Transform = Callable[[int, Any], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What the caller of a chain has chosen.
-
-    Attributes:
-        verify: How a recomputed state is compared with the first one.
-        transform: Applied to the cotangent of each node.
-        grad_steps: Steps that the gradient may pass; None is all of them.
-        store: Where nodes live.
-        progress: Whether to show a bar.
-    """
-
-    verify: Verify = "exact"
-    transform: Transform | None = None
-    grad_steps: frozenset[int] | None = None
-    store: Store = field(default_factory=Store)
-    progress: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class StepKind:
-    """What was found out about the user's step before it runs.
-
-    Attributes:
-        shapes: Equal for calls for which the same holds: note [First calls].
-        compiled: Whether torch.compile made a part of it.
-        counts_passes: The class of a module whose hooks pair forward and backward passes.
-    """
-
-    shapes: Hashable
-    compiled: bool = False
-    counts_passes: str | None = None
-
-
-class RunInputs:
-    """Tensors outside that a run returns gradients for.
-
-    Attributes:
-        tensors: The tensors: leaves of x_T first, then what the steps share.
-        of_x_T: The places of the leaves of x_T.
-        of_steps: The places of the others among what the steps share.
-    """
-
-    def __init__(self, x_T: State, shared: SharedTensors) -> None:
-        self.of_x_T = [place for place, leaf in enumerate(x_T.leaves) if wants_gradient(leaf)]
-        self.of_steps = list(range(len(shared.inside)))
-        self.tensors = [x_T.leaves[place] for place in self.of_x_T] + shared.outside
-
-    @property
-    def steps_tensors(self) -> list[Tensor]:
-        """The tensors that the steps share."""
-        return self.tensors[len(self.of_x_T) :]
-
-    def leave_out(self, entered: dict[int, int], used: set[int], shared: SharedTensors) -> None:
-        """Leave out the leaves of x_T that step 0 did not enter, and what no step uses."""
-        outer = dict(zip(self.of_x_T, self.tensors, strict=False))
-        self.of_x_T = [place for place in self.of_x_T if place in entered]
-        self.of_steps = sorted(used)
-        outside = shared.outside
-        self.tensors = [outer[p] for p in self.of_x_T] + [outside[at] for at in self.of_steps]
-
-
-@dataclass(slots=True, eq=False)
-class FirstPass:
-    """What the forward pass has found out about the steps so far.
-
-    Attributes:
-        wanted: Which leaves of each state need a gradient.
-        specs: How the leaves of each state belong together.
-        used: Places of the tensors that the steps share which some step uses.
-        entered: How often each step uses the leaves of its state, by their places.
-        aliases: Leaves that each step returns which are tensors from elsewhere.
-        first: The first step that a gradient needs; those before it are never run again.
-    """
-
-    wanted: list[list[bool]]
-    specs: list[Any]
-    used: set[int] = field(default_factory=set)
-    entered: list[dict[int, int]] = field(default_factory=list)
-    aliases: list[dict[int, Alias]] = field(default_factory=list)
-    first: int = 0
-
-    def note(self, i: int, result: StepResult) -> None:
-        """Note what the first run of step i has shown."""
-        self.wanted.append(result.wanted)
-        self.specs.append(result.leaving.spec)
-        self.used |= result.used
-        self.entered.append(result.entered)
-        self.aliases.append(result.aliases)
-        if i == self.first and not any(result.wanted):
-            self.first = i + 1
 
 
 @dataclass(slots=True, eq=False)
@@ -188,10 +92,6 @@ class Run:
         """Return a plan as far as the steps that the gradient may pass need it."""
         steps = self.options.grad_steps
         return plan if steps is None else restricted(plan, steps)
-
-    def passes(self, i: int) -> bool:
-        """Return whether the gradient may pass step i."""
-        return self.options.grad_steps is None or i in self.options.grad_steps
 
     def mark(self, i: int) -> Mark:
         """Return what the nodes of step i's graph are marked with."""

@@ -3,116 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from chainograd.engine.abstract_step import GraphOptions, Recording, ReplayHooks
 from chainograd.engine.first_run import NeedsSavedError, nothing_saved
 from chainograd.engine.graph import Mark
 from chainograd.engine.shared import SharedTensors
 from chainograd.engine.step_call import StepCall
-from chainograd.engine.step_graph import AbstractStepGraph, StepResult, trace
+from chainograd.engine.step_graph import AbstractStepGraph
+from chainograd.engine.step_result import StepResult, trace
 from chainograd.state import State, differentiable, wants_gradient
 from chainograd.torch_internals.autograd import set_grad_enabled
 
 Call = Callable[[int, State, State], State]  # (index, state, arguments) -> state
-
-
-class Recording(Enum):
-    """What becomes of the graph of a run."""
-
-    KEEP = "keep"  # a gradient will be sent through it
-    DISCARD = "discard"  # it is looked at and freed: note [First runs]
-    OFF = "off"  # there is none: no gradient passes the step
-
-
-@dataclass(slots=True, eq=False)
-class GraphOptions:
-    """How graphs of the steps of one call are made.
-
-    Attributes:
-        layers: Makes the context in which graphs that save tensors are recorded.
-        signed: Whether a step's graph has the same nodes in each run. (TorchScript optimises.)
-        saves: Whether discarded graphs save what a step's own gradients need.
-    """
-
-    layers: Callable[[], AbstractContextManager[object]] = nullcontext
-    signed: bool = True
-    saves: bool = False
-
-
-class ReplayHooks(NamedTuple):
-    """What goes with running a step again.
-
-    Attributes:
-        around: The context it runs in; entered for each slice of a step that runs slice by slice.
-        check: Compares the result with that of the first run.
-        mark: For the nodes of its graph.
-    """
-
-    around: AbstractContextManager[object]
-    check: Callable[[StepResult], None]
-    mark: Mark
-
-
-class AbstractStep(Protocol):
-    """The steps of one call, with all that they see besides the state.
-
-    Attributes:
-        function: The user's step.
-        num_steps: M.
-        shared: What the steps share.
-        options: How their graphs are made.
-    """
-
-    function: Callable[..., Any]
-    num_steps: int
-    shared: SharedTensors
-    options: GraphOptions
-
-    def __call__(self, index: int, state: State) -> State:
-        """Return what the user's step returns, in the grad mode that is in force."""
-        ...
-
-    def run(
-        self,
-        index: int,
-        state: State,
-        wanted: list[bool] | None,
-        mark: Mark,
-        *,
-        record: Recording = Recording.KEEP,
-        rewind: Callable[[], None] | None = None,
-    ) -> StepResult:
-        """Run a step between leaves of its own.
-
-        Args:
-            index: The step.
-            state: The state that enters it.
-            wanted: Which leaves of the state need a gradient; None if the state says so itself.
-            mark: For the nodes of the graph.
-            record: What becomes of the graph.
-            rewind: Undoes what a run of the step has changed (random streams, buffers), so that
-                a step which needs what its graph saves can run once more.
-
-        Raises:
-            NeedsSavedError: If the step must run once more, and there is no ``rewind``.
-        """
-        ...
-
-    def rerun(
-        self, index: int, state: State, wanted: list[bool], hooks: ReplayHooks
-    ) -> AbstractStepGraph:
-        """Return the graph of a step that runs again."""
-        ...
-
-    def replaced(self, others: dict[int, Tensor]) -> AbstractStep:
-        """Return the same steps, with other tensors in some places of what they share."""
-        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -159,7 +66,9 @@ class Step:
         rewind: Callable[[], None] | None = None,
     ) -> StepResult:
         """Run a step between leaves of its own: see `AbstractStep`."""
-        if record is Recording.OFF or self._fsdp_would_wait(state, wanted, record):
+        if record is Recording.OFF or (
+            self.shared.sharded and _fsdp_would_wait(state, wanted, record)
+        ):
             return self._without_graph(index, state, record)
         entering = state if wanted is None else state.entering(wanted)
         light = record is Recording.DISCARD and not self.options.saves
@@ -181,7 +90,7 @@ class Step:
         result = trace(index, entering, leaving, mark, self.shared, signed=self.options.signed)
         if record is Recording.KEEP:
             return result
-        result, leftovers = result.discarded()
+        leftovers = result.discard()
         del entering, leaving
         leftovers.refuse()
         return result
@@ -201,12 +110,6 @@ class Step:
         shared = self.shared.replaced(others)
         return Step.of(self.function, self.num_steps, shared, self.options)
 
-    def _fsdp_would_wait(self, state: State, wanted: list[bool] | None, record: Recording) -> bool:
-        """Return whether FSDP2 would wait for gradients of a graph that is discarded."""
-        if not self.shared.sharded or record is not Recording.DISCARD:
-            return False
-        return any(map(wants_gradient, state.leaves) if wanted is None else wanted)
-
     def _without_graph(self, index: int, state: State, record: Recording) -> StepResult:
         with torch.no_grad():
             leaving = self(index, state).detached()
@@ -216,3 +119,9 @@ class Step:
         wanted = [differentiable(leaf) for leaf in leaving.leaves]
         places, entered = range(len(self.shared.inside)), dict.fromkeys(range(len(state.leaves)), 1)
         return StepResult(leaving, wanted, set(places), None, entered, {})
+
+
+def _fsdp_would_wait(state: State, wanted: list[bool] | None, record: Recording) -> bool:
+    """Return whether FSDP2 would wait for gradients of a graph that is discarded."""
+    needed = map(wants_gradient, state.leaves) if wanted is None else wanted
+    return record is Recording.DISCARD and any(needed)

@@ -1,20 +1,15 @@
-"""The graph of one step, and what is known of the step when the graph is freed."""
+"""The graph of one step, which cotangents are sent back through."""
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from chainograd.captured.fsdp import gathered
 from chainograd.engine.accumulate import GradAccumulator, Uses
 from chainograd.engine.first_run import Guard
-from chainograd.engine.graph import Mark, leaves_used
-from chainograd.engine.shared import SharedTensors
-from chainograd.engine.unknown_leaves import UnknownLeaf, refuse_unknown_leaves
+from chainograd.engine.unknown_leaves import UnknownLeaf
 from chainograd.engine.vjp import Vjp
-from chainograd.replay.signature import Signature, signature
-from chainograd.state import Cotangents, State, wants_gradient
+from chainograd.state import Cotangents, State
 
 
 class AbstractStepGraph(Protocol):
@@ -67,116 +62,3 @@ class StepGraph:
     def send_back(self, after: Cotangents, accumulator: GradAccumulator, vjp: Vjp) -> Cotangents:
         """Send the cotangents of the state that left the step through it."""
         return vjp(self, after, {}, accumulator)
-
-
-class StepResult(NamedTuple):
-    """What a run of a step returns.
-
-    Attributes:
-        leaving: The state that the step returned, outside its graph.
-        wanted: Which leaves of that state need a gradient.
-        used: Places of the tensors that the steps share which are in the step's graph.
-        signature: What that graph was like; None if there was no graph, or if it varies.
-        entered: How often the graph uses the leaves of the state before it, by their places.
-        aliases: Leaves of the state, by their places, that are tensors from elsewhere.
-        graph: The graph, if it was to be kept.
-    """
-
-    leaving: State
-    wanted: list[bool]
-    used: set[int]
-    signature: Signature | None
-    entered: dict[int, int]
-    aliases: dict[int, Alias]
-    graph: AbstractStepGraph | None = None
-
-    def discarded(self) -> tuple[StepResult, Leftovers]:
-        """Return the result without its graph, and what may be left of the graph."""
-        assert self.graph is not None
-        leftovers = Leftovers(self.graph.entering, self.graph.unknown_leaves)
-        return StepResult(*self[:-1]), leftovers
-
-
-class Leftovers:
-    """What may be alive of a graph that is discarded."""
-
-    def __init__(self, entering: State, unknown_leaves: list[UnknownLeaf]) -> None:
-        self.begun = [weakref.ref(leaf) for leaf in entering.leaves if wants_gradient(leaf)]
-        self.unknown_leaves = unknown_leaves
-
-    def refuse(self) -> None:
-        """Refuse what a step has captured, and gradients that arrive at what it has kept.
-
-        Raises:
-            CapturedTensorError: If a leaf that the chain does not know is still alive.
-        """
-        if self.unknown_leaves:
-            refuse_unknown_leaves(self.unknown_leaves)
-        # A leaf that outlives its graph is part of something that the step has kept.
-        Guard(ref() for ref in self.begun)
-
-
-class Alias(NamedTuple):
-    """Where a tensor that a step returns was met before.
-
-    Attributes:
-        entering: Whether that was in the state before the step; else in the state it returns.
-        place: The leaf's place in that state.
-    """
-
-    entering: bool
-    place: int
-
-
-def trace(
-    index: int, entering: State, leaving: State, mark: Mark, shared: SharedTensors, *, signed: bool
-) -> StepResult:
-    """Return the graph between two states, and what it tells.
-
-    Args:
-        index: The step's index.
-        entering: The state that the graph begins with.
-        leaving: The state that it ends with.
-        mark: For the graph's nodes.
-        shared: What the steps share.
-        signed: Whether the graph has the same nodes in each run.
-
-    Raises:
-        ChainError: If the graph leads to the graph of another step.
-    """
-    uses: Uses = {}
-    entered: Uses = {}
-    unknown_leaves: list[UnknownLeaf] = []
-    own = {id(leaf): at for at, leaf in enumerate(entering.leaves) if wants_gradient(leaf)}
-    found, nodes = leaves_used(leaving.leaves, mark)
-    for use in found:
-        leaf = use[0]
-        if (at := shared.places.get(id(leaf))) is not None:
-            uses.setdefault(at, []).append(use)
-        elif (at := own.get(id(leaf))) is not None:
-            entered.setdefault(at, []).append(use)
-        elif all(leaf is not part for part in gathered(shared.sharded)):
-            unknown_leaves.append(UnknownLeaf(index, tuple(leaf.shape), weakref.ref(leaf)))
-    return StepResult(
-        leaving.detached(),
-        [wants_gradient(leaf) for leaf in leaving.leaves],
-        # Of shards the graph does not tell which it uses.
-        set(range(len(shared.inside))) if shared.sharded else set(uses),
-        signature(nodes) if signed and not shared.sharded else None,
-        {place: len(each) for place, each in entered.items()},
-        _aliases(own, leaving),
-        StepGraph(entering, leaving, uses, entered, unknown_leaves),
-    )
-
-
-def _aliases(own: dict[int, int], leaving: State) -> dict[int, Alias]:
-    """Return the leaves that are tensors from elsewhere; ``own`` has the entering leaves' ids."""
-    met: dict[int, int] = {}
-    aliases: dict[int, Alias] = {}
-    for place, leaf in enumerate(leaving.leaves):
-        if wants_gradient(leaf):
-            if id(leaf) in own:
-                aliases[place] = Alias(True, own[id(leaf)])
-            elif met.setdefault(id(leaf), place) != place:
-                aliases[place] = Alias(False, met[id(leaf)])
-    return aliases

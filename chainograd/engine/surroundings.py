@@ -29,6 +29,7 @@ class Surroundings:
         rng: Random streams that steps may draw from.
         unlisted_generators: Generators that the chain was not told of.
         buffers: Buffers that steps may change.
+        has_buffers: Whether there are any.
         random: Where the random streams stood before each step, and at the end.
         trained: Before each step, which captured tensors required a gradient.
         elsewhere: Whether a backward pass runs in another context than the forward pass.
@@ -39,12 +40,14 @@ class Surroundings:
     rng: RNGSources
     unlisted_generators: UnlistedGenerators
     buffers: Buffers = field(init=False)
+    has_buffers: bool = field(init=False)
     random: list[RNGState] = field(default_factory=list)
     trained: list[list[bool]] = field(default_factory=list)
     elsewhere: bool = True
 
     def __post_init__(self) -> None:
         self.buffers = Buffers(self.context.modes)
+        self.has_buffers = bool(self.buffers.statistics or self.buffers.others)
 
     def begin(self) -> None:
         """Note where the random streams stand before step 0."""
@@ -55,9 +58,10 @@ class Surroundings:
         now = [tensor.requires_grad for tensor in self.shared.inner_captured]
         same = self.trained and now == self.trained[-1]
         self.trained.append(self.trained[-1] if same else now)
-        buffers = self.buffers
-        buffers.begin_step()
-        snapshot = BufferSnapshot(buffers) if buffers.statistics or buffers.others else None
+        snapshot = None
+        if self.has_buffers:
+            self.buffers.begin_step()
+            snapshot = BufferSnapshot(self.buffers)
         return partial(self._rewind, self.random[-1], snapshot)
 
     def end_step(self, i: int) -> None:
@@ -114,7 +118,7 @@ class Rerun:
         modes, tensors = surroundings.context.modes, surroundings.shared.inner_captured
         self.replayed = Replayed(surroundings.rng, self.start) if self.drew else None
         self.flags = Flags(modes, tensors, surroundings.trained[i]) if modes or tensors else None
-        self.buffers = surroundings.buffers.of_step(i)
+        self.buffers = surroundings.buffers.of_step(i) if surroundings.has_buffers else []
         self.stack: ExitStack | None = None
 
     def rewind(self) -> None:

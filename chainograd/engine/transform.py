@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from chainograd.engine.run import Transform
+from chainograd.engine.run_options import Transform
 from chainograd.errors import ChainError
 from chainograd.state import Cotangents, versions
 from chainograd.torch_internals import pytree

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from chainograd.engine.abstract_step import Recording
 from chainograd.engine.run import Run
-from chainograd.engine.step import Recording
 from chainograd.errors import ChainError
 from chainograd.preflight.gradient_diagnosis import without_gradient
 from chainograd.preflight.rehearsal import first_cut
@@ -27,7 +27,7 @@ def refuse_cut_off(run: Run) -> None:
         run.surroundings.rng.set(run.surroundings.random[0])
         for i in range(run.plan.num_steps):
             wanted = run.first_pass.wanted[i]
-            if not run.passes(i):
+            if not run.options.passes(i):
                 state = run.step.run(i, state, wanted, run.mark(i), record=Recording.OFF).leaving
                 continue
             entering = state.entering(wanted)

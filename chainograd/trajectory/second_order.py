@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from chainograd.engine.backward import BackwardPass
-from chainograd.engine.step_graph import StepResult
+from chainograd.engine.step_result import StepResult
 from chainograd.engine.uses import StateUses, uses_until, watched
 from chainograd.state import Cotangents, State, full_view
 
@@ -121,7 +121,7 @@ class SecondDerivative:
         state = self._at_hand(start)
         for j in range(start, i):
             self.states[j] = state
-            state = self.backward.advance(j, state)
+            state = self.backward.reruns.advance(j, state)
         return state
 
     def _at_hand(self, i: int) -> State:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from hdiscovery.directions.discovery import Discovery
-from hdiscovery.directions.publish import located, open_directions
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.saved import open_networks
 from hdiscovery.directions.seeds import seeded
+from hdiscovery.directions.shipped import located
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
@@ -31,7 +31,7 @@ HEADER = (
 
 def under(discovery: Discovery, **changes: Any) -> Discovery:
     """Return the same networks under a config with these changes."""
-    other = Discovery.build(replace(discovery.config, **changes), discovery.dm)
+    other = Discovery.build(discovery.config.replace(**changes), discovery.dm)
     other.shift_block.load_state_dict(discovery.shift_block.state_dict())
     other.R.load_state_dict(discovery.R.state_dict())
     other.R.eval()
@@ -79,7 +79,7 @@ def table(content: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    discovery, _ = open_directions(RunFolder.open(located(Path(sys.argv[1]))))
+    discovery, _ = open_networks(RunFolder.open(located(Path(sys.argv[1]))))
     content = {"run": sys.argv[1], "pairs": PAIRS, "rows": measured(discovery)}
     OUT.write_text(json.dumps(content, indent=2) + "\n")
     print(table(content))

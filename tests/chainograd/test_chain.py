@@ -1,23 +1,12 @@
-"""The oracle is the plain loop, bit for bit; then gradcheck."""
+"""A chain equals the plain loop bit for bit, and passes gradcheck."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chainograd import (
-    CheckpointedChain,
-    binomial,
-    keep_last,
-)
-from tests.problems import (
-    PLANS,
-    M,
-    Net,
-    Noisy,
-    plain,
-    states_of,
-)
+from chainograd import CheckpointedChain, binomial, keep_last
+from tests.problems import PLANS, M, Net, Noisy, plain, states_of
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
@@ -120,7 +109,7 @@ def test_every_plan_gives_the_gradients_of_the_plain_loop_to_the_bit(plan, kind,
     noise=st.booleans(),
     losses=st.sets(st.integers(1, 9), min_size=1),
 )
-def test_losses_on_any_states_under_any_plan(M, data, shape, noise, losses):
+def test_losses_on_any_states_have_the_plain_gradient_under_any_plan(M, data, shape, noise, losses):
     plan = data.draw(
         st.one_of(
             st.integers(1, M).map(lambda k: keep_last(M, k)),
@@ -148,7 +137,7 @@ def test_losses_on_any_states_under_any_plan(M, data, shape, noise, losses):
     assert all(map(torch.equal, got, expected))
 
 
-def test_a_chain_in_which_nothing_trainable_is_met_gives_an_ordinary_constant():
+def test_a_chain_that_uses_no_parameter_returns_a_constant():
     w = torch.ones(3, requires_grad=True)
 
     y = CheckpointedChain(lambda x, i: x + 1 if i < 9 else x * w, 3)(torch.zeros(3))
@@ -203,7 +192,7 @@ def same(gradients, plan, rtol=0.0):
 
 @pytest.mark.parametrize("wanted", [("x",), ("w",), ("b", "x"), ("c",)])
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-def test_some_of_the_gradients_can_be_asked_for(plan, wanted):
+def test_a_caller_may_ask_for_some_of_the_gradients(plan, wanted):
     net = Net(4, torch.float64)
     tensors = {"x": torch.randn(3, 4, dtype=torch.float64, requires_grad=True),
                "c": torch.randn(4, dtype=torch.float64, requires_grad=True),

@@ -1,4 +1,4 @@
-"""What a chain is made with is checked before anything runs."""
+"""The options of a chain are checked before anything runs."""
 
 import functools
 import importlib.util
@@ -106,13 +106,13 @@ def test_integers_of_numpy_are_integers_everywhere():
         (lambda: binomial(4, slots="2"), "slots"),
     ],
 )
-def test_what_is_no_integer_makes_no_plan(make, name):
+def test_a_number_that_is_not_an_integer_makes_no_plan(make, name):
     with pytest.raises(TypeError, match=f"`{name}` must be an integer"):
         make()
 
 
 @pytest.mark.parametrize("text", ["8IB", "IB", "8 I", "8GI", "", "GiB", "-1GiB", "0B", "nan"])
-def test_text_that_is_no_number_of_bytes_is_refused_with_the_way_out(text):
+def test_text_that_does_not_say_a_number_of_bytes_is_refused_with_the_way_out(text):
     with pytest.raises(ValueError, match=r"`plan`.*text like '8GiB'"):
         parse_bytes(text)
 
@@ -166,11 +166,11 @@ def test_an_option_that_a_step_has_a_parameter_for_is_refused(step):
         torch.sin,
     ],
 )
-def test_an_option_that_the_step_cannot_mean_is_the_method_s_own(step):
+def test_an_option_that_the_step_has_no_parameter_for_goes_to_the_method(step):
     options.refuse_shadowed(step, "measure", "kind")
 
 
-def test_a_positional_parameter_cannot_be_meant():
+def test_a_positional_only_parameter_does_not_clash_with_an_option():
     def step(x, kind, /):
         return x * kind
 

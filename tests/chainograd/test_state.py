@@ -65,7 +65,7 @@ def test_a_state_with_lazy_signs_is_compared_like_any_other(plan):
 
 
 @pytest.mark.parametrize("layout", ["strided", "sparse"])
-def test_what_stands_in_for_a_tensor_is_another_one(layout):
+def test_a_stand_in_is_another_tensor(layout):
     tensor = torch.eye(2) if layout == "strided" else torch.eye(2).to_sparse()
 
     assert detached_leaf(tensor).requires_grad
@@ -134,13 +134,15 @@ def test_an_object_in_the_state_that_hides_tensors_is_refused(kind, plan):
         return {"x": state["x"] + net(state["x"]), "past": kind(net(state["x"]))}
 
     chain = CheckpointedChain(step, 3, plan=plan)
-    with pytest.raises(ChainError, match=r"state that step 0 gives holds a .* with tensors in it"):
+    with pytest.raises(
+        ChainError, match=r"state that step 0 gives holds an object .* with tensors in it"
+    ):
         chain({"x": torch.ones(3), "past": None})
     with pytest.raises(ChainError, match="state that enters step 0 holds"):
         chain({"x": torch.ones(3), "past": kind(torch.ones(3, requires_grad=True))})
 
 
-def test_an_object_that_is_only_handed_on_may_hold_constants():
+def test_an_object_that_steps_only_pass_on_may_hold_constants():
     w, times = torch.ones(3, requires_grad=True), Hidden(torch.ones(3))
 
     def step(state, i):

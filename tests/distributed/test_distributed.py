@@ -1,4 +1,4 @@
-"""Chains under DDP and FSDP2, with two gloo processes: right, or refused."""
+"""Chains under DDP and FSDP2 in two gloo processes: right, or refused."""
 
 import json
 import os

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hdiscovery.directions.discovery import Discovery
-from hdiscovery.directions.publish import open_directions, own_run
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.saved import open_networks
+from hdiscovery.directions.shipped import own_run
 from hdiscovery.directions.subject import of_run
 from hdiscovery.dm.compiled import compile_parts
 from hdiscovery.dm.device import device_of
@@ -173,7 +174,7 @@ def rank(
 
 
 def _opened(run: RunFolder, device: str, compile: bool) -> tuple[Discovery, int]:
-    discovery, step = open_directions(run, device=device_of(device))
+    discovery, step = open_networks(run, device=device_of(device))
     if compile:
         compile_parts(discovery.dm.unet)
     return discovery, step

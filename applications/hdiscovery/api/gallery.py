@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from hdiscovery.directions.config import run_config
-from hdiscovery.directions.publish import is_published, located, open_directions, shipped_runs
+from hdiscovery.directions.labels import read_labels
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.saved import is_published, open_networks
+from hdiscovery.directions.shipped import located, shipped_runs
 from hdiscovery.dm.device import device_of
 from hdiscovery.evaluate.rca import measure_rca
 from hdiscovery.gallery.draw import even_shifts
 from hdiscovery.gallery.page import is_gallery, write_page
-from hdiscovery.gallery.read import read_labels, shown_run
+from hdiscovery.gallery.read import shown_run
 from hdiscovery.gallery.shown import ShownRun
 from hdiscovery.progress import Bars, silent
 
@@ -87,7 +89,7 @@ def gallery_of_shipped(
     pages = []
     for name, path in shipped_runs().items():
         run = RunFolder.open(path)
-        named = read_labels(run, K=run_config(run).K)
+        named = read_labels(run, K=run_config(run).shift.K)
         if named:
             pages.append(gallery(
                 name, out=folder / f"{name}.html", directions=named, pairs=0,
@@ -109,7 +111,7 @@ def _drawn(
     **how: int,
 ) -> ShownRun:  # fmt: skip
     """Return what the page shows of a run; its accuracy is measured if it is not known."""
-    discovery, step = open_directions(run, device=device_of(device))
+    discovery, step = open_networks(run, device=device_of(device))
     accuracy = run.read_json("rca.json") if is_published(run) else _known(run, pairs, step)
     if accuracy is None:
         accuracy = asdict(measure_rca(discovery, pairs=pairs, progress=progress("RCA")))

@@ -13,10 +13,11 @@ from chainograd.samplers.schedule import GridConvention
 from hdiscovery.api.files import refuse_existing, refuse_own
 from hdiscovery.data.images import INVERSION, listed, read_photo
 from hdiscovery.directions.config import run_config
-from hdiscovery.directions.publish import located
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.shipped import located
 from hdiscovery.dm.device import device_of
-from hdiscovery.dm.files import DiffusionModel, load_dm
+from hdiscovery.dm.model import DiffusionModel
+from hdiscovery.dm.open import load_dm
 from hdiscovery.editing import inversion
 from hdiscovery.editing.inversion import Inverted, generate, psnr, save_inversion
 from hdiscovery.editing.sheets import Sheet, draw_sheet
@@ -154,7 +155,7 @@ def _model(model: Source | str | Path, device: str) -> tuple[DiffusionModel, Gri
     folder = located(Path(model))
     if (folder / "config.json").is_file():
         config = run_config(RunFolder(folder))
-        return load_dm(config.dm, device=device_of(device)), config.grid
+        return load_dm(config.model.dm, device=device_of(device)), config.sampling.grid
     return load_dm(str(model), device=device_of(device)), "asyrp"
 
 

@@ -13,14 +13,15 @@ from chainograd.samplers import time_grid
 from hdiscovery.api.files import refuse_existing
 from hdiscovery.directions.about import Calibration
 from hdiscovery.directions.config import run_config
+from hdiscovery.directions.labels import LABELS, read_labels
 from hdiscovery.directions.portable import PortableDirections, load_directions, save_directions
-from hdiscovery.directions.publish import located, own_run
+from hdiscovery.directions.shipped import located, own_run
 from hdiscovery.dm.device import device_of
+from hdiscovery.dm.walk import draw_noise
 from hdiscovery.editing.calibration import calibrate
-from hdiscovery.editing.distance import build_features
-from hdiscovery.editing.means import Means, draw_noise, measure_means
+from hdiscovery.editing.distance import FeatureName, build_features
+from hdiscovery.editing.means import Means, measure_means
 from hdiscovery.editing.source import FILE, Source, open_run_source
-from hdiscovery.gallery.read import LABELS, read_labels
 from hdiscovery.progress import Bars, counted, silent
 
 Precision = Literal["float16", "float32"]
@@ -33,7 +34,7 @@ def publish_file(
     samples: int = 20,
     mean: bool = True,
     calibration_samples: int = 8,
-    calibration_features: Literal["encoder", "pixels"] = "encoder",
+    calibration_features: FeatureName = "encoder",
     seed: int = 0,
     dtype: Precision = "float16",
     overwrite: bool = False,
@@ -105,7 +106,7 @@ def _means(source: Source, samples: int, seed: int, dtype: torch.dtype, progress
 
 
 def _calibration(
-    source: Source, samples: int, features: str, seed: int, progress: Bars
+    source: Source, samples: int, features: FeatureName, seed: int, progress: Bars
 ) -> Calibration:
     x_T = draw_noise(source.dm, samples, seed)
     net = build_features(features, source.dm)
@@ -114,7 +115,7 @@ def _calibration(
 
 def _label_run(path: Path, words: Sequence[str]) -> list[str]:
     run = own_run(path)
-    K = run_config(run).K
+    K = run_config(run).shift.K
     known = read_labels(run, K=K)
     labels = changed([known.get(k, "") for k in range(K)], words)
     if words:

@@ -76,17 +76,17 @@ def _inspect(options: Options) -> None:
 
 
 def _to_diffusers(options: Options, out: Path) -> None:
-    from hdiscovery.dm.diffusers_folder import write_folder
-    from hdiscovery.dm.files import load_dm
+    from hdiscovery.dm.export.diffusers_folder import write_folder
+    from hdiscovery.dm.open import load_dm
 
     _refuse_answers(options, "`--to diffusers`: it starts from a model, which says all of it")
     write_folder(load_dm(options.model), out)
 
 
 def _to_file(options: Options, out: Path) -> None:
-    from hdiscovery.dm.adm_weights import convert
+    from hdiscovery.dm.conversion import convert
     from hdiscovery.dm.device import device_of
-    from hdiscovery.dm.diffusers_folder import convert_folder
+    from hdiscovery.dm.export.diffusers_folder import convert_folder
 
     path = Path(options.model)
     if path.is_dir():

@@ -62,7 +62,7 @@ def judged(options: Options) -> tuple[Verdict, Tensor]:
     """Return what the classifier says of the model's samples, and the samples."""
     from hdiscovery.data.mnist import load_mnist
     from hdiscovery.dm.device import device_of
-    from hdiscovery.dm.files import load_dm
+    from hdiscovery.dm.open import load_dm
     from hdiscovery.evaluate.digits import digit_classifier, judge, train_classifier
 
     device = device_of(options.device)

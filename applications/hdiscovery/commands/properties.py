@@ -18,7 +18,7 @@ from hdiscovery.commands.options import (
     Overwrite,
     Run,
     Shifts,
-    flat,
+    given_images,
 )
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ class Options:
 def run(options: Options) -> None:
     """Measure cosines and edited images; write properties.json and properties.png."""
     from hdiscovery.api.files import refuse_existing
-    from hdiscovery.directions.publish import located
     from hdiscovery.directions.run_folder import RunFolder
+    from hdiscovery.directions.shipped import located
     from hdiscovery.editing.properties import draw, measure, open_kinds
     from hdiscovery.editing.report import sentences
 
@@ -94,7 +94,7 @@ def images_to_edit(options: Options, source: Source) -> Edited:
     if not options.image:
         return sampled(source, options.samples, options.seed)
     found = invert(
-        source, flat(options.image), inversion_steps=options.inversion_steps,
+        source, given_images(options.image), inversion_steps=options.inversion_steps,
         batch_size=options.batch_size, progress=bars,
     )  # fmt: skip
     say(found)

@@ -12,7 +12,7 @@ from hdiscovery.commands.bars import bars
 from hdiscovery.commands.options import Device, Features, Model
 
 if TYPE_CHECKING:
-    from hdiscovery.dm.files import DiffusionModel
+    from hdiscovery.dm.model import DiffusionModel
     from hdiscovery.evaluate.t_stop import Chosen, Distance
 
 EXAMPLES = (
@@ -63,7 +63,7 @@ def run(options: Options) -> None:
     """Choose, draw the curve, and print the choice."""
     from hdiscovery.directions.run_folder import RunFolder
     from hdiscovery.dm.device import device_of
-    from hdiscovery.dm.files import load_dm
+    from hdiscovery.dm.open import load_dm
     from hdiscovery.evaluate.t_stop import draw_curve
 
     preset = None if options.preset is None else preset_t_stop(options.preset)
@@ -118,6 +118,6 @@ def preset_t_stop(name: str) -> int:
     Raises:
         ValueError: If there is no such preset.
     """
-    from hdiscovery.directions.config import from_preset
+    from hdiscovery.directions.recipe import from_preset
 
-    return from_preset(name, dm="any").t_stop
+    return from_preset(name, dm="any").shift.t_stop

@@ -7,7 +7,7 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.dm.model import DiffusionModel
 
 FeatureName = Literal["encoder", "pixels"]
 

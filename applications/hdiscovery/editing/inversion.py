@@ -13,7 +13,7 @@ from torch import Tensor
 from chainograd.samplers import DDIM, time_grid
 from chainograd.samplers.schedule import GridConvention
 from hdiscovery.directions.fingerprint import dm_hash
-from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.dm.tensors import save_tensors
 
 FORMAT = "hdiscovery-inversion-1"

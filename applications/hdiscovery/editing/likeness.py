@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hdiscovery.directions.portable import PortableDirections
+from hdiscovery.dm.walk import bottlenecks
 from hdiscovery.editing.distance import Features, distance
 from hdiscovery.editing.editor import edit
-from hdiscovery.editing.means import bottlenecks
 from hdiscovery.editing.source import Kind, Source
 
 Progress = Callable[[Iterable], Iterable]

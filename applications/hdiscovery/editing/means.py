@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from chainograd.samplers import ddim_update
 from hdiscovery.directions.step import Directions
-from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.directions.times import shifted_times
+from hdiscovery.dm.model import DiffusionModel
+from hdiscovery.dm.walk import bottlenecks
 
 Progress = Callable[[Iterable], Iterable]
-
-
-class Bottleneck(NamedTuple):
-    """One step of a batch in h-space: time t, h ``[N, C, H, W]`` and the embedding ``[N, E]``."""
-
-    t: int
-    h: Tensor
-    embedding: Tensor
 
 
 class Means(NamedTuple):
@@ -36,46 +28,6 @@ class Means(NamedTuple):
     mean: Tensor
     global_: Tensor
     times: tuple[int, ...]
-
-
-def draw_noise(dm: DiffusionModel, n: int, seed: int) -> Tensor:
-    """Return x_T of n samples, ``[n, C, H, W]``, the same on every device.
-
-    Raises:
-        ValueError: If ``n`` is less than 1.
-    """
-    if n < 1:
-        raise ValueError(f"`samples` must be at least 1, got {n}.")
-    x_T = torch.randn(n, *dm.image_shape, generator=torch.Generator().manual_seed(seed))
-    return x_T.to(next(dm.unet.parameters()).device)
-
-
-def bottlenecks(
-    dm: DiffusionModel, x_T: Tensor, grid: Sequence[int], *, t_stop: int
-) -> Iterator[Bottleneck]:
-    """Yield h of every shifted step while sampling without shifts, without a graph.
-
-    Args:
-        dm: The diffusion model.
-        x_T: ``[N, C, H, W]``.
-        grid: Times as from `time_grid`.
-        t_stop: Last time (inclusive) that is yielded; the sampler stops there.
-    """
-    x, C = x_T, dm.image_shape[0]
-    for t, s in pairwise(grid):
-        if t < t_stop:
-            return
-        with torch.no_grad():
-            encoded = dm.unet.encode(x, x.new_full((len(x),), t).long())
-            h = dm.unet.middle(encoded)
-        yield Bottleneck(t, h, encoded.embedding)
-        with torch.no_grad():
-            x = ddim_update(
-                x,
-                dm.unet.decode(h, encoded)[:, :C].to(x.dtype),
-                alpha_bar_t=dm.schedule.alpha_bar(t),
-                alpha_bar_s=dm.schedule.alpha_bar(s),
-            )
 
 
 def measure_means(
@@ -119,21 +71,6 @@ def measure_means(
             mean[k, i] = _stored(of_samples, dtype, f"direction {k} at t = {t}")
             total[k] += of_samples
     return Means(mean, _stored(total / len(times), dtype, "a global direction"), times)
-
-
-def shifted_times(grid: Sequence[int], t_stop: int) -> tuple[int, ...]:
-    """Return the times of a grid at which samples are shifted.
-
-    Raises:
-        ValueError: If no step is shifted.
-    """
-    times = tuple(t for t in grid[:-1] if t >= t_stop)
-    if not times:
-        raise ValueError(
-            f"No step is shifted: every time of the grid {tuple(grid)} is below `t_stop` {t_stop}. "
-            "Choose a smaller `t_stop`."
-        )
-    return times
 
 
 def _stored(value: Tensor, dtype: torch.dtype, what: str) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from chainograd.samplers import time_grid
 from hdiscovery.directions.portable import PortableDirections, load_directions
 from hdiscovery.dm.device import device_of
+from hdiscovery.dm.walk import draw_noise
 from hdiscovery.editing.distance import build_features
 from hdiscovery.editing.editor import edit
 from hdiscovery.editing.inversion import generate
@@ -22,7 +23,6 @@ from hdiscovery.editing.likeness import (
     measure_differences,
     most_and_least_alike,
 )
-from hdiscovery.editing.means import draw_noise
 from hdiscovery.editing.report import report
 from hdiscovery.editing.sheets import Sheet, draw_sheet
 from hdiscovery.editing.sheets import strength as word

@@ -14,11 +14,13 @@ from hdiscovery.directions.about import About
 from hdiscovery.directions.fingerprint import dm_hash, weights_hash
 from hdiscovery.directions.fixed import GlobalDirections, MeanDirections
 from hdiscovery.directions.portable import PortableDirections, load_directions
-from hdiscovery.directions.publish import located, open_directions
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.saved import open_networks
+from hdiscovery.directions.shipped import located
 from hdiscovery.directions.step import Directions
-from hdiscovery.dm.files import DiffusionModel, load_dm
-from hdiscovery.editing.means import shifted_times
+from hdiscovery.directions.times import shifted_times
+from hdiscovery.dm.model import DiffusionModel
+from hdiscovery.dm.open import load_dm
 
 FILE = "directions.safetensors"  # in a run's folder
 Kind = Literal["direct", "mean", "global"]
@@ -93,26 +95,28 @@ def open_run_source(path: Path, *, device: torch.device | str = "cpu") -> Source
     Labels are those of ``labels.json``, else of the run's file of directions; calibrated strengths
     are the file's, if it was measured from the shift block as it is now.
     """
-    from hdiscovery.gallery.read import read_labels
+    from hdiscovery.directions.labels import read_labels
 
-    discovery, _ = open_directions(RunFolder.open(path), device=device)
+    discovery, _ = open_networks(RunFolder.open(path), device=device)
     config, dm = discovery.config, discovery.dm
     shift_block = discovery.shift_block.eval().requires_grad_(False)
     run = RunFolder(path)
-    grid = time_grid(config.M, dm.schedule.num_train_steps, convention=config.grid)
+    grid = time_grid(
+        config.sampling.M, dm.schedule.num_train_steps, convention=config.sampling.grid
+    )
     about = About(
-        dm=config.dm,
+        dm=config.model.dm,
         dm_hash=dm_hash(dm),
         shift_block_hash=weights_hash(shift_block),
-        K=config.K,
-        S=config.S,
-        M=config.M,
-        t_stop=config.t_stop,
-        grid=config.grid,
-        update=config.update,
-        times=shifted_times(grid, config.t_stop),
-        labels=("",) * config.K,
-        **_scores(run, config.K),
+        K=config.shift.K,
+        S=config.shift.S,
+        M=config.sampling.M,
+        t_stop=config.shift.t_stop,
+        grid=config.sampling.grid,
+        update=config.shift.update,
+        times=shifted_times(grid, config.shift.t_stop),
+        labels=("",) * config.shift.K,
+        **_scores(run, config.shift.K),
     )
     if (path / FILE).is_file():
         measured = load_directions(path / FILE, with_mean=False).about
@@ -120,7 +124,7 @@ def open_run_source(path: Path, *, device: torch.device | str = "cpu") -> Source
             about = replace(about, labels=measured.labels)
         if measured.shift_block_hash == about.shift_block_hash:
             about = replace(about, calibration=measured.calibration)
-    named = read_labels(run, K=config.K)
+    named = read_labels(run, K=config.shift.K)
     labels = tuple(named.get(k, label) for k, label in enumerate(about.labels))
     about = replace(about, labels=labels)
     return Source(dm, shift_block, about, "direct")

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from hdiscovery.data.mnist import load_mnist
 from hdiscovery.directions.seeds import seeded
-from hdiscovery.dm.files import DiffusionModel
-from hdiscovery.dm.sample import sample
+from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.dm.tensors import save_tensors
+from hdiscovery.dm.walk import sample
 
 FORMAT = "hdiscovery-digits-1"
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.dm.model import DiffusionModel
 
 
 class UNetMaps(nn.Module):

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.evaluate.digits import digit_classifier_of
 from hdiscovery.evaluate.feature_maps import (
     DigitMaps,

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from chainograd.samplers import time_grid
-from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.dm.walk import trajectory
 from hdiscovery.evaluate.drawing import plain_axes, save_figure
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hdiscovery.directions.labels import read_labels
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.evaluate.equilibrium import findings
 from hdiscovery.gallery.draw import Progress, draw_strips, even_shifts
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from hdiscovery.directions.discovery import Discovery
 
 FACTS = ("K", "S", "M", "t_stop", "batch_size")
-LABELS = "labels.json"
 MEASURES = ("monotonicity", "smoothness", "consistency", "fidelity", "effect")
 
 
@@ -49,11 +48,11 @@ def shown_run(
         ValueError: If a file is not what it should be, or an argument is out of range.
     """
     config = discovery.config
-    shifts = even_shifts(config.S, columns)
-    labels = read_labels(run, K=config.K)
+    shifts = even_shifts(config.shift.S, columns)
+    labels = read_labels(run, K=config.shift.K)
     ranking, ranked_at = _ranking(run)
     records = list(run.records())
-    chosen = _chosen(only, K=config.K)
+    chosen = _chosen(only, K=config.shift.K)
     directions = [
         ShownDirection.of(
             k,
@@ -65,36 +64,15 @@ def shown_run(
     ]
     return ShownRun(
         name=run.path.resolve().name,
-        dm=Path(config.dm).name,
-        K=config.K,
-        S=config.S,
+        dm=Path(config.model.dm).name,
+        K=config.shift.K,
+        S=config.shift.S,
         shifts=shifts,
         directions=directions,
         records=records,
-        facts=_facts(asdict(config), step, accuracy, records),
-        alarms=[*_stale(ranked_at, step), *_alarms(records, K=config.K)],
+        facts=_facts(config.leaves(), step, accuracy, records),
+        alarms=[*_stale(ranked_at, step), *_alarms(records, K=config.shift.K)],
     )
-
-
-def read_labels(run: RunFolder, *, K: int) -> dict[int, str]:
-    """Return the labels of ``labels.json`` by direction; none where there is no such file.
-
-    Raises:
-        ValueError: If the file is not what the page saves.
-    """
-    path = run.path / LABELS
-    if not path.exists():
-        return {}
-    labels = _json(run, LABELS)
-    if not isinstance(labels, dict) or not all(isinstance(text, str) for text in labels.values()):
-        raise ValueError(f'{path} must map directions to words, as {{"3": "thickness"}} does.')
-    known = {str(k): k for k in range(K)}
-    if unknown := [k for k in labels if k not in known]:
-        raise ValueError(
-            f"{path} names {unknown[0]!r}, which is none of the run's directions 0 … {K - 1}. "
-            "Is it another run's file?"
-        )
-    return {known[k]: text for k, text in labels.items()}
 
 
 def _chosen(only: Collection[int] | None, *, K: int) -> Sequence[int]:

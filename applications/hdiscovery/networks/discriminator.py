@@ -7,17 +7,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from hdiscovery.dm.adm_unet import (
-    UNetConfig,
-    encoder_stages,
-    middle_stage,
-    timestep_embedding,
-    zeroed,
-)
+from hdiscovery.dm.adm_blocks import timestep_embedding, zeroed
+from hdiscovery.dm.adm_config import UNetConfig
+from hdiscovery.dm.adm_unet import encoder_stages, middle_stage
 from hdiscovery.dm.conditioned import Conditioned
 from hdiscovery.dm.diffusers_unets import DiffusersUNet
-from hdiscovery.dm.files import DiffusionModel
 from hdiscovery.dm.hspace import HSpaceUNet
+from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.dm.prediction import PredictsNoise
 
 

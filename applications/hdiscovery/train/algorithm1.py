@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hdiscovery.directions.discovery import Discovery
+from hdiscovery.directions.saved import FORMAT, averaged, load_networks
 from hdiscovery.train.augment import moved_alike
 from hdiscovery.train.objective import Objective, discriminator_loss
 from hdiscovery.train.optimizers import keep_drawn_rows, optimizers, set_rates
 from hdiscovery.train.world import World
 
-FORMAT = "hdiscovery-checkpoint-2"
 Pair = tuple[Tensor, Tensor, Tensor, Tensor]  # x_0, shifted x_0, k, s
 
 
@@ -34,13 +34,13 @@ class Trainer:
     def __init__(self, discovery: Discovery, world: World | None = None) -> None:
         self.discovery, self.world = discovery, world or World(device=discovery.device)
         self.config = config = discovery.config
-        if config.sync_batch_norm:
+        if config.networks.sync_batch_norm:
             discovery.R = nn.SyncBatchNorm.convert_sync_batchnorm(discovery.R)
         self.optimizers = optimizers(discovery)
         self.D = self.world.wrap(discovery.D)
         self.own_objective = Objective(discovery)
         self.objective = self.world.wrap(self.own_objective)
-        self.average = average_of(discovery) if config.ema else None
+        self.average = average_of(discovery) if config.optimizer.ema else None
         self.buffer: list[Pair] = []
 
     def step(
@@ -150,14 +150,14 @@ class Trainer:
 
     def _train_reconstructor_again(self, pair: Pair) -> None:
         """Train R on recent pairs: sampling is dear, R is cheap and starves on one batch a step."""
-        if self.config.r_updates == 1:
+        if self.config.training.r_updates == 1:
             return
-        self.buffer = [*self.buffer, pair][-self.config.r_buffer :]
+        self.buffer = [*self.buffer, pair][-self.config.training.r_buffer :]
         omega, parameters = self.optimizers["omega"], list(self.discovery.R.parameters())
-        for _ in range(self.config.r_updates - 1):
+        for _ in range(self.config.training.r_updates - 1):
             parts = random.choices(self.buffer, k=4)
             x_0, shifted, k, s = (torch.cat(column) for column in zip(*parts, strict=True))
-            if self.config.r_augment:
+            if self.config.training.r_augment:
                 x_0, shifted = moved_alike(x_0, shifted)
             omega.zero_grad()
             self.own_objective.reconstruction(x_0, shifted, k, s).backward()
@@ -230,7 +230,7 @@ class Trainer:
             blocks.append(self.average.module)
         with torch.no_grad():
             for head in (head for block in blocks for head in block.heads):
-                head.mul_(self.config.start_scale)
+                head.mul_(self.config.run.start_scale)
 
     def _begin_average(self) -> None:
         """Let the average be the shift block as it is, not as it was drawn."""
@@ -258,31 +258,9 @@ class Trainer:
         return state["step"]
 
 
-def load_networks(discovery: Discovery, state: dict[str, Any]) -> None:
-    """Load the three networks of a checkpoint as they were trained.
-
-    Raises:
-        ValueError: If another version wrote it.
-    """
-    if state.get("format") != FORMAT:
-        raise ValueError(
-            f"The run's checkpoint has the format {state.get('format')!r}, expected {FORMAT!r}: "
-            "another version of hdiscovery wrote it. Use that one, or begin the run anew."
-        )
-    discovery.shift_block.load_state_dict(state["shift_block"])
-    discovery.R.load_state_dict(state["R"])
-    discovery.D.load_state_dict(state["D"])
-
-
-def averaged(average: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state of the shift block that an average of it holds."""
-    prefix = "module."
-    return {name.removeprefix(prefix): v for name, v in average.items() if name.startswith(prefix)}
-
-
 def average_of(discovery: Discovery) -> AveragedModel:
     """Return the moving average of a shift block, ``phi' = ema phi' + (1 - ema) phi``."""
-    decay = discovery.config.ema
+    decay = discovery.config.optimizer.ema
     return AveragedModel(discovery.shift_block, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 

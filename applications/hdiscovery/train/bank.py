@@ -63,7 +63,7 @@ def drawn_pairs(
         numbers: Of the pairs.
         progress: Wraps the loop over batches.
     """
-    batch = max(1, discovery.config.batch_size)
+    batch = max(1, discovery.config.training.batch_size)
     noise, samples = [], []
     for start in progress(range(0, len(numbers), batch)):
         part = numbers[start : start + batch]
@@ -76,7 +76,7 @@ def drawn_pairs(
 
 
 def _noise(discovery: Discovery, number: int) -> Tensor:
-    seed = discovery.config.seed * 1_000_000_007 + number
+    seed = discovery.config.run.seed * 1_000_000_007 + number
     return torch.randn(discovery.dm.image_shape, generator=torch.Generator().manual_seed(seed))
 
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from hdiscovery.directions.config import MADE_BY, DiscoveryConfig, run_config
 from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.saved import is_published, open_networks
+from hdiscovery.directions.shipped import located
 from hdiscovery.dm.compiled import compile_parts
-from hdiscovery.train.algorithm1 import Trainer, averaged, load_networks
+from hdiscovery.train.algorithm1 import Trainer
 from hdiscovery.train.bank import Bank, Progress, drawn_pairs, load_bank, save_bank
 from hdiscovery.train.world import World
-
-__all__ = ["Discovery", "open_run", "train"]
 
 
 def train(
@@ -46,32 +46,32 @@ def train(
         ValueError: If the batch cannot be shared out, or all checkpoints are damaged.
     """
     world = world or World()
-    share = world.share(config.batch_size)
+    share = world.share(config.training.batch_size)
     discovery = Discovery.build(config, device=world.device)
-    if config.shard_dm:
+    if config.model.shard_dm:
         from hdiscovery.train.sharding import shard
 
         shard(discovery.dm.unet, world)
-    if config.compile:
+    if config.model.compile:
         compile_parts(discovery.dm.unet)
     bank = _bank(run.path / bank_name(config), discovery, world, progress)
     trainer = Trainer(discovery, world)
     checkpoint = run.load_checkpoint()
     first = trainer.restore(checkpoint) if checkpoint else 0
-    if checkpoint is None and config.start_from:
+    if checkpoint is None and config.run.start_from:
         trainer.begin_with(start_of(config))
     if world.leads:
         run.keep_records(before=first)
     for step in range(first, config.all_steps):
         started = time.perf_counter()
         try:
-            with seeded(config.seed, step, world.rank):
+            with seeded(config.run.seed, step, world.rank):
                 drawn = _drawn(discovery, share, bank, step, world)
-                if step < config.steps:
+                if step < config.training.steps:
                     terms = trainer.step(*drawn)
                 else:
                     terms = trainer.settle(*drawn, rate=config.settle_rate(step))
-            saves = (step + 1) % config.save_every == 0 or step + 1 == config.all_steps
+            saves = (step + 1) % config.run.save_every == 0 or step + 1 == config.all_steps
             if saves:
                 trainer.refuse_not_finite()
         except FloatingPointError as error:
@@ -90,63 +90,35 @@ def train(
 
 
 def start_of(config: DiscoveryConfig) -> dict[str, Any]:
-    """Return the checkpoint that a run begins with, the last one of the run ``config.start_from``.
+    """Return the last checkpoint of the run ``config.run.start_from``, which a run begins with.
 
-    Of a published run, what it has of one: ``optimizers`` is None then. ``R`` is None where
-    that run's reconstructor is of another kind than ``config.reconstructor``.
+    Of a published run, what it has of a checkpoint: ``optimizers`` is None then. ``R`` is None
+    where that run's reconstructor is of another kind than ``config.networks.reconstructor``.
 
     Raises:
         FileNotFoundError: If there is no run.
         ValueError: If it has no checkpoint yet, or its networks are of another kind.
     """
-    from hdiscovery.directions.publish import (  # they import this
-        is_published,
-        located,
-        open_directions,
-    )
-
-    run = RunFolder.open(located(Path(config.start_from)))
+    run = RunFolder.open(located(Path(config.run.start_from)))
     theirs = run_config(run)
     for name in MADE_BY:
-        if getattr(theirs, name) != getattr(config, name):
+        if theirs.leaves()[name] != config.leaves()[name]:
             raise ValueError(
-                f"`start_from` {config.start_from} is a run with `{name}` "
-                f"{getattr(theirs, name)!r}, and this one has {getattr(config, name)!r}. Its "
+                f"`start_from` {config.run.start_from} is a run with `{name}` "
+                f"{theirs.leaves()[name]!r}, and this one has {config.leaves()[name]!r}. Its "
                 f"networks fit runs with the same {', '.join(MADE_BY)}."
             )
     if is_published(run):
-        published, _ = open_directions(run)
+        published, _ = open_networks(run)
         checkpoint = {"shift_block": published.shift_block.state_dict(), "average": None,
                       "R": published.R.state_dict(), "optimizers": None}  # fmt: skip
     else:
         checkpoint = run.load_checkpoint()
     if checkpoint is None:
-        raise ValueError(f"`start_from` {config.start_from} has no checkpoint yet.")
-    if theirs.reconstructor != config.reconstructor:
+        raise ValueError(f"`start_from` {config.run.start_from} has no checkpoint yet.")
+    if theirs.networks.reconstructor != config.networks.reconstructor:
         checkpoint["R"] = None
     return checkpoint
-
-
-def open_run(path: RunFolder, *, device: torch.device | str = "cpu") -> Discovery:
-    """Return the networks of a run's last checkpoint; of the shift block its average, if kept.
-
-    Raises:
-        ValueError: If the run has no checkpoint yet.
-    """
-    discovery = Discovery.build(run_config(path), device=device)
-    checkpoint = path.load_checkpoint()
-    if checkpoint is None:
-        raise ValueError(f"The run {path.path} has no checkpoint yet.")
-    load_networks(discovery, checkpoint)
-    if checkpoint["average"] is not None:
-        discovery.shift_block.load_state_dict(averaged(checkpoint["average"]))
-    return discovery
-
-
-def trained_steps(run: RunFolder) -> int:
-    """Return how many training steps are behind a run's checkpoint; 0 where there is none."""
-    checkpoint = run.load_checkpoint()
-    return checkpoint["step"] if checkpoint else 0
 
 
 @contextmanager
@@ -183,21 +155,25 @@ def bank_name(config: DiscoveryConfig) -> str:
     A run may change its ``autocast`` on the way. Both images of a pair are made in the same one:
     else their difference, which R looks at, holds the rounding of one of them.
     """
-    return "bank.safetensors" if config.autocast == "off" else f"bank-{config.autocast}.safetensors"
+    return (
+        "bank.safetensors"
+        if config.model.autocast == "off"
+        else f"bank-{config.model.autocast}.safetensors"
+    )
 
 
 def _bank(path: Path, discovery: Discovery, world: World, progress: Progress) -> Bank | None:
     """Return the run's bank, which the processes fill together if it is not there yet."""
     config = discovery.config
-    if not config.bank:
+    if not config.training.bank:
         return None
     if not world.first(path.exists):
-        numbers = range(world.rank, config.bank, world.size)
+        numbers = range(world.rank, config.training.bank, world.size)
         parts = world.gather(drawn_pairs(discovery, numbers, progress=progress))
         if world.leads:
-            order = torch.cat([torch.arange(rank, config.bank, world.size)
+            order = torch.cat([torch.arange(rank, config.training.bank, world.size)
                                for rank in range(world.size)]).argsort()  # fmt: skip
             x_T, x_0 = (torch.cat(tensors)[order] for tensors in zip(*parts, strict=True))
             save_bank(path, x_T, x_0)
     world.first(lambda: None)  # others wait until it is there
-    return load_bank(path, seed=config.seed)
+    return load_bank(path, seed=config.run.seed)

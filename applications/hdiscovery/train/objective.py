@@ -55,13 +55,13 @@ class Objective(nn.Module):
             "L_G": F.binary_cross_entropy_with_logits(judged, torch.ones_like(judged)),
             "cross_entropy": F.cross_entropy(logits, k),
             "shift_error": F.l1_loss(s_hat, s),
-            "l1": weighted_l1(x_0, shifted, s, gamma=config.l1_gamma),
+            "l1": weighted_l1(x_0, shifted, s, gamma=config.loss.l1_gamma),
         }
         loss = (
-            config.lambda_G * terms["L_G"]
-            + config.lambda_1 * terms["cross_entropy"]
-            + config.lambda_2 * terms["shift_error"]
-            + config.lambda_l1 * terms["l1"]
+            config.loss.lambda_G * terms["L_G"]
+            + config.loss.lambda_1 * terms["cross_entropy"]
+            + config.loss.lambda_2 * terms["shift_error"]
+            + config.loss.lambda_l1 * terms["l1"]
         )
         accuracy = (logits.argmax(1) == k).float().mean()
         return {**terms, "loss": loss, "accuracy": accuracy}
@@ -70,4 +70,4 @@ class Objective(nn.Module):
         """Return R's part of the loss alone."""
         logits, s_hat = self.R(x_0, shifted)
         L_k, L_s = F.cross_entropy(logits, k), F.l1_loss(s_hat, s)
-        return self.config.lambda_1 * L_k + self.config.lambda_2 * L_s
+        return self.config.loss.lambda_1 * L_k + self.config.loss.lambda_2 * L_s

@@ -22,7 +22,7 @@ def optimizers(discovery: Discovery) -> dict[str, Optimizer]:
     reconstructor, psi the discriminator.
     """
     config, block = discovery.config, discovery.shift_block
-    heads = block.heads if config.adam == "lazy" else []
+    heads = block.heads if config.optimizer.adam == "lazy" else []
     rest = [p for p in block.parameters() if not any(p is head for head in heads)]
     found: dict[str, Optimizer] = {
         "phi": Adam(rest, config.rates["phi"]),

@@ -38,7 +38,7 @@ def test_the_chain_is_the_sampler_run_in_one_go_to_the_bit(name):
     assert all(g.abs().max() > 0 for g in ours)
 
 
-def test_churn_is_spread_over_all_steps_although_each_sees_but_itself():
+def test_churn_is_spread_over_all_steps_although_each_step_is_cut_out():
     seen = []
     step = k_diffusion_step(
         sample_heun, lambda x, sigma: seen.append(sigma[0]) or x, SIGMAS, s_churn=1.5
@@ -133,7 +133,7 @@ def test_a_trial_leaves_the_caller_s_random_stream_alone():
     assert torch.equal(torch.randn(3), expected)
 
 
-def test_noise_that_is_no_value_is_refused_with_the_way_out():
+def test_a_sampler_that_adds_noise_is_refused_without_noise_by_index():
     with pytest.raises(ValueError, match=r"sample_euler_ancestral adds noise.*SeededNoise.*eta=0"):
         k_diffusion_step(sample_euler_ancestral, Denoiser(), SIGMAS)
 

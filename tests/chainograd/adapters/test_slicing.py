@@ -38,7 +38,7 @@ def test_samplers_that_remember_or_choose_are_refused_by_name_with_the_reason(na
         k_diffusion_step(sampler, Denoiser(), SIGMAS)
 
 
-def test_a_sampler_of_another_name_that_remembers_gives_itself_away():
+def test_a_sampler_with_a_memory_is_refused_under_any_name():
     with pytest.raises(
         ValueError, match=r"with_a_memory returns another result .* carries it in its"
     ):

@@ -12,13 +12,7 @@ import chainograd.captured.search
 from chainograd import CheckpointedChain
 from chainograd.captured.find import find_captured
 from chainograd.errors import CapturedTensorError
-from tests.chainograd.captured.held import (
-    M,
-    assert_gradients_reach,
-    register,
-    times,
-    weight,
-)
+from tests.chainograd.captured.held import M, assert_gradients_reach, register, times, weight
 
 CASES = {}
 case = register(CASES)
@@ -161,7 +155,7 @@ def test_gradients_reach_what_a_container_holds(name, known):
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["from x", "not from x"])
-def test_the_one_record_of_many_that_holds_a_tensor_is_refused_not_left_out(known):
+def test_one_record_of_many_that_holds_a_tensor_is_refused_and_not_left_out(known):
     w = weight()
     held = [{"text": "a cat"} for _ in range(1000)]
     held[501]["w"] = w
@@ -211,7 +205,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_a_step_holds_besides_its_network_is_not_walked(shape, monkeypatch):
+def test_a_search_does_not_walk_through_a_data_set(shape, monkeypatch):
     searches = []
 
     class Search(chainograd.captured.search.Search):

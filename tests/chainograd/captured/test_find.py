@@ -10,11 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from chainograd import (
-    CapturedTensorError,
-    ChainError,
-    CheckpointedChain,
-)
+from chainograd import CapturedTensorError, ChainError, CheckpointedChain
 from chainograd.captured.find import find_captured
 from tests.problems import M, every_plan, plain, ramp
 
@@ -82,7 +78,7 @@ def test_a_tensor_that_cannot_be_found_is_refused_where_all_that_is_found_is_unu
         CheckpointedChain(step, 4)(torch.ones(1))
 
 
-def test_a_tensor_that_cannot_be_found_is_served_when_it_is_named():
+def test_a_tensor_that_cannot_be_found_gets_its_gradient_when_it_is_named():
     hidden = vars(__import__("sys").modules[__name__])["Hid" + "den"]
     w = hidden.tensors[0]
 
@@ -123,7 +119,7 @@ def loss_kept():
 
 @pytest.mark.parametrize("made", [features_kept, loss_kept])
 @pytest.mark.parametrize("plan", ["nodes", "graph"])
-def test_what_is_left_of_an_iteration_does_not_stop_the_next(made, plan):
+def test_tensors_left_over_from_an_iteration_do_not_stop_the_next(made, plan):
     grads = []
     for chained in (True, False):
         torch.manual_seed(0)
@@ -139,7 +135,7 @@ def test_what_is_left_of_an_iteration_does_not_stop_the_next(made, plan):
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
-def test_results_that_the_steps_object_holds_do_not_pile_up():
+def test_results_that_the_object_of_a_step_holds_do_not_pile_up():
     class Holder:
         def __init__(self):
             self.w, self.x = torch.ones(1000, requires_grad=True), None

@@ -50,12 +50,12 @@ def compiled_in(kind):
 @pytest.mark.parametrize("kind", ["whole step", "network", "network in place", "block",
                                   "block inside", "function", "method", "partial",
                                   "method of a class"])  # fmt: skip
-def test_what_torch_compiles_is_noted(kind):
+def test_compiled_parts_of_a_step_are_noted(kind):
     assert find_captured(compiled_in(kind)).compiled
 
 
 @pytest.mark.parametrize("kind", ["nothing", "kept out"])
-def test_what_torch_does_not_compile_is_not_noted(kind):
+def test_parts_that_are_not_compiled_are_not_noted(kind):
     torch.compile(compiled_in("nothing"), backend="eager")  # which another step uses
 
     assert not find_captured(compiled_in(kind)).compiled
@@ -118,7 +118,7 @@ def test_steps_that_are_replayed_as_cuda_graphs_are_refused_on_an_accelerator(mo
         assert find_captured(lambda x, i, called=called: called(x)).cuda_graphs == (
             mode != "default"
         )
-    monkeypatch.setattr("chainograd.chain.is_accelerator", lambda device: True)
+    monkeypatch.setattr("chainograd.engine.prepare.is_accelerator", lambda device: True)
     if mode != "default":
         with pytest.raises(ChainError, match="max-autotune-no-cudagraphs"):
             CheckpointedChain(lambda x, i: compiled(x), 2)(torch.ones(2))

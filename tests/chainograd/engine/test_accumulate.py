@@ -138,7 +138,7 @@ class Late(Widest):
 @pytest.mark.parametrize("make", [Widest, Late])
 @pytest.mark.parametrize("num_steps", [1, 2, M])
 @pytest.mark.parametrize("plan", ["nodes", "graph"])
-def test_the_peak_of_trained_weights_is_foretold(plan, num_steps, make):
+def test_the_peak_of_a_chain_with_trained_weights_is_predicted(plan, num_steps, make):
     step = make()
     x = torch.randn(4, 256)
     chain = CheckpointedChain(step, num_steps, plan=plan)
@@ -150,7 +150,7 @@ def test_the_peak_of_trained_weights_is_foretold(plan, num_steps, make):
     assert reading.peak_bytes == pytest.approx(predicted, rel=0.03)
 
 
-def test_a_step_that_runs_out_of_memory_on_its_way_back_is_added_once():
+def test_the_gradient_of_a_step_that_runs_out_of_memory_on_its_way_back_is_added_once():
     step, times = OnceOrTwice("once"), []
 
     def failing(x, i):
@@ -179,14 +179,14 @@ class Hides:
         return next(self._held) if i == 1 else x * 2
 
 
-def test_a_hidden_tensor_that_a_step_gives_as_it_is_is_refused():
+def test_a_step_that_returns_a_hidden_tensor_itself_is_refused():
     x, hidden = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
 
     with pytest.raises(CapturedTensorError, match="Step 1 uses a tensor of shape"):
         CheckpointedChain(Hides(hidden), 3)(x).sum().backward()
 
 
-def test_a_hidden_tensor_that_a_step_gives_as_it_is_gets_its_gradient_if_named():
+def test_a_hidden_tensor_that_a_step_returns_gets_its_gradient_if_named():
     x, hidden = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
 
     CheckpointedChain(Hides(hidden), 3, params=[hidden])(x).sum().backward()

@@ -3,15 +3,12 @@
 import pytest
 import torch
 
-from chainograd import (
-    ChangedTensorError,
-    CheckpointedChain,
-)
+from chainograd import ChangedTensorError, CheckpointedChain
 from tests.problems import M, Net, every_plan, leaf, plain, ramp
 
 
 @every_plan
-def test_a_parameter_frozen_after_the_forward_pass_gets_no_gradient_and_stops_none(plan):
+def test_a_parameter_frozen_after_the_forward_pass_gets_no_gradient_and_x_still_does(plan):
     w, x = ramp(), ramp()
 
     def step(x, i):
@@ -27,7 +24,7 @@ def test_a_parameter_frozen_after_the_forward_pass_gets_no_gradient_and_stops_no
 
 
 @every_plan
-def test_another_network_of_the_same_object_may_learn_in_between(plan):
+def test_another_network_of_the_same_object_may_change_between_the_passes(plan):
     class Trainer:
         def __init__(self):
             torch.manual_seed(0)
@@ -47,7 +44,7 @@ def test_another_network_of_the_same_object_may_learn_in_between(plan):
 
 
 @every_plan
-def test_flags_of_weights_are_those_of_each_step_and_afterwards_the_callers(plan):
+def test_each_step_reruns_with_its_own_requires_grad_flags_and_the_callers_return(plan):
     w, v, x = leaf(3), leaf(3), torch.ones(3)
 
     def step(x, i):
@@ -75,7 +72,7 @@ def test_a_parameter_changed_in_place_is_refused_with_the_step():
         loss.backward()
 
 
-def test_a_parameter_changed_where_the_kept_graph_does_not_need_it_is_refused_too():
+def test_a_changed_parameter_that_the_kept_graph_does_not_need_is_refused_too():
     w = torch.ones(3, requires_grad=True)
     loss = CheckpointedChain(lambda x, i: x + w if i == 4 else x * w, 5)(torch.ones(3)).sum()
     with torch.no_grad():

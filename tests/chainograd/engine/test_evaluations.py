@@ -3,10 +3,7 @@
 import pytest
 import torch
 
-from chainograd import (
-    CheckpointedChain,
-    binomial,
-)
+from chainograd import CheckpointedChain, binomial
 from tests.problems import PLANS, Counted, M, Net, plain
 
 
@@ -19,7 +16,7 @@ def test_real_runs_evaluate_as_often_as_the_plan_says(plan):
     assert len(step.runs) == chain.plan.evaluations
 
 
-def test_a_trajectory_costs_one_sweep_and_only_from_the_last_state_that_a_loss_sees():
+def test_a_trajectory_runs_steps_once_more_and_only_before_the_last_state_in_a_loss():
     step = Counted(Net(4, torch.float32))
     states = CheckpointedChain(step, M).trajectory(torch.randn(2, 4))
     step.runs.clear()
@@ -30,7 +27,7 @@ def test_a_trajectory_costs_one_sweep_and_only_from_the_last_state_that_a_loss_s
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-def test_steps_before_the_first_trainable_one_are_not_run_again(plan):
+def test_steps_before_the_first_step_with_parameters_are_not_run_again(plan):
     w = torch.ones(3, requires_grad=True)
     step = Counted(lambda x, i: torch.sin(x * w) if i >= 4 else torch.cos(x))
     x = torch.linspace(0, 1, 3)
@@ -46,7 +43,7 @@ def test_steps_before_the_first_trainable_one_are_not_run_again(plan):
     assert len(step.runs) <= CheckpointedChain(step, M, plan=plan).plan.evaluations
 
 
-def test_a_sweep_ends_at_the_first_step_that_a_gradient_needs():
+def test_a_backward_pass_ends_at_the_first_step_that_a_gradient_needs():
     w = torch.ones(3, requires_grad=True)
     step = Counted(lambda x, i: torch.sin(x * w) if i >= 4 else torch.cos(x))
 

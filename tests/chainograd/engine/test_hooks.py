@@ -2,9 +2,7 @@
 
 import torch
 
-from chainograd import (
-    CheckpointedChain,
-)
+from chainograd import CheckpointedChain
 from tests.problems import M, every_plan, leaf, plain, ramp
 
 
@@ -60,7 +58,7 @@ def test_hooks_are_called_where_there_is_a_gradient(plan):
         assert w.grad is None
 
 
-def test_hooks_that_a_parameter_has_stay_on_it_while_steps_run_again():
+def test_hooks_stay_on_their_parameter_while_steps_run_again():
     # Another thread's backward pass may be about to call them.
     w = torch.tensor(0.7, requires_grad=True)
     fired, there = [], []

@@ -5,11 +5,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from chainograd import (
-    ChainError,
-    CheckpointedChain,
-    meter,
-)
+from chainograd import ChainError, CheckpointedChain, meter
 from tests.problems import M, every_plan, leaf, plain
 
 
@@ -82,7 +78,7 @@ def test_checkpointing_inside_a_step_is_exact(frozen):
 
 
 @every_plan
-def test_a_step_that_calls_backward_on_what_is_outside_is_refused(plan):
+def test_a_step_that_calls_backward_on_tensors_outside_is_refused(plan):
     w = leaf(3)
 
     def step(x, i):
@@ -112,7 +108,7 @@ def test_a_step_that_needs_its_graph_begins_with_the_same_noise_again(plan):
     assert all(map(torch.equal, *grads))
 
 
-def test_graphs_that_a_step_turns_on_end_with_the_step():
+def test_a_graph_that_a_step_records_itself_ends_with_the_step():
     net = nn.Linear(3, 3)
 
     def step(x, i):
@@ -131,7 +127,7 @@ def test_graphs_that_a_step_turns_on_end_with_the_step():
     assert torch.equal(ours, x.grad)
 
 
-def test_a_step_that_takes_a_gradient_of_its_own_gives_the_plain_loops():
+def test_a_step_that_takes_a_gradient_of_its_own_has_the_plain_loops_gradient():
     w, runs = torch.ones(3, requires_grad=True), []
 
     def step(x, i):

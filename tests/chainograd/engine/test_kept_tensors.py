@@ -97,7 +97,7 @@ def test_a_kept_tensor_without_a_gradient_may_be_used(way):
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_what_is_kept_and_not_used_again_does_not_matter(way):
+def test_a_tensor_that_is_kept_and_not_used_again_does_no_harm(way):
     net, features = nn.Linear(3, 3), []
     net.register_forward_hook(lambda module, given, out: features.append(out))
     x = torch.randn(2, 3, requires_grad=True)
@@ -108,7 +108,7 @@ def test_what_is_kept_and_not_used_again_does_not_matter(way):
     assert len(features) >= M
 
 
-def test_of_steps_that_the_gradient_does_not_pass_everything_may_be_kept():
+def test_steps_that_the_gradient_does_not_pass_may_keep_anything():
     step = AnewEachTime()
     x = torch.randn(2, 3)
 
@@ -118,7 +118,7 @@ def test_of_steps_that_the_gradient_does_not_pass_everything_may_be_kept():
     assert torch.equal(y, plain(step, M, x))
 
 
-def test_first_runs_record_in_every_call_and_no_step_runs_more_often_for_it():
+def test_every_first_run_records_a_graph_and_no_step_runs_more_often_for_it():
     net = nn.Linear(3, 3)
     graphs = []
 
@@ -135,7 +135,7 @@ def test_first_runs_record_in_every_call_and_no_step_runs_more_often_for_it():
     assert all(graphs)
 
 
-def test_kept_tensors_are_seen_under_hooks_on_what_graphs_save():
+def test_kept_tensors_are_seen_under_hooks_on_saved_tensors():
     chain = CheckpointedChain(AnewEachTime(), M)
     x = torch.randn(2, 3, requires_grad=True)
 

@@ -7,15 +7,11 @@ from contextlib import suppress
 import pytest
 import torch
 
-from chainograd import (
-    CheckpointedChain,
-    binomial,
-    meter,
-)
+from chainograd import CheckpointedChain, binomial, meter
 from tests.problems import PLANS, M, Net, plain
 
 
-def test_binomial_memory_is_that_of_its_slots():
+def test_a_binomial_plan_takes_the_memory_of_its_slots():
     w = torch.randn(64, 64, requires_grad=True)
     node = 32 * 64 * 4
 
@@ -34,7 +30,7 @@ def test_binomial_memory_is_that_of_its_slots():
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-def test_after_the_backward_pass_the_result_holds_nothing_but_itself(plan):
+def test_after_the_backward_pass_the_result_holds_only_its_own_memory(plan):
     w = torch.ones(100, requires_grad=True)
     with meter() as reading:
         y = CheckpointedChain(lambda x, i: x * w if i > 3 else x + 1, M, plan=plan)(torch.ones(100))
@@ -73,7 +69,7 @@ def test_everything_is_freed_without_the_collector_however_a_run_ends(end):
         gc.enable()
 
 
-def test_graph_memory_is_flat_in_the_number_of_steps_but_for_the_nodes():
+def test_each_further_step_takes_the_memory_of_one_state():
     w = torch.randn(64, 64, requires_grad=True)
 
     def step(x, i):
@@ -163,7 +159,7 @@ def test_a_thousand_runs_leave_nothing_behind(options, end):
         gc.enable()
 
 
-def test_a_forward_pass_takes_the_memory_of_its_nodes_and_one_step_without_a_graph():
+def test_a_forward_pass_takes_the_memory_of_its_states_and_one_step_without_a_graph():
     w, x, peaks = torch.randn(64, 4096, requires_grad=True), torch.randn(64, 64), []
 
     def step(x, i):

@@ -5,14 +5,9 @@ import weakref
 import pytest
 import torch
 
-from chainograd import (
-    CheckpointedChain,
-    keep_last,
-)
+from chainograd import CheckpointedChain, keep_last
 from chainograd.plans.planners import keep_graphs
-from tests.problems import Counted, plain
-
-M = 5
+from tests.problems import Counted, M, plain
 
 
 class Full:
@@ -75,7 +70,7 @@ def test_wherever_a_step_runs_out_of_memory_kept_graphs_are_dropped(plan, fits):
     assert net.num_batches_tracked == M  # also of the step that was run anew
 
 
-@pytest.mark.parametrize("plan", ["graph", keep_last(M, 4)], ids=["graph", "last 4"])
+@pytest.mark.parametrize("plan", ["graph", keep_last(M, M - 1)], ids=["graph", "all but one"])
 def test_a_backward_pass_that_runs_out_of_memory_begins_its_step_again(plan):
     w = torch.full((3,), 0.9, requires_grad=True)
     expected = gradient(lambda x: plain(lambda x, i: torch.sin(w * x), M, x), w)
@@ -89,7 +84,7 @@ def test_a_backward_pass_that_runs_out_of_memory_begins_its_step_again(plan):
     assert torch.equal(got, expected)
 
 
-def test_a_half_freed_graph_is_let_go_before_its_step_runs_again():
+def test_a_half_freed_graph_is_gone_before_its_step_runs_again():
     w = torch.full((3,), 0.9, requires_grad=True)
     full, given = Full(lambda i: i == 3), []
 
@@ -110,7 +105,7 @@ def test_a_half_freed_graph_is_let_go_before_its_step_runs_again():
 def test_when_memory_runs_out_kept_graphs_are_dropped_and_the_run_goes_on():
     w = torch.full((), 0.9, requires_grad=True)
     x = torch.linspace(0, 1, 3)
-    expected = torch.autograd.grad(plain(lambda x, i: torch.sin(w * x), 7, x).sum(), w)[0]
+    expected = torch.autograd.grad(plain(lambda x, i: torch.sin(w * x), M, x).sum(), w)[0]
     state = {"full": True}
 
     def step(x, i):
@@ -121,14 +116,14 @@ def test_when_memory_runs_out_kept_graphs_are_dropped_and_the_run_goes_on():
 
     counted = Counted(step)
     with pytest.warns(UserWarning, match="Memory ran out at step 5 with 5 graphs"):
-        loss = CheckpointedChain(counted, 7, plan="graph")(x).sum()
+        loss = CheckpointedChain(counted, M, plan="graph")(x).sum()
     loss.backward()
 
     assert torch.equal(w.grad, expected)
     assert counted.runs == [0, 1, 2, 3, 4, 5, 5, 6, 5, 4, 3, 2, 1, 0]
 
 
-def test_memory_that_runs_out_with_nothing_to_drop_is_the_callers_to_know():
+def test_the_caller_learns_of_memory_that_runs_out_with_no_graph_to_drop():
     w = torch.ones((), requires_grad=True)
 
     def step(x, i):

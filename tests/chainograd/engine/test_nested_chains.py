@@ -82,7 +82,7 @@ def test_a_chain_inside_a_step_of_another(outer, inner, kind):
 
 
 @pytest.mark.parametrize("hooked", [False, True])
-def test_a_chain_inside_another_with_a_captured_tensor_that_has_a_past(hooked):
+def test_a_chain_inside_another_passes_gradients_to_a_captured_tensor_with_a_graph(hooked):
     w = torch.randn(4, dtype=torch.float64, requires_grad=True)
     h = w if hooked else torch.sin(w)
     calls = []

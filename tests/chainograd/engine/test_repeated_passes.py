@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from chainograd import (
-    CheckpointedChain,
-)
+from chainograd import CheckpointedChain
 from tests.problems import PLANS, M, Noisy
 
 
@@ -19,7 +17,7 @@ def test_a_second_backward_pass_needs_retain_graph_and_says_so():
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-def test_backward_twice_gives_the_same_twice_under_every_plan(plan):
+def test_two_backward_passes_give_equal_gradients_under_every_plan(plan):
     net = Noisy(4, torch.float64)
     loss = CheckpointedChain(net, M, plan=plan)(torch.randn(2, 4, dtype=torch.float64)).sum()
 
@@ -33,7 +31,7 @@ def test_backward_twice_gives_the_same_twice_under_every_plan(plan):
     ("grad_steps", "used_from"), [(1, 0), ({1, M - 1}, 0), (None, M - 1)], ids=str
 )
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-def test_backward_twice_needs_no_node_before_the_steps_that_a_gradient_passes(
+def test_a_second_pass_needs_no_state_before_the_steps_that_a_gradient_passes(
     plan, grad_steps, used_from
 ):
     w = torch.tensor(0.7, requires_grad=True)

@@ -157,7 +157,7 @@ class Own(torch.Tensor):
     """A subclass that does nothing."""
 
 
-def test_of_a_subclass_layers_are_left_to_torch():
+def test_layers_of_tensor_subclasses_are_left_to_torch():
     norm, x = nn.GroupNorm(2, 8).requires_grad_(False), torch.randn(2, 8, 4, 4)
 
     def layer(x):
@@ -169,7 +169,7 @@ def test_of_a_subclass_layers_are_left_to_torch():
 
 
 @pytest.mark.parametrize("around", [OtherSilu, TwiceTheNorm])
-def test_under_a_mode_of_the_users_own_layers_are_left_as_it_runs_them(around):
+def test_layers_under_a_function_mode_of_the_user_are_left_to_the_mode(around):
     layer, x = norm_act(nn.SiLU()).requires_grad_(False), torch.randn(2, 8, 4, 4)
 
     with around():
@@ -179,7 +179,7 @@ def test_under_a_mode_of_the_users_own_layers_are_left_as_it_runs_them(around):
     assert torch.equal(g, plain)
 
 
-def test_module_hooks_see_what_they_would_see():
+def test_module_hooks_see_the_tensors_of_the_plain_layers():
     layer = nn.Sequential(nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 8, 3)).requires_grad_(False)
     seen = []
     layer[1].register_forward_hook(lambda m, args, out: seen.append((args[0], out)))
@@ -219,7 +219,7 @@ def test_a_chain_with_frozen_layers_needs_less_and_gives_the_same():
     assert peak < 0.5 * its_peak
 
 
-def test_of_two_chains_with_frozen_layers_one_may_be_inside_the_other():
+def test_a_chain_with_frozen_layers_may_be_inside_another():
     layer, x = stack(), torch.randn(1, 8, 4, 4, requires_grad=True)
 
     def gradient(frozen):
@@ -230,7 +230,7 @@ def test_of_two_chains_with_frozen_layers_one_may_be_inside_the_other():
     assert torch.equal(gradient("auto"), gradient("off"))
 
 
-def test_a_compiled_step_is_compiled_whole_as_it_is_without():
+def test_frozen_layers_do_not_break_a_compiled_step_into_pieces():
     net = nn.Sequential(nn.GroupNorm(1, 2), nn.SiLU(), nn.Conv2d(2, 2, 3, padding=1))
     net, x = net.requires_grad_(False), torch.randn(1, 2, 4, 4, requires_grad=True)
     graphs = []
@@ -251,7 +251,7 @@ def test_a_compiled_step_is_compiled_whole_as_it_is_without():
     assert torch.equal(*grads)
 
 
-def test_a_transform_inside_a_step_runs_beside_frozen_layers():
+def test_a_torch_func_transform_inside_a_step_is_exact_with_frozen_layers():
     torch.manual_seed(0)
     guide = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.GroupNorm(2, 2), nn.SiLU())
     guide = guide.requires_grad_(False).double()

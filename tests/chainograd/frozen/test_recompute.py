@@ -17,7 +17,7 @@ from tests.chainograd.frozen.stacks import gradient, kept, with_mode
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 
 
-def test_a_norm_is_made_again_from_what_its_node_saves_and_nothing_else_is_kept():
+def test_a_norm_is_recomputed_from_the_tensors_that_its_graph_node_saves():
     # Under CUDA's autocast that is another tensor than the norm was given.
     x, node = torch.randn(2, 2), SimpleNamespace(_saved_input=torch.randn(2, 2))
     given = weakref.ref(x)
@@ -39,7 +39,7 @@ def test_the_activation_of_a_norm_of_the_last_axis_keeps_nothing(norm):
 
 
 @pytest.mark.parametrize("cast", [True, False])
-def test_a_norm_is_made_again_under_the_autocast_of_its_first_run(cast):
+def test_a_norm_is_recomputed_under_the_autocast_of_its_first_run(cast):
     # No norm of the CPU's is cast; a product of matrices stands for those that CUDA casts.
     x = torch.randn(2, 2)
     with torch.autocast("cpu", torch.bfloat16, enabled=cast):
@@ -49,7 +49,7 @@ def test_a_norm_is_made_again_under_the_autocast_of_its_first_run(cast):
         assert recomputation.result().dtype == (torch.bfloat16 if cast else torch.float32)
 
 
-def test_a_norms_result_that_was_changed_in_place_is_not_made_again_from_the_norm():
+def test_the_result_of_a_norm_that_was_changed_in_place_is_not_recomputed():
     norm = nn.GroupNorm(2, 8).requires_grad_(False).double()
     x = torch.randn(2, 8, 4, 4, dtype=torch.float64)
 

@@ -41,7 +41,7 @@ def test_a_frozen_stack_keeps_the_norms_inputs_and_nothing_else():
     assert n <= kept(with_mode(layer), x) <= n + small
 
 
-def test_it_keeps_no_more_beside_a_default_device():
+def test_a_frozen_stack_keeps_no_more_under_a_default_device():
     n = 4 * 8 * 16 * 16 * 4
     layer, x = stack(), torch.randn(4, 8, 16, 16, requires_grad=True)
 
@@ -49,7 +49,7 @@ def test_it_keeps_no_more_beside_a_default_device():
         assert kept(with_mode(layer), x) <= n + 8 * 4 * 100
 
 
-def test_under_autocast_a_frozen_stack_keeps_half_of_that():
+def test_under_autocast_a_frozen_stack_keeps_half_as_much():
     n = 4 * 8 * 16 * 16 * 2
     x = torch.randn(4, 8, 16, 16, requires_grad=True, dtype=torch.bfloat16)
 
@@ -59,7 +59,7 @@ def test_under_autocast_a_frozen_stack_keeps_half_of_that():
 
 
 @pytest.mark.parametrize("make", ["channels last", "strided"])
-def test_in_another_order_in_memory_it_keeps_no_more(make):
+def test_a_frozen_stack_keeps_no_more_of_inputs_in_another_memory_order(make):
     n = 4 * 8 * 16 * 16 * 4
     layer, x = stack(), torch.randn(4, 8, 16, 16)
     if make == "channels last":
@@ -98,7 +98,7 @@ def test_weights_that_autocast_casts_are_not_kept_twice():
         assert kept(layer, x) > 64 * 64 * 9 * 2
 
 
-def test_hooks_that_are_forbidden_stay_so():
+def test_saved_tensor_hooks_stay_disabled_where_the_user_disabled_them():
     layer, x = stack(), torch.randn(2, 8, 16, 16, requires_grad=True)
 
     with torch.autograd.graph.disable_saved_tensors_hooks("no hooks here"):
@@ -107,7 +107,7 @@ def test_hooks_that_are_forbidden_stay_so():
             torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t).__enter__()
 
 
-def test_where_hooks_are_on_all_that_is_saved_it_is_left_to_them():
+def test_saved_tensor_hooks_of_the_user_get_the_tensors_that_torch_saves():
     layer, x = stack(), torch.randn(1, 8, 4, 4)
     saved = []
 

@@ -22,6 +22,10 @@ from chainograd.plans.restrict import restricted, without_graphs
 from tests.chainograd.plans import weighing
 from tests.problems import Net, Wide
 
+MiB = 2**20
+M = 9
+X = torch.randn(256, 32)
+
 few, some = st.integers(0, 20), st.integers(0, 60)
 
 
@@ -116,7 +120,7 @@ def alike(plan):
 
 @settings(deadline=None, max_examples=60)
 @given(costs(), st.data())
-def test_no_slower_a_plan_is_found_than_by_looking_at_all_of_them(costs, data):
+def test_the_plan_found_is_as_fast_as_the_fastest_of_all_plans(costs, data):
     M = len(costs)
     steps = data.draw(st.frozensets(st.integers(0, M - 1), min_size=1))
     as_run = data.draw(
@@ -168,12 +172,12 @@ def test_a_long_chain_is_planned_without_building_the_longest_plans(monkeypatch,
     assert max(made) < 100_000  # the plan with a single slot has two million actions
 
 
-def test_no_steps_are_no_chain_to_plan():
+def test_a_chain_without_steps_is_refused():
     with pytest.raises(ValueError, match="`costs` is empty"):
         within("1MiB", ())
 
 
-def test_of_plans_with_few_nodes_that_fit_the_fastest_is_taken():
+def test_of_the_plans_with_few_states_that_fit_the_fastest_is_taken():
     costs = (StepCost(1000, 1000, 10, 10, 10, 20),) * 20
     limit = binomial(20, slots=4).with_costs(costs).peak_bytes
 
@@ -181,11 +185,6 @@ def test_of_plans_with_few_nodes_that_fit_the_fastest_is_taken():
 
     assert found.evaluations == binomial(20, slots=4).evaluations
     assert found.evaluations < binomial(20, slots=2).evaluations
-
-
-MiB = 2**20
-M = 9
-X = torch.randn(256, 32)
 
 
 def peak_of_the_chain(chain, x):
@@ -239,14 +238,11 @@ def test_other_bytes_are_refused_with_examples(bad):
         CheckpointedChain(lambda x, i: x, 3, plan=bad)
 
 
-SHORT = 7
-
-
 def test_a_budget_keeps_graphs_of_the_steps_that_the_gradient_may_pass():
     net, x = Net(4, torch.float32), torch.randn(20, 4)
 
     def kept(**changes):
-        chain = CheckpointedChain(net, SHORT, plan="1 GiB", **changes)
+        chain = CheckpointedChain(net, M, plan="1 GiB", **changes)
         chain(x)
         with meter() as reading:
             y = chain(x)

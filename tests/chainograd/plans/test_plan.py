@@ -8,16 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chainograd import (
-    Plan,
-    StepCost,
-    binomial,
-    keep_last,
-)
+from chainograd import Plan, StepCost, binomial, keep_last
 from chainograd.plans import plan as plans
 from chainograd.plans import planners, restrict
 from tests.chainograd.plans import weighing
 from tests.chainograd.plans.on_paper import run_on_paper
+
+MiB = 2**20
 
 
 @pytest.mark.parametrize("M", [1, 2, 3, 10, 57])
@@ -86,7 +83,7 @@ def test_a_plan_that_cannot_be_carried_out_is_refused_where_it_breaks(forward, b
         Plan(2, forward, backward)
 
 
-def test_what_is_no_action_is_refused_by_its_place():
+def test_an_entry_that_is_not_an_action_is_refused_by_its_place():
     with pytest.raises(TypeError, match=r"Entry 1 of the plan is 'Advance'"):
         Plan(1, (K(0), "Advance"), ())
     with pytest.raises(TypeError, match=r"Entry 0 of the plan is Keep\(index=0.5\)"):
@@ -143,7 +140,7 @@ def any_plan(draw):
 
 
 @given(any_plan())
-def test_what_a_plan_holds_is_what_it_holds_action_by_action(plan):
+def test_the_memory_of_a_plan_is_the_sum_worked_out_action_by_action(plan):
     held = [*weighing.moments(plan)]
 
     assert [*map(tuple, plan.moments())] == held
@@ -157,7 +154,7 @@ def test_what_a_plan_holds_is_what_it_holds_action_by_action(plan):
     )
 
 
-def test_a_plan_that_keeps_a_node_twice_or_none_is_weighed_too():
+def test_the_memory_of_a_plan_that_keeps_a_state_twice_or_never_is_right():
     costs = (StepCost(5, 7, 11, 2, 13, 17, 3), StepCost(4, 6, 10, 1, 12, 16, 2))
     again = Plan(2, GOOD[0], (B(1), L(0), D(0), K(0), R(0), B(0), D(0))).with_costs(costs)
     graphs = Plan(2, (R(0), R(1)), (B(1), B(0))).with_costs(costs)
@@ -195,9 +192,6 @@ def test_a_truncated_plan_gives_its_steps_a_graph_and_runs_nothing_for_the_other
     # As if the chain ended behind the last of these steps, and had one slot only.
     assert cut.evaluations <= restrict.restricted(binomial(M, slots=1), steps).evaluations
     assert cut.timeline().graphs  # draws without the graphs that it does not have
-
-
-MiB = 2**20
 
 
 def test_a_plan_prints_as_a_table():

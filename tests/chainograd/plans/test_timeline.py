@@ -8,7 +8,7 @@ import matplotlib.pyplot
 from chainograd import binomial, keep_last
 
 
-def test_a_timeline_has_every_run_one_after_the_other_and_what_is_kept_meanwhile():
+def test_a_timeline_shows_every_run_in_order_and_the_states_kept_meanwhile():
     plan = binomial(10, slots=3)
     line = plan.timeline()
     runs = sorted([*line.advances, *line.records, *line.backprops], key=lambda span: span.begin)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import chainograd.chain
 from chainograd import ChainError, CheckpointedChain, Store
 from chainograd.captured.find import find_captured
 from tests.chainograd.preflight.provoked import M, kinds, only, squares
@@ -150,7 +149,7 @@ def test_a_network_that_fsdp_shards_is_refused_before_anything_runs(net, monkeyp
     def found(step, others):
         return find_captured(step, others)._replace(sharded=[net])
 
-    monkeypatch.setattr(chainograd.chain, "find_captured", found)
+    monkeypatch.setattr("chainograd.engine.prepare.find_captured", found)
     step = Counted(net)
 
     assert "fully_shard" in only(step).text

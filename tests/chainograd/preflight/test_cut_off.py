@@ -17,7 +17,7 @@ def test_a_chain_that_cuts_every_gradient_off_is_refused(plan):
         chain(torch.ones(3, requires_grad=True))
 
 
-def test_a_sampler_that_does_not_use_what_it_reaches_is_not_refused():
+def test_a_sampler_that_does_not_use_a_parameter_it_reaches_is_not_refused():
     w = leaf(3)
     frozen = torch.randn(3)
     chain = CheckpointedChain(lambda x, i: torch.sin(frozen * x), M, params=[w])

@@ -49,7 +49,7 @@ def test_inference_mode_in_a_step_is_gradients_turned_off(net):
     assert (finding.kind, finding.where) == ("gradients off", line("in inference mode"))
 
 
-def test_a_part_without_gradients_is_something_to_look_at(net):
+def test_a_part_without_gradients_is_a_finding_to_look_at(net):
     def step(x, i):
         with torch.no_grad():  # a part
             guidance = net(x, i)
@@ -111,7 +111,7 @@ def test_a_step_that_does_not_use_its_state_has_no_way_through(net):
     assert only(lambda x, i: net.b.expand(4, 8) * (i + 1)).kind == "no gradient"
 
 
-def test_a_detached_part_is_something_to_look_at(net):
+def test_a_detached_part_is_a_finding_to_look_at(net):
     def step(x, i):
         return net(x, i) / x.detach().abs().max()  # a scale
 
@@ -120,7 +120,7 @@ def test_a_detached_part_is_something_to_look_at(net):
     assert (finding.kind, finding.where) == ("partly detached", line("a scale"))
 
 
-def test_a_leaf_of_the_state_that_is_detached_is_something_to_look_at(net):
+def test_a_detached_leaf_of_the_state_is_a_finding_to_look_at(net):
     def step(state, i):
         x, previous = state
         e = net(x, i)
@@ -131,7 +131,7 @@ def test_a_leaf_of_the_state_that_is_detached_is_something_to_look_at(net):
     assert (finding.kind, finding.where) == ("partly detached", line("a history"))
 
 
-def test_a_number_taken_out_of_a_tensor_is_something_to_look_at(net):
+def test_a_number_taken_out_of_a_tensor_is_a_finding_to_look_at(net):
     def step(x, i):
         return net(x, i) / x.std().item()  # a number
 
@@ -141,7 +141,7 @@ def test_a_number_taken_out_of_a_tensor_is_something_to_look_at(net):
     assert "only looked at" in finding.text
 
 
-def test_something_to_train_that_these_steps_do_not_reach_is_named():
+def test_a_parameter_that_no_gradient_reaches_is_named():
     w = torch.ones(8, requires_grad=True)
 
     finding = only(lambda x, i: w * x if i == 5 else 0.9 * x)
@@ -173,7 +173,7 @@ def test_a_loss_that_is_a_number_has_no_gradient(net):
     assert only(net, loss=lambda x: 3.0).kind == "no gradient"
 
 
-def test_a_partly_detached_loss_is_something_to_look_at(net):
+def test_a_partly_detached_loss_is_a_finding_to_look_at(net):
     assert kinds(net, loss=lambda x: (x * x.detach()).sum()) == ["partly detached"]
     assert kinds(net, loss=lambda x: (x / x.std().item()).sum()) == ["partly detached"]
 
@@ -185,7 +185,7 @@ def test_a_loss_that_does_not_depend_on_the_state_is_named(net):
     assert "with respect to the state" in finding.text
 
 
-def test_a_loss_for_each_sample_will_do(net):
+def test_a_loss_for_each_sample_is_accepted(net):
     assert kinds(net, loss=lambda x: x.square().mean(1)) == []
 
 

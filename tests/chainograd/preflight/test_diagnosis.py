@@ -31,7 +31,7 @@ def test_a_cotangent_that_is_not_finite_is_named_with_its_step(net):
     assert "epsilon" in finding.text
 
 
-def test_a_gradient_of_the_loss_that_is_zero_or_not_finite_is_laid_to_no_step(net):
+def test_a_loss_whose_gradient_is_zero_or_not_finite_is_blamed_on_no_step(net):
     infinite = only(net, loss=lambda x: torch.sqrt((0 * x).sum()))
     zero = only(net, loss=lambda x: (x.clamp(-9, 9) * 0).sum())
 

@@ -1,4 +1,4 @@
-"""What is right is no finding: libraries, checkpointing, attention, diffusers."""
+"""Correct steps have no findings: libraries, checkpointing, attention, diffusers."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def test_an_attention_block_is_no_finding():
     assert kinds(lambda x, i: layer(x), torch.randn(2, 4, 8)) == []
 
 
-def test_what_a_library_stops_by_design_is_no_finding(net):
+def test_a_gradient_that_a_library_stops_by_design_is_no_finding(net):
     stopped = ScaledInput(net, scale=0)
 
     assert kinds(lambda x, i: 0.9 * x + stopped(x, i)) == []

@@ -7,10 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from chainograd import (
-    CheckpointedChain,
-    binomial,
-)
+from chainograd import CheckpointedChain, binomial
 from tests.problems import PLANS, M, every_plan, plain
 
 
@@ -67,7 +64,7 @@ class Counting(torch.nn.Module):
 
 @pytest.mark.parametrize("plan", ["nodes", "graph", binomial(M, slots=1)], ids=str)
 @pytest.mark.parametrize("options", [{}, {"micro_batch": 2}], ids=["whole", "slices"])
-def test_buffers_that_a_module_exchanges_are_those_of_one_run(plan, options):
+def test_buffers_that_a_module_replaces_count_each_step_once(plan, options):
     if plan == "graph" and options:
         pytest.skip("slices keep no graphs")
     x = torch.randn(2, 3)
@@ -81,7 +78,7 @@ def test_buffers_that_a_module_exchanges_are_those_of_one_run(plan, options):
     assert torch.equal(net.w.grad, oracle.w.grad)
 
 
-def test_buffers_that_a_module_exchanges_are_those_of_one_run_where_the_run_begins_anew():
+def test_buffers_that_a_module_replaces_count_once_where_the_run_starts_over():
     x = torch.randn(2, 3)
     net = Counting()
 

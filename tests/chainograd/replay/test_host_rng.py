@@ -6,10 +6,7 @@ import numpy
 import pytest
 import torch
 
-from chainograd import (
-    CheckpointedChain,
-    binomial,
-)
+from chainograd import CheckpointedChain, binomial
 from chainograd.replay import host_rng as host_streams
 from chainograd.replay.rng import RNGSources
 from tests.problems import PLANS, M, plain
@@ -65,7 +62,7 @@ def test_steps_that_begin_to_draw_in_a_later_call_are_replayed(draw, at, plan):
         assert torch.equal(nets[1].norm.running_mean, nets[0].norm.running_mean)
 
 
-def test_streams_that_nothing_draws_from_are_read_whole_once_a_call_and_not_once_a_step(
+def test_streams_that_no_step_draws_from_are_read_whole_once_a_call(
     monkeypatch,
 ):
     numpy.random.seed(0)  # no number is left over from a pair
@@ -128,14 +125,14 @@ def test_every_number_drawn_is_seen_and_can_be_drawn_again(draw, first):
 
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
-def test_where_words_do_not_lie_in_memory_the_public_way_is_used(draw, monkeypatch):
+def test_streams_are_read_the_public_way_where_words_are_not_in_memory(draw, monkeypatch):
     monkeypatch.setattr("chainograd.replay.host_rng._address_of_python", lambda: None)
     monkeypatch.setattr("chainograd.replay.host_rng._address_of_numpy", lambda source: None)
     assert moves(draw)
     assert not moves(lambda: None)
 
 
-def test_a_place_in_memory_is_believed_only_if_it_holds_the_words(monkeypatch):
+def test_a_place_in_memory_is_used_only_if_it_holds_the_words_of_the_stream(monkeypatch):
     monkeypatch.setattr(host_streams, "string_at", lambda place, size: bytes(size))
 
     assert host_streams._address_of_python.__wrapped__() is None
@@ -153,7 +150,7 @@ def test_a_step_may_draw_from_numpy_with_another_bit_generator():
         numpy.random.set_bit_generator(before)
 
 
-def test_streams_stand_at_the_same_place_or_do_not():
+def test_two_readings_of_the_streams_differ_where_something_was_drawn():
     streams = RNGSources((), [named := torch.Generator()])
     before = streams.state()
 

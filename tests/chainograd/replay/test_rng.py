@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from chainograd import (
-    CheckpointedChain,
-)
+from chainograd import CheckpointedChain
 from tests.problems import plain
 
 

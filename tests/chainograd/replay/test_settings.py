@@ -5,9 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from chainograd import (
-    CheckpointedChain,
-)
+from chainograd import CheckpointedChain
 from tests.problems import M, every_plan, leaf, plain, ramp, same_gradients
 
 
@@ -38,9 +36,9 @@ def test_cached_parametrizations_are_made_anew_for_every_step(plan, backward_ins
 
 
 @every_plan
-def test_autocast_inside_a_step_adds_up_gradients_in_full(plan):
-    # It keeps its cast of a leaf, and adds up in that what comes back from all uses of it. In a
-    # loop the state is no leaf, nor is an argument that was computed.
+def test_autocast_inside_a_step_adds_up_gradients_in_full_precision(plan):
+    # Autocast caches its cast of a leaf and would add up the gradients of all uses in bfloat16. In
+    # the loop neither the state nor a computed argument is a leaf.
     first, second = torch.randn(2, 8, 8)
     x, c = torch.randn(2, 4, 8).unbind()
 
@@ -58,7 +56,7 @@ def test_autocast_inside_a_step_adds_up_gradients_in_full(plan):
 
 
 @every_plan
-def test_arguments_made_in_inference_mode_are_taken(plan):
+def test_arguments_made_in_inference_mode_are_accepted(plan):
     w = ramp()
     with torch.inference_mode():
         c = torch.ones(4).double()
@@ -127,7 +125,7 @@ def test_casts_of_autocast_are_not_shared_by_steps(plan):
 
 
 @every_plan
-def test_settings_of_torch_are_those_of_the_forward_pass(plan):
+def test_a_rerun_sees_the_torch_settings_of_the_forward_pass(plan):
     w, x = (leaf(4).double().detach().requires_grad_() for _ in range(2))
 
     def step(x, i):

@@ -1,4 +1,4 @@
-"""What a graph is like: a rerun whose result is the same and whose graph is another is refused."""
+"""A rerun with the same result and another graph is refused."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from tests.problems import M, leaf
 
 
 @pytest.mark.parametrize("plan", ["nodes", binomial(M, slots=1)], ids=str)
-def test_noise_that_shows_in_gradients_only_is_seen_to_be_other_noise(plan):
+def test_other_noise_that_changes_gradients_only_is_refused(plan):
     w, generator = leaf(3), torch.Generator().manual_seed(1)
 
     def step(x, i):

@@ -3,12 +3,7 @@
 import pytest
 import torch
 
-from chainograd import (
-    CheckpointedChain,
-    ReplayError,
-    Store,
-    binomial,
-)
+from chainograd import CheckpointedChain, ReplayError, Store, binomial
 from tests.problems import PLANS, M, leaf, same_gradients
 
 
@@ -33,7 +28,7 @@ def test_other_noise_is_noticed_under_every_plan_and_store(plan, verify, place, 
 @pytest.mark.parametrize(
     "extra", [[], [float("nan"), 1.0], [float("inf"), 1.0]], ids=["empty", "nan", "inf"]
 )
-def test_close_takes_empty_and_endless_states_and_sees_through_them(plan, extra):
+def test_close_accepts_empty_and_infinite_states_and_still_sees_a_difference(plan, extra):
     w = torch.ones(3, requires_grad=True)
     calls = []
 
@@ -53,7 +48,7 @@ def test_close_takes_empty_and_endless_states_and_sees_through_them(plan, extra)
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64])
-def test_a_difference_in_flags_and_counts_is_told(dtype):
+def test_a_difference_in_boolean_and_integer_tensors_is_reported(dtype):
     w = torch.ones(3, requires_grad=True)
     calls = []
 
@@ -100,7 +95,7 @@ class Count:
 @pytest.fixture
 def put_off(monkeypatch):
     """Let every verdict be one that is asked for later, as on an accelerator."""
-    monkeypatch.setattr("chainograd.replay.verify._at_once", lambda tensor: False)
+    monkeypatch.setattr("chainograd.replay.verify.is_ready", lambda tensor: False)
 
 
 def changing():
@@ -116,25 +111,25 @@ def changing():
 
 @pytest.mark.parametrize("plan", ["nodes", binomial(M, slots=1)], ids=str)
 @pytest.mark.parametrize("verify", ["exact", "close"])
-def test_verdicts_that_were_put_off_are_asked_for(put_off, verify, plan):
+def test_a_comparison_that_was_deferred_is_read_and_refuses(put_off, verify, plan):
     y = CheckpointedChain(changing(), M, plan=plan, verify=verify)(torch.ones(3))
     with pytest.raises(ReplayError, match="with another result"):
         y.sum().backward()
 
 
 @pytest.mark.parametrize("first", [0, 2], ids=["to x_T", "to a state in the middle"])
-def test_verdicts_that_were_put_off_are_asked_for_where_a_pass_ends(put_off, first):
+def test_a_deferred_comparison_is_read_where_a_pass_ends(put_off, first):
     states = CheckpointedChain(changing(), M).trajectory(torch.ones(3, requires_grad=True))
     with pytest.raises(ReplayError, match="with another result"):
         torch.autograd.grad(states[-1].sum(), states[first])
 
 
-def test_verdicts_on_what_was_measured_are_asked_for_in_the_forward_pass(put_off):
+def test_a_deferred_comparison_with_the_measured_state_is_read_in_the_forward_pass(put_off):
     with pytest.raises(ReplayError):
         CheckpointedChain(changing(), M, plan="1GiB")(torch.ones(3))
 
 
-def test_verdicts_that_were_put_off_stop_no_right_gradient(put_off):
+def test_deferred_comparisons_let_right_gradients_pass(put_off):
     w, x = leaf(3), leaf(3)
 
     same_gradients(lambda x, i: torch.sin(w * x), [x, w], binomial(M, slots=1))

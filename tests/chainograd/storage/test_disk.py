@@ -10,11 +10,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from chainograd import (
-    CheckpointedChain,
-    ReplayError,
-    StoreError,
-)
+from chainograd import CheckpointedChain, ReplayError, StoreError
 from tests.chainograd.storage.states import M
 from tests.problems import Net
 

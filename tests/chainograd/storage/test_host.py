@@ -100,9 +100,7 @@ def test_a_buffer_given_back_late_does_not_stay_if_its_size_is_out_of_use(side_b
     assert idle(transfers) == 40
 
 
-def test_what_was_dropped_is_returned_to_the_system_when_the_next_call_begins(
-    side_by_side, monkeypatch
-):
+def test_dropped_buffers_return_to_the_system_when_the_next_call_begins(side_by_side, monkeypatch):
     transfers, _ = side_by_side
     returned = []
     monkeypatch.setattr("chainograd.storage.transfers.unpin_unused", lambda: returned.append(1))

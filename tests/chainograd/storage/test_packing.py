@@ -3,10 +3,7 @@
 import pytest
 import torch
 
-from chainograd import (
-    Store,
-    StoreError,
-)
+from chainograd import Store, StoreError
 from chainograd.state import State
 from chainograd.storage.packing import Layout
 from tests.chainograd.storage.states import ODD, odd, storage_of
@@ -63,7 +60,7 @@ def test_a_state_comes_back_with_values_dtype_and_strides(make, place, tmp_path,
     storage.close()
 
 
-def test_entries_with_gaps_between_them_are_kept_without_the_gaps():
+def test_a_strided_tensor_is_stored_without_its_gaps():
     assert Layout.of(torch.randn(3, 8)[:, ::4]).count == 6
     assert Layout.of(torch.randn(3, 1).expand(3, 100)).count == 3
     assert Layout.of(torch.randn(9).unfold(0, 4, 1)).count == 9

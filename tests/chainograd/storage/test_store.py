@@ -5,14 +5,7 @@ import os
 import pytest
 import torch
 
-from chainograd import (
-    ChainError,
-    CheckpointedChain,
-    ReplayError,
-    Store,
-    StoreError,
-    meter,
-)
+from chainograd import ChainError, CheckpointedChain, ReplayError, Store, StoreError, meter
 from chainograd.state import State
 from chainograd.tensors.parts import tensor_bytes
 from tests.chainograd.storage.states import ODD, PLANS, M, odd
@@ -63,13 +56,13 @@ def test_channels_last_at_batch_1_has_the_plain_gradient_with_every_store(store,
 
 @odd
 @pytest.mark.parametrize("kind", ODD)
-def test_a_rounding_store_says_what_a_state_of_any_kind_takes(kind):
+def test_a_rounding_store_tells_the_bytes_of_a_state_of_any_kind(kind):
     state = State.of([torch.ones(4), ODD[kind]()])
     kept = Store(dtype=torch.bfloat16).stored_bytes(state)
     assert 8 < kept <= 8 + tensor_bytes(state.leaves[1])
 
 
-def test_nodes_in_a_folder_take_no_memory_but_that_of_the_few_in_use(tmp_path):
+def test_states_in_a_folder_take_the_memory_of_the_few_in_use(tmp_path):
     w = torch.randn(64, 64, requires_grad=True)
     node = 512 * 64 * 4
 
@@ -115,7 +108,7 @@ def test_the_predicted_peak_is_the_measured_one_with_every_store(plan, place, dt
 
 
 @pytest.mark.parametrize("place", ["device", "folder"])
-def test_rounded_nodes_take_half_and_give_about_the_gradient(place, tmp_path):
+def test_rounded_states_take_half_the_memory_and_give_nearly_the_same_gradient(place, tmp_path):
     net = Net(32, torch.float32)
     x = torch.randn(64, 32)
     expected = torch.autograd.grad(plain(net, M, x).square().sum(), net.w)[0]
@@ -131,7 +124,7 @@ def test_rounded_nodes_take_half_and_give_about_the_gradient(place, tmp_path):
     assert chain.measure(x)[1].kept_bytes == (0 if place == "folder" else 64 * 32 * 2)
 
 
-def test_other_noise_is_noticed_although_nodes_are_rounded():
+def test_other_noise_is_noticed_although_states_are_rounded():
     w = torch.ones(50, requires_grad=True)
     hidden = torch.Generator()
     chain = CheckpointedChain(

@@ -5,16 +5,7 @@ import torch
 
 from chainograd import CheckpointedChain, ReplayError, binomial
 from chainograd.metering import meter
-from tests.chainograd.trajectory.passes import (
-    M,
-    Run,
-    Uses,
-    by_chain,
-    loss_on,
-    plain,
-    same,
-    start,
-)
+from tests.chainograd.trajectory.passes import M, Run, Uses, by_chain, loss_on, plain, same, start
 from tests.problems import Counted
 
 
@@ -28,7 +19,7 @@ def counted(plan="nodes"):
 
 @pytest.mark.parametrize("plan", ["nodes", "graph", binomial(M, slots=2), binomial(M, slots=1)],
                          ids=["nodes", "graph", "2 slots", "1 slot"])  # fmt: skip
-def test_passes_from_part_to_part_run_no_more_steps_than_one_pass(plan):
+def test_two_passes_through_two_parts_run_as_many_steps_as_one_pass(plan):
     states, runs = counted(plan)
     loss_on(states, [M]).backward()
     once = list(runs)
@@ -56,7 +47,7 @@ def test_an_early_loss_leaves_kept_graphs_to_later_passes():
     assert sorted(runs) == [0, 1]  # whose graphs the first pass freed
 
 
-def test_what_a_pass_has_freed_is_refused_and_the_rest_is_not():
+def test_a_pass_through_freed_steps_is_refused_and_a_pass_through_others_is_not():
     states, _ = counted()
     loss = loss_on(states, [M])
     torch.autograd.grad(loss, states[4]["a"])
@@ -68,7 +59,7 @@ def test_what_a_pass_has_freed_is_refused_and_the_rest_is_not():
         loss_on(states, [1]).backward()
 
 
-def test_a_pass_that_fails_in_a_hook_of_the_caller_can_be_done_from_there():
+def test_after_a_hook_of_the_caller_fails_a_pass_can_start_before_it():
     run, expected = Run(by_chain()), Run(plain)
     for each in (run, expected):
         failing = each.states[3]["a"].register_hook(lambda g: 1 / 0)
@@ -90,7 +81,7 @@ def test_a_partial_pass_frees_the_nodes_behind_it():
     assert not run.memory.graphs
 
 
-def test_a_transform_is_applied_once_however_the_passes_are_parted():
+def test_a_transform_is_applied_once_whether_or_not_the_pass_is_done_in_parts():
     def gradients(parted):
         w = torch.tensor(1.2, dtype=torch.float64, requires_grad=True)
         x = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
@@ -142,7 +133,7 @@ def test_a_step_that_is_not_repeatable_is_refused_in_a_part_of_the_chain():
         states[3].backward(g)
 
 
-def test_gradients_are_handed_over_and_not_copied():
+def test_gradients_are_handed_to_autograd_without_a_copy():
     w = torch.randn(64, 64, requires_grad=True)
     upstream = torch.ones(2, 64, requires_grad=True)
     x = upstream * 2

@@ -58,7 +58,7 @@ def truncated(steps):
 
 @with_every_option
 @pytest.mark.parametrize("steps", [{0, 1, 4, 5}, {0, 3}, {2, 5}, {0, 1, 2}, {5}], ids=str)
-def test_steps_that_the_gradient_may_not_pass_part_the_states(steps, options):
+def test_no_gradient_crosses_a_step_that_it_may_not_pass(steps, options):
     def seen(run):
         seen = []
         for i in range(1, M + 1):
@@ -103,7 +103,7 @@ def test_a_tensor_that_is_in_two_places_has_one_gradient(what, options):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_slices_are_equal_to_rounding(size):
+def test_slices_have_the_gradients_of_the_whole_batch_up_to_rounding(size):
     for what in (retained, part_then_on, late_then_early, hooked, first_and_second):
         # Without noise, which is that of slices.
         got, expected = (
@@ -168,7 +168,7 @@ def test_hooks_are_called_with_gradients_only():
     assert x["b"].grad is None
 
 
-def test_a_chain_of_many_steps_is_let_go_without_recursion():
+def test_a_chain_of_many_steps_is_freed_without_recursion():
     w = torch.ones((), requires_grad=True)
     states = CheckpointedChain(lambda x, i: x * w, 20_000).trajectory(torch.ones(()))
     last = states[-1]

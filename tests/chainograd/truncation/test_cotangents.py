@@ -5,20 +5,8 @@ import math
 import pytest
 import torch
 
-from chainograd import (
-    CheckpointedChain,
-    clamped,
-    clipped,
-    scaled,
-)
-from tests.problems import (
-    PLANS,
-    M,
-    Net,
-    Noisy,
-    plain,
-    states_of,
-)
+from chainograd import CheckpointedChain, clamped, clipped, scaled
+from tests.problems import PLANS, M, Net, Noisy, plain, states_of
 
 
 def swept(step, x, transform, parameters):
@@ -113,7 +101,7 @@ def test_a_factor_of_zero_at_a_node_is_a_cut_there():
 
 
 @pytest.mark.parametrize("of", ["state", "sample"])
-def test_what_is_short_enough_stays_the_same_to_the_bit(of):
+def test_a_cotangent_that_is_short_enough_stays_the_same_to_the_bit(of):
     net, x = Net(3, torch.float64), torch.randn(4, 3, dtype=torch.float64).requires_grad_()
 
     def gradients(run):
@@ -215,7 +203,7 @@ def test_zeros_stay_zeros_and_what_is_not_finite_stays_so(of):
         assert not clipped(1.0, of=of)(0, g)[0, 1].isfinite()
 
 
-def test_one_samples_norm_is_not_the_business_of_another():
+def test_the_norm_of_a_sample_does_not_depend_on_other_samples():
     g = torch.tensor([[30.0, 40.0], [0.3, 0.4]])
 
     short = clipped(1.0, of="sample")(0, g)

@@ -5,11 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chainograd import (
-    CheckpointedChain,
-    binomial,
-    meter,
-)
+from chainograd import CheckpointedChain, binomial, meter
 from tests.chainograd.truncation.cut_loop import cut, double, equal
 from tests.problems import PLANS, Counted, M, Net, Noisy
 
@@ -52,7 +48,7 @@ def test_steps_without_a_gradient_run_once_and_without_a_graph():
     assert step.runs[M:] == [(5, True)]
 
 
-def test_of_steps_without_a_gradient_no_state_is_kept():
+def test_no_state_of_a_step_without_a_gradient_is_kept():
     w = torch.ones(100, requires_grad=True)
 
     def kept(num_steps, K):

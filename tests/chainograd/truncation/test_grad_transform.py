@@ -3,13 +3,7 @@
 import pytest
 import torch
 
-from chainograd import (
-    ChainError,
-    CheckpointedChain,
-    clamped,
-    clipped,
-    scaled,
-)
+from chainograd import ChainError, CheckpointedChain, clamped, clipped, scaled
 from tests.problems import M, Net, every_plan, leaf, ramp
 
 
@@ -36,7 +30,7 @@ def test_batches_of_gradients_are_transformed_one_by_one():
 
 
 @pytest.mark.parametrize("transform", [torch.func.grad, torch.func.vmap])
-def test_a_transform_that_torch_func_would_leave_out_is_refused(transform):
+def test_torch_func_refuses_a_chain_with_a_transform(transform):
     chain = CheckpointedChain(lambda x, i: x.sin(), M, grad_transform=scaled(0.5))
 
     with pytest.raises(ChainError, match=r"`grad_transform` does not reach into torch.func"):

@@ -7,14 +7,7 @@ import pytest
 import torch
 import torch.autograd.forward_ad as fwAD
 
-from chainograd import (
-    CheckpointedChain,
-    LastStepAgain,
-    ScaledInput,
-    StoppedOutput,
-    binomial,
-    meter,
-)
+from chainograd import CheckpointedChain, LastStepAgain, ScaledInput, StoppedOutput, binomial, meter
 from chainograd.samplers import DDIM, NoiseSchedule, time_grid
 from tests.chainograd.truncation.cut_loop import double, equal
 from tests.problems import PLANS, M, Net, states_of

@@ -6,11 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from chainograd import (
-    CheckpointedChain,
-    binomial,
-    random_suffix,
-)
+from chainograd import CheckpointedChain, binomial, random_suffix
 from tests.chainograd.truncation.cut_loop import cut, double, equal
 from tests.problems import PLANS, M, Net, Noisy
 

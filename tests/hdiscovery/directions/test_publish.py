@@ -6,31 +6,31 @@ from pathlib import Path
 
 import pytest
 import torch
+from hdiscovery.api.gallery import gallery_of_shipped
 from hdiscovery.cli import main
-from hdiscovery.commands.gallery import show_shipped
-from hdiscovery.directions import publish as published
-from hdiscovery.directions.publish import (
-    FILE,
-    RECONSTRUCTOR,
-    is_published,
-    located,
-    open_directions,
-    publish,
-    shipped_runs,
-)
+from hdiscovery.directions import shipped
+from hdiscovery.directions.publish import publish
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.saved import (
+    RECONSTRUCTOR,
+    SHIFT_BLOCK,
+    is_published,
+    open_networks,
+    open_run,
+    trained_steps,
+)
+from hdiscovery.directions.shipped import located, shipped_runs
 from hdiscovery.editing.editor import edit
 from hdiscovery.editing.source import FILE as DIRECTIONS
 from hdiscovery.editing.source import open_source
 from hdiscovery.evaluate.rca import measure_rca
-from hdiscovery.train.loop import open_run, trained_steps
 
 
 @pytest.fixture
 def run(tiny_run, tmp_path):
     """A copy of the tiny run, its accuracy measured."""
     run = RunFolder.open(shutil.copytree(tiny_run, tmp_path / "run"))
-    K = run.read_json("config.json")["K"]
+    K = run.read_json("config.json")["shift"]["K"]
     run.write_json("rca.json", {"rca": 0.5, "shift_error": 1.0, "of_direction": [0.5] * K})
     return run
 
@@ -55,7 +55,7 @@ def test_it_knows_its_steps_and_what_was_measured_and_has_no_checkpoint(run, tmp
     trained = list(run.records())
     run.append_record({**trained[-1], "step": trained_steps(run)})  # stopped before its checkpoint
     out = publish(run, tmp_path / "out")
-    discovery, step = open_directions(out)
+    discovery, step = open_networks(out)
 
     assert is_published(out)
     assert not is_published(run)
@@ -98,12 +98,12 @@ def test_a_shipped_run_is_found_by_its_name_unless_something_is_there(
 ):
     package = tmp_path / "package"
     publish(run, package / "digits")
-    monkeypatch.setattr(published, "SHIPPED", package)
+    monkeypatch.setattr(shipped, "SHIPPED", package)
     monkeypatch.chdir(tmp_path)
 
     assert shipped_runs() == {"digits": package / "digits"}
     assert open_source(Path("digits")).kind == "direct"
-    assert main(["gallery", "digits", "--samples", "1", "--columns", "3"]) == 0
+    assert main(["gallery", "digits", "--samples", "1", "--shifts", "3"]) == 0
     assert (tmp_path / "digits.html").is_file()
     assert not (package / "digits" / "index.html").exists()
     (tmp_path / "digits").mkdir()
@@ -113,9 +113,9 @@ def test_a_shipped_run_is_found_by_its_name_unless_something_is_there(
 def test_the_demo_shows_what_a_shipped_run_has_names_for(run, tmp_path, monkeypatch):
     run.write_json("labels.json", {"1": "thicker"})
     publish(run, tmp_path / "package" / "digits")
-    monkeypatch.setattr(published, "SHIPPED", tmp_path / "package")
+    monkeypatch.setattr(shipped, "SHIPPED", tmp_path / "package")
 
-    (page,) = show_shipped(tmp_path)
+    (page,) = gallery_of_shipped(tmp_path)
 
     assert page == tmp_path / "digits.html"
     text = page.read_text()
@@ -135,7 +135,7 @@ def test_what_was_not_measured_is_not_published(tiny_run, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "another format"])
-@pytest.mark.parametrize("name", [FILE, RECONSTRUCTOR])
+@pytest.mark.parametrize("name", [SHIFT_BLOCK, RECONSTRUCTOR])
 def test_a_damaged_file_is_named(run, tmp_path, name, damage):
     out = publish(run, tmp_path / "out")
     file, what = out.path / name, Path(name).stem.replace("_", "-")
@@ -144,7 +144,7 @@ def test_a_damaged_file_is_named(run, tmp_path, name, damage):
     file.write_bytes(whole[:200] if damage == "cut" else other)
 
     with pytest.raises(ValueError, match=f"{name} is not a published {what.replace('-', ' ')}"):
-        open_directions(out)
+        open_networks(out)
 
 
 def test_the_command_says_how_large_it_is(run, tmp_path, capsys):
@@ -152,4 +152,12 @@ def test_the_command_says_how_large_it_is(run, tmp_path, capsys):
     assert "MB" in capsys.readouterr().out
     assert main(["publish", str(run.path), "--out", str(tmp_path / "out")]) == 2
     assert "already holds a run" in capsys.readouterr().err
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["K"] == 3
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["shift"]["K"] == 3
+
+
+def test_what_was_measured_of_another_checkpoint_is_not_published(small, tmp_path):
+    small.write_json("rca.json", {"rca": 0.5, "pairs": 8, "step": 7, "of_direction": [0.5] * 2})
+
+    with pytest.raises(ValueError, match=r"rca.json was measured after step 7, .* at step 1"):
+        publish(small, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from hdiscovery.editing.means import bottlenecks, draw_noise, measure_means, shifted_times
+from hdiscovery.directions.times import shifted_times
+from hdiscovery.dm.walk import bottlenecks, draw_noise
+from hdiscovery.editing.means import measure_means
 
 from chainograd.samplers import DDIM, time_grid
 

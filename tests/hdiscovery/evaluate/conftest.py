@@ -7,8 +7,9 @@ import torch
 from hdiscovery.directions.config import DiscoveryConfig
 from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.subject import of_run
-from hdiscovery.dm.adm_unet import ADMUNet, UNetConfig
-from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.dm.adm_config import UNetConfig
+from hdiscovery.dm.adm_unet import ADMUNet
+from hdiscovery.dm.model import DiffusionModel
 from torch import nn
 
 from chainograd.samplers import NoiseSchedule
@@ -16,7 +17,7 @@ from chainograd.samplers import NoiseSchedule
 TINY = UNetConfig(
     image_size=8, in_channels=1, num_channels=32, channel_mult=(1, 1), num_res_blocks=1
 )
-CONFIG = DiscoveryConfig(
+CONFIG = DiscoveryConfig.of(
     K=3, S=2.0, M=4, t_stop=400, batch_size=4, steps=2, head_std=0.1, reconstructor="difference"
 )
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from hdiscovery.dm.files import load_dm
-from hdiscovery.dm.sample import sample
+from hdiscovery.dm.open import load_dm
+from hdiscovery.dm.walk import sample
 from hdiscovery.evaluate.digits import digit_classifier, judge, train_classifier
 from torch import nn
 

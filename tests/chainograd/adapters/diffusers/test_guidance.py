@@ -6,12 +6,7 @@ import torch
 
 from chainograd import binomial, meter
 from chainograd.adapters import diffusers_chain
-from tests.chainograd.adapters.diffusers.guided import (
-    conditions,
-    gradients,
-    guided_loop,
-    solver,
-)
+from tests.chainograd.adapters.diffusers.guided import conditions, gradients, guided_loop, solver
 
 # What diffusers does with numpy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")

@@ -76,7 +76,7 @@ def test_unets_and_transformers_are_called_as_their_pipelines_call_them(name):
         assert g is None or torch.allclose(g, h, rtol=1e-12, atol=1e-15)
 
 
-def test_a_condition_that_the_model_has_no_name_for_is_refused_with_the_way_out():
+def test_a_condition_without_a_parameter_of_the_model_is_refused_with_the_way_out():
     def model(x, timestep):
         return x
 

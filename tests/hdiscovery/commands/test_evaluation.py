@@ -1,6 +1,7 @@
-"""evaluate, rank and tstop, as a user of the command line sees them."""
+"""evaluate and tstop, as a user of the command line sees them."""
 
 import json
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -8,9 +9,9 @@ import torch
 from hdiscovery.cli import main
 from hdiscovery.commands import evaluate as commands
 from hdiscovery.directions.run_folder import RunFolder
-from hdiscovery.dm.files import save_dm
-from hdiscovery.evaluate import report
-from hdiscovery.evaluate.baselines import BaselineName
+from hdiscovery.directions.shipped import own_run, shipped_runs
+from hdiscovery.evaluate.bench import MEASURES
+from hdiscovery.evaluate.settings import PARTS
 
 
 def run(*words):
@@ -18,12 +19,11 @@ def run(*words):
 
 
 @pytest.fixture(scope="module")
-def trained(discovery, tmp_path_factory):
+def trained(tiny_dm, tmp_path_factory):
     """Return the folder of a run of one step, on a model of 8 pixels."""
     folder = tmp_path_factory.mktemp("evaluated")
-    save_dm(folder / "dm.safetensors", discovery.dm.unet, dtype=torch.float32)
-    assert run("train", "MNIST32-400-20-32-5", "--out", folder / "run", "--dm",
-               folder / "dm.safetensors", "--K", 3, "--M", 4, "--batch-size", 4, "--steps", 1,
+    assert run("train", "MNIST32-400-20-32-5", "--out", folder / "run", "--dm", tiny_dm,
+               "--K", 3, "--M", 4, "--batch-size", 4, "--steps", 1,
                "--reconstructor", "difference", "--head-std", 0.1,
                "--device", "cpu") == 0  # fmt: skip
     return folder / "run"
@@ -79,14 +79,13 @@ def test_steps_after_the_checkpoint_are_not_among_the_losses(trained):
     assert evaluation(trained)["losses"]["largest_L_G"] < 9
 
 
-def test_a_part_measured_later_joins_the_others_of_the_same_checkpoint(trained, capsys):
+def test_a_part_measured_later_joins_the_others_of_the_same_checkpoint(trained):
     assert run("evaluate", trained, *SMALL, "--only", "rca", "losses") == 0
-    assert run("evaluate", trained, *SMALL, "--only", "rca", "fid", "--pairs", 5) == 0
+    assert run("evaluate", trained, *SMALL, "--only", "rca", "--pairs", 5) == 0
 
-    found, out = evaluation(trained), capsys.readouterr().out
+    found = evaluation(trained)
     assert found["subjects"]["learnt"]["rca"]["pairs"] == 5
     assert "losses" in found
-    assert "fid of learnt: FID compares with real images, and no data was named; pass" in out
 
     old = {**found, "step": 0, "subjects": {"gone": {}}}
     (trained / "evaluation.json").write_text(json.dumps(old))
@@ -95,8 +94,9 @@ def test_a_part_measured_later_joins_the_others_of_the_same_checkpoint(trained, 
 
 
 def test_the_ranking_is_written_and_printed_best_first(trained, capsys):
-    assert run("rank", trained, "--samples", 2, "--shifts", 3, "--references", 6,
-               "--device", "cpu") == 0  # fmt: skip
+    words = ("evaluate", trained, "--only", "rank", "--samples", 2, "--shifts", 3, "--references",
+             6, "--device", "cpu")  # fmt: skip
+    assert run(*words) == 0
 
     ranking = json.loads((trained / "ranking.json").read_text())
     printed = [int(line.split()[0]) for line in capsys.readouterr().out.splitlines()[1:]]
@@ -105,12 +105,12 @@ def test_the_ranking_is_written_and_printed_best_first(trained, capsys):
     assert ranking["features"]["name"] == "unet"
     assert len(ranking["features"]["sha256"]) == 64
 
-    assert run("rank", trained, "--samples", 2, "--shifts", 3, "--references", 6, "--fresh-pairs",
-               4, "--fresh-steps", 2, "--device", "cpu") == 0  # fmt: skip
+    assert run(*words, "--fresh-pairs", 4, "--fresh-steps", 2) == 0
 
 
 def test_tstop_prints_its_choice_and_where_the_preset_falls(tmp_path, capsys):
-    assert run("tstop", "MNIST32-small", "--samples", 2, "--steps", 5, "--out", tmp_path / "t",
+    assert run("tstop", "MNIST32-small", "--samples", 2, "--sampling-steps", 5,
+               "--out", tmp_path / "t",
                "--preset", "CelebAHQ128-500-40-256-2", "--device", "cpu") == 0  # fmt: skip
 
     out = capsys.readouterr().out
@@ -128,16 +128,18 @@ def test_tstop_prints_its_choice_and_where_the_preset_falls(tmp_path, capsys):
          "neither MNIST/raw nor image files"),
         (("evaluate", "RUN", "--shifts", "4"), "`shifts` must be odd"),
         (("evaluate", "RUN", "--references", "4"), "`references` must be at least 5, got 4"),
-        (("rank", "RUN", "--shifts", "4", "--fresh-pairs", "9999"), "must be odd"),
-        (("rank", "RUN", "--references", "2"), "`references` must be at least 5"),
-        (("rank", "nowhere"), "not a run folder"),
+        (("evaluate", "RUN", "--only", "fid"), "there are none. Pass a folder of them by `--data"),
+        (("evaluate", "RUN", "--only", "rca", "fid"), "`--data DIR`"),
+        (("evaluate", "RUN", "--batch-size", "0"), "`batch_size` must be at least 1, got 0"),
+        (("evaluate", "RUN", "--only", "rank", "--features", "net.pt"),
+         "neither a file nor one of"),
+        (("evaluate", "nowhere", "--only", "rank"), "not a run folder"),
         (("tstop", "MNIST32-small", "--preset", "MNIST64"), "MNIST32-400-20-32-5"),
         (("tstop", "MNIST32-small", "--features", "lpips"), "alexnet"),
         (("tstop", "MNIST32-small", "--threshold", "1", "--share", "1"), "one of `threshold`"),
-        (("rank", "RUN", "--device", "cpu", "--features", "net.pt"), "neither a file nor one of"),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_line_that_says_what_to_do(trained, capsys, monkeypatch, words, message):
+def test_bad_input_is_an_error_that_says_what_to_do(trained, capsys, monkeypatch, words, message):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(trained))
 
     assert run(*(trained if word == "RUN" else word for word in words)) == 2
@@ -147,8 +149,7 @@ def test_bad_input_is_one_line_that_says_what_to_do(trained, capsys, monkeypatch
     assert "Traceback" not in error
 
 
-def test_baselines_of_directions_that_are_nothing_yet_are_refused(trained, discovery, capsys,
-                                                                   monkeypatch):  # fmt: skip
+def test_baselines_of_directions_that_are_nothing_yet_are_refused(trained, capsys, monkeypatch):
     monkeypatch.setattr("hdiscovery.evaluate.report.learnt_norms", lambda subject: {999: 0.0})
 
     assert run("evaluate", trained, "--only", "fresh", "--baselines", "random", "--fresh-pairs", 4,
@@ -157,10 +158,38 @@ def test_baselines_of_directions_that_are_nothing_yet_are_refused(trained, disco
     assert "still 0 everywhere" in capsys.readouterr().err
 
     assert run("evaluate", trained, "--only", "fresh", "--baselines", "random", "--fresh-pairs", 4,
-               "--fresh-steps", 1, "--device", "cpu", "--strength", "spread") == 0  # fmt: skip
+               "--fresh-steps", 1, "--device", "cpu",
+               "--baseline-strength", "spread") == 0  # fmt: skip
     assert "random-spread" in evaluation(trained)["subjects"]
 
 
 def test_the_command_knows_the_parts_and_baselines_that_there_are():
-    assert commands.PARTS == report.PARTS
-    assert get_args(BaselineName) == commands.BASELINES
+    assert ("losses", *MEASURES) == PARTS
+    assert (*PARTS, "rank") == get_args(commands.Chosen)
+
+
+def test_a_refused_part_costs_nothing_and_loses_nothing(trained, capsys):
+    assert run("evaluate", trained, *SMALL, "--only", "rca") == 0
+    before = (trained / "evaluation.json").read_bytes()
+
+    assert run("evaluate", trained, *SMALL, "--only", "rca", "fid") == 2
+    assert (trained / "evaluation.json").read_bytes() == before
+
+
+def test_all_parts_without_real_images_leave_fid_out(trained, capsys):
+    assert run("evaluate", trained, *SMALL) == 0
+
+    assert "fid of learnt: " in capsys.readouterr().out
+    assert "--data DIR" in evaluation(trained)["left_out"]["fid of learnt"]
+
+
+def test_published_runs_are_ranked_and_shipped_ones_are_left_alone(published, capsys):
+    words = ("--samples", 2, "--shifts", 3, "--references", 5, "--device", "cpu")
+    assert run("evaluate", published.path, "--only", "rank", *words) == 0
+
+    for options in (("evaluate", "--only", "rank"), ("evaluate",), ("publish", "--to", "file")):
+        assert run(options[0], "digits", "--device", "cpu", *options[1:]) == 2
+        assert "comes with the package" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match="copy"):
+        own_run(Path("digits"))
+    assert shipped_runs()["digits"].is_dir()

@@ -1,4 +1,4 @@
-"""What a user of edit, invert, directions, label and properties sees."""
+"""edit, invert, publish and properties, as a user of the command line sees them."""
 
 import json
 import shutil
@@ -234,3 +234,14 @@ def test_bad_input_is_one_line_that_says_what_to_do(
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_an_image_is_not_replaced_by_its_inversion(tmp_path, capsys):
+    photo = tmp_path / "digit.png"
+    save_image(torch.zeros(1, 32, 32), photo)
+    before = photo.read_bytes()
+    words = ["invert", "MNIST32-small", "--image", str(photo), "--out", str(tmp_path)]
+
+    assert main([*words, "--inversion-steps", "2", "--overwrite"]) == 2
+    assert "would put a result in place of the image" in capsys.readouterr().err
+    assert photo.read_bytes() == before
