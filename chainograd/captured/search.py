@@ -87,7 +87,7 @@ class Search:
                 stack.extend(contents(thing, traits))
 
     def _note(self, thing: Any, traits: Traits) -> bool:
-        """Note what the chain must know of an object; return whether its contents are not walked now."""
+        """Note what the chain must know of an object; return whether to leave its contents alone."""
         if traits.generator:
             if is_own(thing):
                 self.generators.append(thing)
