@@ -12,7 +12,7 @@ import torch
 def outside_vmap() -> Iterator[None]:
     """Let steps that run again draw random numbers while cotangents are a batch of gradients.
 
-    Inside vmap torch refuses to draw, because a draw might be meant for each row; that of a step is
+    Inside vmap torch refuses to draw, because a draw might be meant for each row. A step's draw is
     the same for all rows, since the step ran before.
     """
     levels = torch._C._vmapmode_increment_nesting()
