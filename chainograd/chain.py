@@ -328,16 +328,10 @@ class CheckpointedChain:
         return plan if self.micro_batch is None else without_graphs(plan)
 
     def _preparation(self, grad_steps: frozenset[int] | None = None) -> Preparation:
-        return Preparation(
-            function=self.step,
-            num_steps=self.num_steps,
-            plan=self.plan,
-            params=self.params,
-            generators=self.generators,
-            micro_batch=self.micro_batch,
-            watch_frozen=self.frozen == "auto",
-            options=RunOptions(
-                self.verify, self.grad_transform, grad_steps, self.store, self.progress
-            ),
-            first_calls=self._first_calls,
+        options = RunOptions(
+            self.verify, self.grad_transform, grad_steps, self.store, self.progress
         )
+        return Preparation(
+            self.step, self.num_steps, self.plan, self.params, self.generators, self.micro_batch,
+            watch_frozen=self.frozen == "auto", options=options, first_calls=self._first_calls,
+        )  # fmt: skip
