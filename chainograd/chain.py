@@ -32,7 +32,7 @@ from chainograd.options import (
     as_step,
     as_store,
     refuse_shadowed,
-)
+)  # fmt: skip
 from chainograd.plans.plan import Plan, StepCost
 from chainograd.plans.planners import PlanName, resolve
 from chainograd.plans.restrict import without_graphs
@@ -55,9 +55,9 @@ class CheckpointedChain:
     """A chain of steps whose gradient needs the memory of its nodes and of one step.
 
     Called on a state, it returns what ``for i in range(num_steps): x = step(x, i)`` returns, an
-    ordinary differentiable value; its gradient is that of the loop, bit for bit on a CPU, for the
-    state, for every tensor argument and for every parameter the steps use. Where the gradient of
-    something cannot be had it is refused, never left out.
+    ordinary differentiable value; its gradient equals the loop's, bit for bit on a CPU, for the
+    state, for every tensor argument and for every parameter the steps use. If a gradient cannot be
+    computed exactly, the chain raises; it never returns a partial one.
 
     Under ``no_grad``, in forward-mode AD and inside ``torch.func`` transforms the plain loop runs.
     Second and further derivatives are exact and cost the plain loop's memory.
@@ -78,23 +78,23 @@ class CheckpointedChain:
             keep them in fewer bits.
         micro_batch: Samples in a slice: every step runs over slices of the batch, and the memory
             of a graph is that of one slice, while the loss sees the whole batch. Tensors of the
-            state and of the arguments whose first dimension is that of ``x`` are cut. Each step
-            is run twice, 2M evaluations of every slice; random noise is drawn slice by slice.
-            None is the whole batch at once.
-        frozen: ``"auto"`` lets layers whose weights need no gradient keep only what the gradient of
-            their input needs: less memory, and results and gradients equal to the bit. Where a call
-            saves little by it, later calls like it leave their layers to torch, as do steps that
-            torch.compile has a part in. ``"off"`` leaves every layer to torch.
-        verify: How each recomputed state is compared with the one kept: ``"exact"``, ``"close"``
+            state and of the arguments with the first dimension of ``x`` are cut. Each step runs
+            twice, 2M evaluations of every slice; random noise is drawn slice by slice. None is
+            the whole batch at once.
+        frozen: ``"auto"`` lets layers whose weights need no gradient save only what the gradient of
+            their input needs: less memory, with results and gradients equal to the bit. If a call
+            saves little, later calls with these shapes leave their layers to torch. Steps that
+            torch.compile has a part in always do. ``"off"`` leaves every layer to torch.
+        verify: How each recomputed state is compared with the first one: ``"exact"``, ``"close"``
             (for kernels that do not repeat their results to the bit) or ``"off"``.
         grad_steps: Steps that the gradient may pass; the others run as under ``no_grad``. The last
             K (an integer), a set of indices, or a function of ``num_steps`` that returns either
-            and is asked once a call, for a random truncation. None is all steps. Of a set with
-            gaps, a loss on the last state reaches the steps behind the last gap; losses on the
-            states of a `trajectory` reach others.
+            and is called once a call, for a random truncation. None is all steps. If the set has
+            gaps, a loss on the last state reaches the steps after the last gap; losses on earlier
+            states of a `trajectory` reach the others.
         grad_transform: ``f(i, g) -> g``, applied to the cotangent g of the state that enters step
-            i, on its way back: to look at it, clip it, rescale it. g is shaped like the state,
-            with None where a leaf has no cotangent.
+            i: to look at it, clip it, rescale it. g is shaped like the state, with None where a
+            leaf has no cotangent.
         progress: Show a bar of step evaluations for the forward and for the backward pass.
 
     Raises:
@@ -155,8 +155,8 @@ class CheckpointedChain:
 
         Args:
             x: The state that enters step 0: a tensor, or any pytree with tensors.
-            args: Handed to every step; tensors among them get gradients.
-            kwargs: Likewise.
+            args: Passed to every step; tensors among them get gradients.
+            kwargs: Passed to every step, with gradients too.
 
         Returns:
             The state that leaves the last step, differentiable.
@@ -178,13 +178,13 @@ class CheckpointedChain:
     def trajectory(self, x: Any, *args: Any, **kwargs: Any) -> list[Any]:
         """Run the chain and return every state, all of them differentiable.
 
-        Losses on several states cost one sweep back. The states share their memory with the nodes.
+        Losses on several states cost one backward pass. The states share memory with the nodes.
         Hooks, ``retain_grad()`` and ``torch.autograd.grad`` work on each as in the plain loop.
 
         Args:
             x: The state that enters step 0.
-            args: Handed to every step; tensors among them get gradients.
-            kwargs: Likewise.
+            args: Passed to every step; tensors among them get gradients.
+            kwargs: Passed to every step, with gradients too.
 
         Returns:
             M + 1 states; the first is ``x`` itself, the last what calling the chain returns.
@@ -214,15 +214,15 @@ class CheckpointedChain:
     ) -> tuple[StepCost, ...]:
         """Measure what each step costs, running it forward and back once.
 
-        Under ``FakeTensorMode`` nothing is computed: bytes are those of real tensors, seconds are
-        all 1.
+        Under ``FakeTensorMode`` nothing is computed: bytes are what real tensors would take,
+        seconds are all 1.
 
         Args:
             x: The state that enters step 0.
-            args: Handed to every step.
+            args: Passed to every step.
             kind: ``kind(i)`` is equal for steps that are alike, of which one is measured; by
                 default every step is.
-            kwargs: Handed to every step.
+            kwargs: Passed to every step.
 
         Returns:
             One cost a step, for `Plan.with_costs` and `within`.
@@ -235,7 +235,7 @@ class CheckpointedChain:
     def check(
         self, x: Any, *args: Any, loss: Callable[[Any], Any] | None = None, **kwargs: Any
     ) -> Findings:
-        """Look at the steps for what would make gradients missing, wrong or surprising.
+        """Look for what would make the gradients of the steps missing, wrong or surprising.
 
         The first three steps and the last one run as the plain loop, and again as in a chain; a
         gradient is sent back through both. Then all steps run once as in the forward pass of a
@@ -244,21 +244,22 @@ class CheckpointedChain:
         hardly fits.
 
         It leaves no trace: random streams, statistics of batches, parameters and their ``.grad``
-        are as before (but for attributes that a step keeps). ``grad_transform`` is left out, and
-        ``grad_steps``, so that all steps are seen alike.
+        are as before (but for attributes that a step keeps). ``grad_transform`` and ``grad_steps``
+        are left out.
 
         Args:
             x: The state that enters step 0; a small batch will do.
-            args: Handed to every step.
-            loss: ``loss(x) -> tensor``, called once on what the steps give: no finished sample.
-            kwargs: Handed to every step.
+            args: Passed to every step.
+            loss: ``loss(x) -> tensor``, called once on the state after these few steps, which
+                is no finished sample.
+            kwargs: Passed to every step.
 
         Returns:
-            What was found, each thing with its line and the way out; empty, and so false, if all
-            is well. Printed, it says what was looked at.
+            The findings, each with its line and the way out; empty, and so false, if all is well.
+            Printed, they say what was looked at.
 
         Raises:
-            Exception: What a step or the loss raises, if it is nothing that can be named.
+            Exception: What a step or the loss raises, if the cause has no name.
 
         Example:
             >>> w = torch.tensor([0.5], requires_grad=True)
@@ -305,8 +306,8 @@ class CheckpointedChain:
         return self._log.report(self.num_steps, self._first_calls.last_costs)
 
     def _drawn_grad_steps(self) -> frozenset[int] | None:
-        # In every call, those without gradients too: what is drawn leaves the random streams where
-        # a call with gradients does, and a chain inside a step draws the same when that runs again.
+        # In calls without gradients too: they leave the random streams where calls with gradients
+        # do, and a chain inside a step draws the same when the step runs again.
         return drawn(self.grad_steps, self.num_steps)
 
     def _begun(self, x: Any, args: Any, kwargs: Any, grad_steps: frozenset[int] | None) -> Run:
@@ -329,16 +330,10 @@ class CheckpointedChain:
         return plan if self.micro_batch is None else without_graphs(plan)
 
     def _preparation(self, grad_steps: frozenset[int] | None = None) -> Preparation:
-        return Preparation(
-            function=self.step,
-            num_steps=self.num_steps,
-            plan=self.plan,
-            params=self.params,
-            generators=self.generators,
-            micro_batch=self.micro_batch,
-            watch_frozen=self.frozen == "auto",
-            options=RunOptions(
-                self.verify, self.grad_transform, grad_steps, self.store, self.progress
-            ),
-            first_calls=self._first_calls,
+        options = RunOptions(
+            self.verify, self.grad_transform, grad_steps, self.store, self.progress
         )
+        return Preparation(
+            self.step, self.num_steps, self.plan, self.params, self.generators, self.micro_batch,
+            watch_frozen=self.frozen == "auto", options=options, first_calls=self._first_calls,
+        )  # fmt: skip

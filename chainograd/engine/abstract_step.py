@@ -22,7 +22,7 @@ class Recording(Enum):
 
     KEEP = "keep"  # a gradient will be sent through it
     DISCARD = "discard"  # it is looked at and freed: note [First runs]
-    OFF = "off"  # there is none: no gradient passes the step
+    OFF = "off"  # no graph is made: no gradient passes the step
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +45,7 @@ class ReplayHooks(NamedTuple):
 
     Attributes:
         around: The context it runs in; entered for each slice of a step that runs slice by slice.
-        check: Compares the result with that of the first run.
+        check: Compares the result with the first run's.
         mark: For the nodes of its graph.
     """
 

@@ -24,7 +24,7 @@ from chainograd.torch_internals.transforms import (
 
 
 def attach(run: Run, result: State) -> State:
-    """Return what a chain gave as a differentiable outcome of the run's inputs."""
+    """Return the result of a chain as a differentiable function of the run's inputs."""
     places = [place for place, wanted in enumerate(run.first_pass.wanted[-1]) if wanted]
     if not places:
         return result
@@ -73,7 +73,7 @@ def _gradients(run: Run, places: list[int], given: list[Tensor]) -> Sequence[Ten
 
 
 def refuse_backward(run: Run, i: int, grads: Sequence[Tensor | None]) -> None:
-    """See that a backward pass may go through step i.
+    """Check that a backward pass may go through step i.
 
     Raises:
         ChainError: If it is of a kind that does not pass through a chain.

@@ -58,8 +58,8 @@ class BackwardPass:
         nodes: States that are there now.
         graphs: Graphs of steps that are there now.
         reruns: Runs steps again.
-        cotangents: Those of the state that the pass has come to, by the leaf's place.
-        apart: Those of them that are not added up, by groups.
+        cotangents: The cotangents of the state that the pass has come to, by the leaf's place.
+        apart: Cotangents that are not added up, by groups of leaves: note [Use by use].
         accumulator: Gradients so far of what the steps share.
         numbers: Whether cotangents have norms.
         state: The state that the last action left.
@@ -104,7 +104,7 @@ class BackwardPass:
         self.numbers = all(map(has_numbers, given.values()))
 
     def pass_step(self, i: int, groups: Apart = ()) -> None:
-        """Send the cotangents through step i; those of ``groups`` of leaves are left apart."""
+        """Send the cotangents through step i; cotangents of ``groups`` of leaves stay apart."""
         self.entering = []
         while self.at > i:
             self.carry_out(self.actions[self.position], groups)
@@ -207,7 +207,7 @@ class BackwardPass:
         self.cotangents = before
         self.run.log.ran("backward", i, began)
 
-    def show(self, whole: Cotangents) -> None:
+    def fill_grad(self, whole: Cotangents) -> None:
         """Let a step that keeps the state it was given see the state's whole gradient."""
         for place, g in whole.items():
             leaf = self.entering[place]() if place < len(self.entering) else None

@@ -74,8 +74,8 @@ class Comparison:
         """
         verifier, changes = self.verifier, self.changes
         if changes.changed:
-            # What is used with a gradient shows in the graph. What has none shows in the values,
-            # if they are compared to the bit.
+            # A changed tensor that needs a gradient matters if the step's graph leads to it. A
+            # change of any other tensor shows in the values, if they are compared bit for bit.
             inside, certain = self.shared.ids(result.used), verifier.exact
             changes.refuse_changes(i, lambda t: id(t) in inside or not (certain or t.requires_grad))
         # To bring a state back from elsewhere takes longer than to compare its digest.
@@ -120,7 +120,7 @@ class Comparison:
 
 
 def _as_measured(check: Callable[[], None]) -> None:
-    """See that a step gives what it gave when a byte budget had it measured."""
+    """Name the byte budget in an error of a comparison with a measured state."""
     try:
         check()
     except ReplayError as error:

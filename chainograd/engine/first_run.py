@@ -13,8 +13,8 @@ from chainograd.errors import ChainError
 # Note [First runs]
 # 1. A step runs for the first time with its graph, as in the plain loop, because torch chooses
 #    other kernels under `no_grad` (attention, LSTM, everything that `torch.compile` made). The
-#    graph is discarded: its nodes save nothing (`nothing_saved`), so memory stays that of a run
-#    without a graph, and the graph is freed with the step.
+#    graph is discarded: its nodes save nothing (`nothing_saved`), so it needs no more memory
+#    than a run without a graph, and the graph is freed with the step.
 # 2. The graph tells what the chain must know: which leaves of the result need a gradient, which
 #    of the tensors that the chain reaches are used at all, and whether a tensor is used that the
 #    chain cannot see.

@@ -32,12 +32,12 @@ Kind = Callable[[int], Hashable]
 def measure(run: Run, kind: Kind | None = None) -> tuple[StepCost, ...]:
     """Return what each step costs, running each kind of step forward and back once.
 
-    One that gives gradients to what the steps share goes forward and back once more: there are sums
-    to add to then.
+    A step that adds to gradients of what the steps share runs forward and back once more, because
+    then there are sums to add to.
 
     Args:
-        run: The steps, with what they see. It is told of the states that they give.
-        kind: Tells which steps are alike; by default none are taken to be.
+        run: The run. Its comparison remembers the states that the steps return.
+        kind: Tells which steps are alike; by default every step is measured.
 
     Returns:
         One cost a step. The first cost measured is measured twice, to be rid of first-call costs.
@@ -160,7 +160,7 @@ class _Runs(NamedTuple):
 
 
 def _unchecked(result: StepResult) -> None:
-    """See nothing in a run that only measures."""
+    """Compare nothing: this run only measures."""
 
 
 def _bytes(tensors: list[Tensor]) -> int:

@@ -96,7 +96,7 @@ class SlicedStep:
         return SlicedStep(self.whole.replaced(others), self.batch, self.size)
 
     def of_parts(self, index: int, entering: State, parts: Sequence[StepResult]) -> StepResult:
-        """Return the result of the whole batch from those of its slices."""
+        """Return the result of the whole batch from its slices' results."""
         return StepResult(
             self._joined(index, entering, [part.leaving for part in parts]),
             [any(wanted) for wanted in zip(*(part.wanted for part in parts), strict=True)],

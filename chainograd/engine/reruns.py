@@ -12,7 +12,7 @@ from chainograd.storage.call_storage import StoredState
 
 
 class Reruns:
-    """Runs steps again, and compares each result with that of the first run.
+    """Runs steps again, and compares each result with the first run's.
 
     Args:
         run: What the forward pass left.

@@ -107,7 +107,7 @@ def _refuse_result(index: int, result: Any, after: State, before: State) -> None
         )
     # An object that is only passed on holds nothing that a step computed.
     new = [leaf for leaf in after.leaves if all(leaf is not old for old in before.leaves)]
-    refuse_hidden(new, differentiable, f"The state that step {index} gives")
+    refuse_hidden(new, differentiable, f"The state that step {index} returns")
 
 
 _INPLACE = (

@@ -22,7 +22,7 @@ def current_pass(run: Run) -> TrajectoryPass:
     current = run.running.get(number)
     if current is None:
         current = run.running[number] = TrajectoryPass(run)
-        # Whatever way the pass ends, autograd lets go of what it was to call, and of the backward.
+        # However the pass ends, autograd then releases its callbacks, and with them this object.
         call_after_backward(current.end)
     return current
 
@@ -36,9 +36,9 @@ class TrajectoryPass:
         self.run, self.open = run, True
         # What has a second derivative is kept for it.
         self.backward = BackwardPass(run, keep=bool(keeps_graph()) or torch.is_grad_enabled())
-        self.again: SecondDerivative | None = None
-        self.shown = ExitStack()
-        self.shown.enter_context(run.log.showing("backward", self.backward.evaluations))
+        self.second: SecondDerivative | None = None
+        self.bar = ExitStack()
+        self.bar.enter_context(run.log.showing("backward", self.backward.evaluations))
 
     def through(self, i: int, given: Cotangents, uses: StateUses) -> Gradients:
         """Send the cotangents of the state after step i through it."""
@@ -48,7 +48,7 @@ class TrajectoryPass:
             with outside_vmap(), backward.vjp.autocast.off():
                 backward.begin_at(i + 1, given)
                 if i + 1 < run.plan.num_steps:
-                    backward.show(given)
+                    backward.fill_grad(given)
                     backward.arrive(i + 1)
                 # A transform sees the gradient of x_T whole. It is given other states from outside.
                 whole = run.options.transform is not None and i == 0
@@ -70,11 +70,11 @@ class TrajectoryPass:
         self, i: int, given: Cotangents, uses: StateUses, attached: Attached
     ) -> Gradients:
         """Do the same by operations that have a derivative."""
-        self.again = self.again or SecondDerivative(self.backward)
-        found = self.again.through(i, given, uses, attached)
+        self.second = self.second or SecondDerivative(self.backward)
+        found = self.second.through(i, given, uses, attached)
         if i == self.run.first_pass.first:
             self.end()
-            self.again = None
+            self.second = None
             self.backward.release()
         return found
 
@@ -83,7 +83,7 @@ class TrajectoryPass:
         if not self.open:
             return
         self.open = False
-        self.shown.close()
+        self.bar.close()
         with self.backward.vjp.autocast.off():
             self.run.log.settle()
         self.run.comparison.settle(self.run.first_pass.first)
@@ -94,7 +94,7 @@ class TrajectoryPass:
         if not backward.keep:
             memory.left, memory.reached = i, (backward.position, backward.state)
         if i == run.first_pass.first:
-            self.shown.close()
+            self.bar.close()
             self.open = False
             try:
                 run.comparison.settle(i)
@@ -106,7 +106,7 @@ class TrajectoryPass:
     def _fail(self) -> None:
         if self.open:
             self.open = False
-            self.shown.close()
+            self.bar.close()
             self.backward.end()
 
     def _arrive_first(self, uses: StateUses) -> None:
@@ -118,6 +118,6 @@ class TrajectoryPass:
         pairs = zip(uses.groups, backward.apart, strict=True)
         whole = {places[0]: sum(parts[1:], parts[0]) for places, parts in pairs if parts}
         backward.cotangents = {**alone, **whole}
-        backward.show(whole)
+        backward.fill_grad(whole)
         backward.arrive(0)
         backward.cotangents = alone

@@ -23,11 +23,11 @@ from chainograd.trajectory.second_order import Gradients
 # 1. A state in the middle of a trajectory is a tensor as any other: hooks on it, its `.grad` and
 #    `torch.autograd.grad` see all that flows back to it, from losses on it and through later steps.
 #    So each step has a node of its own, its link, between the states that the user sees. The links
-#    that one backward pass runs carry one sweep on, from where the link before left it.
-# 2. What the steps share is handed to the last link alone, that of the first step which a gradient
-#    needs: its gradient is one sum over all steps (note [Sums in order]). A thread, an empty tensor
-#    that never has a gradient, leads from each link to the next, so that the last one is reached
-#    also where a step cuts the gradient of its state off.
+#    that one backward pass runs carry one `BackwardPass` on, from where the link before left it.
+# 2. What the steps share is an input of the last link alone, the link of the first step which a
+#    gradient needs: its gradient is one sum over all steps (note [Sums in order]). A thread, an
+#    empty tensor that never has a gradient, leads from each link to the next. So the last link is
+#    reached even if a step cuts the gradient of its state off.
 # 3. A leaf that a step hands on is the same tensor in both states, as in the plain loop, and the
 #    link of that step knows nothing of it. (`grad_transform` is to see it at every state: then it
 #    goes through the link.)
@@ -60,7 +60,7 @@ class Link:
         return self.step == self.run.first_pass.first
 
     def attached(self, tensors: list[Tensor], thread: Tensor | None, after: State) -> Any:
-        """Return the leaves that the step gives as outcomes of the tensors of its groups."""
+        """Return the leaves that the step returns, as functions of the tensors of its groups."""
         pairs = zip(tensors, self.uses.counts, strict=True)
         inputs = [tensor for tensor, count in pairs for _ in range(count)]
         inputs += self.run.inputs.steps_tensors if thread is None else [thread]

@@ -19,7 +19,7 @@ from chainograd.state import Cotangents, State, full_view
 # steps share as it is outside. Its gradient then has the graph that it has in the plain loop, which
 # leads to every state by itself. That costs the memory of the plain loop.
 
-Attached = Callable[[Sequence[Any]], Sequence[Tensor]]  # gives values their places in the graph
+Attached = Callable[[Sequence[Any]], Sequence[Tensor]]  # gives values places in the graph
 
 
 class Gradients(NamedTuple):
