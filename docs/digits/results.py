@@ -151,7 +151,7 @@ def draw_losses(records: Sequence[dict[str, Any]], path: Path) -> None:
 
 def draw_accuracy(run: dict[str, Any], path: Path) -> None:
     """Draw RCA against the size of the shift."""
-    from hdiscovery.evaluate import accuracy_curves
+    from hdiscovery.evaluation import accuracy_curves
 
     accuracy_curves.draw_accuracy(run["evaluation"], path)
 
