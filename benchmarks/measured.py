@@ -20,7 +20,7 @@ import torch
 T = TypeVar("T")
 _PROCESSES = get_context("forkserver")  # a server that has imported torch and has run nothing
 _PROCESSES.set_forkserver_preload([
-    "torch", "torch._dynamo", "chainograd", "hdiscovery.train.algorithm1",
+    "torch", "torch._dynamo", "chainograd", "hdiscovery.training.algorithm1",
     "diffusers.models.unets.unet_2d", "diffusers.models.transformers.dit_transformer_2d",
 ])  # fmt: skip
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hdiscovery.directions.config import from_preset
 from hdiscovery.directions.discovery import Discovery
-from hdiscovery.train.objective import Objective
+from hdiscovery.directions.recipe import from_preset
+from hdiscovery.training.objective import Objective
 from measured import apart, default_device, each_apart, in_turn, ratio, results, save
 from torch import Tensor
 

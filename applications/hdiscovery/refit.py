@@ -13,9 +13,9 @@ from hdiscovery.directions.saved import open_run
 from hdiscovery.directions.seeds import seeded
 from hdiscovery.directions.subject import Progress, of_run
 from hdiscovery.dm.autocast import Autocast
-from hdiscovery.evaluate.fresh import FreshReconstructor, fit
-from hdiscovery.evaluate.kept_pairs import PairBank
-from hdiscovery.evaluate.rca import accuracy
+from hdiscovery.evaluation.fresh import FreshReconstructor, fit
+from hdiscovery.evaluation.kept_pairs import PairBank
+from hdiscovery.evaluation.rca import accuracy
 from hdiscovery.networks.reconstructor import ReconstructorName
 from hdiscovery.rescale import rescaled
 
@@ -99,14 +99,15 @@ def refit(
     discovery, checkpoint = open_run(run, device=device), run.load_checkpoint()
     assert checkpoint is not None  # open_run has read it
     config = discovery.config
-    if reconstructor is not None and reconstructor != config.reconstructor:
+    if reconstructor is not None and reconstructor != config.networks.reconstructor:
         if warm_start:
             raise ValueError(
-                f"`warm_start` goes on with the run's own reconstructor, {config.reconstructor!r}, "
-                f"and `reconstructor` asks for {reconstructor!r}. Leave one of them out."
+                "`warm_start` goes on with the run's own reconstructor, "
+                f"{config.networks.reconstructor!r}, and `reconstructor` asks for "
+                f"{reconstructor!r}. Leave one of them out."
             )
-        discovery = replace(discovery, config=replace(config, reconstructor=reconstructor))
-    checkpoint = rescaled(checkpoint, discovery.shift_block, scale, config.S)
+        discovery = replace(discovery, config=config.replace(reconstructor=reconstructor))
+    checkpoint = rescaled(checkpoint, discovery.shift_block, scale, config.shift.S)
     train, test = _banks(checkpoint["buffers"])
     subject = of_run(discovery)
     with seeded(seed):

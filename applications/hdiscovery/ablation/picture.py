@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 from torch import Tensor
 
 from hdiscovery.directions.discovery import Discovery
-from hdiscovery.gallery.draw import draw_strips, even_shifts
+from hdiscovery.pages.draw import draw_strips, even_shifts
 
 
 def draw_variants(
@@ -36,7 +36,7 @@ def draw_variants(
     rows, width = len(variants) * samples, 0.62 * columns
     figure, axes = plt.subplots(rows, columns, figsize=(width + 1.6, 0.66 * rows), squeeze=False)
     for v, (name, (discovery, k)) in enumerate(variants.items()):
-        shifts = even_shifts(discovery.config.S, columns)
+        shifts = even_shifts(discovery.config.shift.S, columns)
         strips = draw_strips(discovery, k, samples=samples, shifts=shifts, seed=seed)
         for n in range(samples):
             for j, s in enumerate(shifts):

@@ -23,7 +23,9 @@ Device = Annotated[
     arg(metavar="NAME", help="Where to compute: auto (CUDA if there is one), cpu, cuda, cuda:1, …"),
 ]
 BatchSize = Annotated[int, arg(help="Images at once.")]
-Shifts = Annotated[int, arg(help="Strengths from -S to S, odd, so that s = 0 is in the middle.")]
+Shifts = Annotated[
+    int, arg(help="Strengths from -S to S, an odd number, so that s = 0 is in the middle.")
+]
 Images = Annotated[
     UseAppendAction[tuple[tuple[Path, ...], ...]],
     arg(metavar="PATH", help="Image files, folders of them, or .safetensors files of `invert`."),
@@ -44,29 +46,45 @@ MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
 
 
 def parsed(
-    options: Any, words: Sequence[str], *, prog: str, default: Any = None, examples: Sequence[str]
+    options: Any,
+    words: Sequence[str],
+    *,
+    prog: str,
+    examples: Sequence[str],
+    default: Any = tyro.MISSING_NONPROP,
+    markers: Sequence[Any] = MARKERS,
 ) -> Any:
-    """Return a command's options; show help and what cannot be read as tyro does.
+    """Return a command's options; help, and what cannot be read, are shown as tyro shows them.
 
     Args:
         options: The dataclass of the options, or a union of them for subcommands.
         words: The command line after the command's name.
         prog: How the command is called.
-        default: Options whose values hold where the words say nothing, None for the dataclass's.
         examples: Lines that end the help.
+        default: Options whose values hold where the words say nothing.
+        markers: How tyro names the options.
 
     Raises:
         SystemExit: With 0 after the help was shown, with 2 after an error was.
     """
-    default = tyro.MISSING_NONPROP if default is None else default
     try:
-        return tyro.cli(options, prog=prog, args=words, default=default, config=MARKERS)
+        return tyro.cli(options, prog=prog, args=words, default=default, config=markers)
     except SystemExit as stop:
         if not stop.code:
             print("\n".join(["examples:", *(f"  {line}" for line in examples)]))
         raise
 
 
-def flat(given: Sequence[Sequence[Path]]) -> list[Path]:
-    """Return the paths of an option that was repeated and took several paths each time."""
-    return [path for paths in given for path in paths]
+def given_images(given: Sequence[Sequence[Path]]) -> list[Path]:
+    """Return the paths of ``--image``, which is repeated and takes several paths each time.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    paths = [path for group in given for path in group]
+    if not paths:
+        raise ValueError(
+            "No image is given. Pass `--image PATH`: image files, folders of them, or "
+            ".safetensors files of `hdiscovery invert`."
+        )
+    return paths

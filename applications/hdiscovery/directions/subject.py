@@ -71,15 +71,18 @@ def of_run(discovery: Discovery, name: str = "learnt") -> Subject:
 
     def new_reconstructor() -> nn.Module:
         return build_reconstructor(
-            config.reconstructor, channels=channels, image_size=size, num_directions=config.K,
-            dropout=config.r_dropout,
-        )  # fmt: skip
+            config.networks.reconstructor,
+            channels=channels,
+            image_size=size,
+            num_directions=config.shift.K,
+            dropout=config.networks.r_dropout,
+        )
 
     step: Any = discovery.shifted.step
     return Subject(
-        name, config.K, config.S, dm, step.directions, step.grid, step.t_stop, discovery.real,
-        discovery.shifted, discovery.draw, discovery.R, new_reconstructor,
-        (config.lambda_1, config.lambda_2), config.r_augment,
+        name, config.shift.K, config.shift.S, dm, step.directions, step.grid, step.t_stop,
+        discovery.real, discovery.shifted, discovery.draw, discovery.R, new_reconstructor,
+        (config.loss.lambda_1, config.loss.lambda_2), config.training.r_augment,
     )  # fmt: skip
 
 

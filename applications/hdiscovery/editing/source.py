@@ -101,20 +101,22 @@ def open_run_source(path: Path, *, device: torch.device | str = "cpu") -> Source
     config, dm = discovery.config, discovery.dm
     shift_block = discovery.shift_block.eval().requires_grad_(False)
     run = RunFolder(path)
-    grid = time_grid(config.M, dm.schedule.num_train_steps, convention=config.grid)
+    grid = time_grid(
+        config.sampling.M, dm.schedule.num_train_steps, convention=config.sampling.grid
+    )
     about = About(
-        dm=config.dm,
+        dm=config.model.dm,
         dm_hash=dm_hash(dm),
         shift_block_hash=weights_hash(shift_block),
-        K=config.K,
-        S=config.S,
-        M=config.M,
-        t_stop=config.t_stop,
-        grid=config.grid,
-        update=config.update,
-        times=shifted_times(grid, config.t_stop),
-        labels=("",) * config.K,
-        **_scores(run, config.K),
+        K=config.shift.K,
+        S=config.shift.S,
+        M=config.sampling.M,
+        t_stop=config.shift.t_stop,
+        grid=config.sampling.grid,
+        update=config.shift.update,
+        times=shifted_times(grid, config.shift.t_stop),
+        labels=("",) * config.shift.K,
+        **_scores(run, config.shift.K),
     )
     if (path / FILE).is_file():
         measured = load_directions(path / FILE, with_mean=False).about
@@ -122,7 +124,7 @@ def open_run_source(path: Path, *, device: torch.device | str = "cpu") -> Source
             about = replace(about, labels=measured.labels)
         if measured.shift_block_hash == about.shift_block_hash:
             about = replace(about, calibration=measured.calibration)
-    named = read_labels(run, K=config.K)
+    named = read_labels(run, K=config.shift.K)
     labels = tuple(named.get(k, label) for k, label in enumerate(about.labels))
     about = replace(about, labels=labels)
     return Source(dm, shift_block, about, "direct")

@@ -16,7 +16,7 @@ class Model:
 class Discovery:
     """An x_T that is moved by s along k is noise plus k s."""
 
-    config = DiscoveryConfig(K=3, S=2.0)
+    config = DiscoveryConfig.of(K=3, S=2.0)
     dm = Model()
     shift_block = torch.nn.Linear(1, 1)
 

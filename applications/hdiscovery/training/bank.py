@@ -1,0 +1,100 @@
+"""Unshifted samples that are drawn once and used again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from hdiscovery.directions.discovery import Discovery
+from hdiscovery.dm.tensors import save_tensors
+
+Progress = Callable[[range], Iterable[int]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bank:
+    """Pairs of noise and the sample that the frozen model makes of it.
+
+    A training step then runs the shifted branch alone. What it costs: the discriminator's real side
+    is these samples and no others, so there should be many more than a network can learn by heart.
+
+    Attributes:
+        x_T: ``[n, C, H, W]``.
+        x_0: ``[n, C, H, W]``.
+        seed: Of the order.
+    """
+
+    x_T: Tensor
+    x_0: Tensor
+    seed: int
+
+    def pairs(self, first: int, count: int) -> tuple[Tensor, Tensor]:
+        """Return ``count`` pairs of an endless walk through the bank, in a new order each round.
+
+        Args:
+            first: Where in the walk; it alone decides what comes, so a resumed run goes on right.
+            count: How many.
+        """
+        n = len(self.x_T)
+        where = [_order(n, self.seed, p // n)[p % n] for p in range(first, first + count)]
+        return self.x_T[where], self.x_0[where]
+
+
+@lru_cache(maxsize=2)
+def _order(n: int, seed: int, round_: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + round_)
+    return torch.randperm(n, generator=generator).tolist()
+
+
+def drawn_pairs(
+    discovery: Discovery, numbers: range, *, progress: Progress = iter
+) -> tuple[Tensor, Tensor]:
+    """Return pairs on the CPU, each of which depends on its number and the run's seed alone.
+
+    Args:
+        discovery: The networks.
+        numbers: Of the pairs.
+        progress: Wraps the loop over batches.
+    """
+    batch = max(1, discovery.config.training.batch_size)
+    noise, samples = [], []
+    for start in progress(range(0, len(numbers), batch)):
+        part = numbers[start : start + batch]
+        x_T = torch.stack([_noise(discovery, number) for number in part])
+        with torch.no_grad():
+            x_0 = discovery.real(x_T.to(discovery.device))
+        noise.append(x_T)
+        samples.append(x_0.cpu())
+    return torch.cat(noise), torch.cat(samples)
+
+
+def _noise(discovery: Discovery, number: int) -> Tensor:
+    seed = discovery.config.run.seed * 1_000_000_007 + number
+    return torch.randn(discovery.dm.image_shape, generator=torch.Generator().manual_seed(seed))
+
+
+def save_bank(path: Path, x_T: Tensor, x_0: Tensor) -> None:
+    """Write a bank, complete or not at all."""
+    save_tensors(path, {"x_T": x_T, "x_0": x_0})
+
+
+def load_bank(path: Path, *, seed: int) -> Bank:
+    """Read a bank.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    try:
+        content = load_file(path)
+        return Bank(content["x_T"], content["x_0"], seed)
+    except (SafetensorError, KeyError, OSError) as error:
+        raise ValueError(
+            f"The bank {path} is damaged ({error}). Remove it: the next run makes it again."
+        ) from error

@@ -1,0 +1,50 @@
+"""Adam for the three networks, dense or lazy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.optim import Adam, Optimizer, SparseAdam
+
+from hdiscovery.directions.discovery import Discovery
+
+# Note [Dense or lazy]
+# The K heads of the shift block are one tensor, and most of its rows get no gradient in a step that
+# draws few directions. Dense Adam moves those on by momentum, as Adam did in the paper's time, when
+# gradients that nothing had touched were zeros. Lazy Adam leaves them where they are, as Adam does
+# today with K separate convolutions. Its steps are counted for the tensor, not for each row.
+
+
+def optimizers(discovery: Discovery) -> dict[str, Optimizer]:
+    """Return the optimizers by the letters of their parameters.
+
+    phi is the shift block (without its heads, if those are optimized lazily), omega the
+    reconstructor, psi the discriminator.
+    """
+    config, block = discovery.config, discovery.shift_block
+    heads = block.heads if config.optimizer.adam == "lazy" else []
+    rest = [p for p in block.parameters() if not any(p is head for head in heads)]
+    found: dict[str, Optimizer] = {
+        "phi": Adam(rest, config.rates["phi"]),
+        "omega": Adam(discovery.R.parameters(), config.rates["omega"]),
+        "psi": Adam(discovery.D.parameters(), config.rates["psi"]),
+    }
+    if heads:
+        found["heads"] = SparseAdam(heads, config.rates["heads"])
+    return found
+
+
+def set_rates(found: dict[str, Optimizer], rates: dict[str, float]) -> None:
+    """Give optimizers other learning rates, by their letters."""
+    for name, optimizer in found.items():
+        for group in optimizer.param_groups:
+            group["lr"] = rates[name]
+
+
+def keep_drawn_rows(head: Tensor) -> None:
+    """Make the gradient of a head sparse: of the directions that got one."""
+    assert head.grad is not None
+    rows = head.grad.flatten(1).any(1).nonzero().squeeze(1)
+    head.grad = torch.sparse_coo_tensor(
+        rows[None], head.grad[rows], head.shape, is_coalesced=True, check_invariants=False
+    )
