@@ -1,4 +1,4 @@
-"""Tables that compare the shipped run with baselines, other kinds of directions, and an ablation."""
+"""Tables that compare the shipped run with baselines, other kinds of directions, an ablation."""
 
 from __future__ import annotations
 

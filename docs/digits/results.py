@@ -1,4 +1,4 @@
-"""The paper's figures beside the figures of the shipped runs, from the files that the commands wrote.
+"""The paper's figures beside the shipped runs' figures, from the files that the commands wrote.
 
 ``python docs/digits/results.py FOLDER`` prints the tables of a published run. The documentation
 makes them, and the pictures, from the runs that are shipped.
