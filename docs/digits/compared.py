@@ -1,4 +1,4 @@
-"""Tables that compare the shipped run with baselines, other directions, and an ablation."""
+"""Tables that compare the shipped run with baselines, other kinds of directions, an ablation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 def baselines(run: dict[str, Any]) -> str:
     """Return the measures of the run's directions and of directions that were not learnt."""
-    from hdiscovery.evaluate.report import table
+    from hdiscovery.evaluation.report import table
 
     report = {name: of for name, of in run["evaluation"].items() if name != "losses"}
     return f"```text\n{table(report)}\n```"

@@ -1,4 +1,4 @@
-"""The paper's figures beside those of the shipped runs, from the files that commands wrote.
+"""The paper's figures beside the shipped runs' figures, from the files that the commands wrote.
 
 ``python docs/digits/results.py FOLDER`` prints the tables of a published run. The documentation
 makes them, and the pictures, from the runs that are shipped.
@@ -151,7 +151,7 @@ def draw_losses(records: Sequence[dict[str, Any]], path: Path) -> None:
 
 def draw_accuracy(run: dict[str, Any], path: Path) -> None:
     """Draw RCA against the size of the shift."""
-    from hdiscovery.evaluate import accuracy_curves
+    from hdiscovery.evaluation import accuracy_curves
 
     accuracy_curves.draw_accuracy(run["evaluation"], path)
 

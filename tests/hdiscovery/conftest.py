@@ -13,7 +13,7 @@ from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.dm.adm_config import UNetConfig
 from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.files import save_dm
-from hdiscovery.train.loop import train
+from hdiscovery.training.loop import train
 
 Opened = namedtuple("Opened", "page dialogs")
 

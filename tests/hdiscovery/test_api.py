@@ -11,7 +11,7 @@ import pytest
 import torch
 from hdiscovery.cli import main
 from hdiscovery.data.images import save_image
-from hdiscovery.evaluate.settings import Sizes
+from hdiscovery.evaluation.settings import Sizes
 from safetensors import safe_open
 
 FIELDS = {"K": 2, "M": 2, "batch_size": 2, "steps": 2, "save_every": 1,

@@ -23,7 +23,9 @@ Device = Annotated[
     arg(metavar="NAME", help="Where to compute: auto (CUDA if there is one), cpu, cuda, cuda:1, …"),
 ]
 BatchSize = Annotated[int, arg(help="Images at once.")]
-Shifts = Annotated[int, arg(help="Strengths from -S to S, odd, so that s = 0 is in the middle.")]
+Shifts = Annotated[
+    int, arg(help="Strengths from -S to S, an odd number, so that s = 0 is in the middle.")
+]
 Images = Annotated[
     UseAppendAction[tuple[tuple[Path, ...], ...]],
     arg(metavar="PATH", help="Image files, folders of them, or .safetensors files of `invert`."),

@@ -10,8 +10,8 @@ from hdiscovery.cli import main
 from hdiscovery.commands import evaluate as commands
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.directions.shipped import own_run, shipped_runs
-from hdiscovery.evaluate.bench import MEASURES
-from hdiscovery.evaluate.settings import PARTS
+from hdiscovery.evaluation.bench import MEASURES
+from hdiscovery.evaluation.settings import PARTS
 
 
 def run(*words):
@@ -150,7 +150,7 @@ def test_bad_input_is_an_error_that_says_what_to_do(trained, capsys, monkeypatch
 
 
 def test_baselines_of_directions_that_are_nothing_yet_are_refused(trained, capsys, monkeypatch):
-    monkeypatch.setattr("hdiscovery.evaluate.report.learnt_norms", lambda subject: {999: 0.0})
+    monkeypatch.setattr("hdiscovery.evaluation.report.learnt_norms", lambda subject: {999: 0.0})
 
     assert run("evaluate", trained, "--only", "fresh", "--baselines", "random", "--fresh-pairs", 4,
                "--fresh-steps", 1, "--device", "cpu") == 2  # fmt: skip

@@ -27,7 +27,7 @@ def test_only_its_own_launcher_goes_on_with_a_run_that_it_began(tmp_path, monkey
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
 
     again = ["train", "MNIST32-demo", "--out", out, *TINY, "--learning-rate", "0.25"]
-    monkeypatch.setattr("hdiscovery.train.start.launcher", lambda: "another 1")
+    monkeypatch.setattr("hdiscovery.training.start.launcher", lambda: "another 1")
     assert main(again) == 2
     assert "already holds a run" in capsys.readouterr().err
     assert run_config(RunFolder.open(Path(out))).optimizer.learning_rate != 0.25

@@ -23,7 +23,7 @@ from hdiscovery.directions.shipped import located, shipped_runs
 from hdiscovery.editing.editor import edit
 from hdiscovery.editing.source import FILE as DIRECTIONS
 from hdiscovery.editing.source import open_source
-from hdiscovery.evaluate.rca import measure_rca
+from hdiscovery.evaluation.rca import measure_rca
 
 
 @pytest.fixture
