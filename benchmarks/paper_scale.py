@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.recipe import from_preset
-from hdiscovery.dm.adm_unet import TABLE_3, ADMUNet, UNetConfig
-from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.dm.adm_config import TABLE_3, UNetConfig
+from hdiscovery.dm.adm_unet import ADMUNet
+from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.train.algorithm1 import Trainer
 from hdiscovery.train.world import World
 from measured import each_apart, results, save

@@ -17,8 +17,10 @@ from diffusers import (
 )
 from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.recipe import from_preset
-from hdiscovery.dm.adm_unet import ADMUNet, UNetConfig
-from hdiscovery.dm.files import DiffusionModel, load_dm
+from hdiscovery.dm.adm_config import UNetConfig
+from hdiscovery.dm.adm_unet import ADMUNet
+from hdiscovery.dm.model import DiffusionModel
+from hdiscovery.dm.open import load_dm
 from hdiscovery.train.objective import Objective
 from torch import Tensor, nn
 from torch.utils._mode_utils import no_dispatch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hdiscovery.dm.files import load_dm
+from hdiscovery.dm.open import load_dm
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from torch import Tensor

@@ -1,70 +1,107 @@
-"""The command line; ``hdiscovery --help`` lists its commands."""
+"""The command line: one parser for every command; ``hdiscovery --help`` lists the commands."""
 
 from __future__ import annotations
 
-import argparse
+import difflib
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
-from hdiscovery.commands import COMMANDS
-from hdiscovery.describe import described
+from hdiscovery.commands import COMMANDS, NAMES
+from hdiscovery.commands.earlier import current, renamed
+from hdiscovery.extra import needs_extra
 
 MENDABLE = (ValueError, OSError, FloatingPointError, ImportError)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run a command; errors that a user can mend are one line on standard error."""
-    arguments = sys.argv[1:] if argv is None else argv
-    options = argparse.Namespace()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; what a user can mend is said in words on standard error.
+
+    Returns:
+        0 if the command did its work, 2 if it could not, 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        options, rest = _parser().parse_known_args(arguments)
-        if rest and not options.takes_fields:
-            raise ValueError(f"unknown options {rest}; see --help.")
-        options.rest = rest
-        options.run(options)
-        return 0
-    except SystemExit as stop:  # argparse and tyro: help was shown, or the error was
+        return _run(words)
+    except SystemExit as stop:  # tyro's: help was shown, or an error was
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
-        resumes = hasattr(options, "resume")
-        print(f"\nStopped.{' Continue with --resume.' * resumes}", file=sys.stderr)
+        resumes = words[:1] and words[0] in ("train", "pretrain", "demo")
+        _say(f"\nStopped.{' Continue with --resume.' if resumes else ''}")
         return 130
     except MENDABLE as error:
-        print(f"hdiscovery: {error}", file=sys.stderr)
+        _say(f"hdiscovery: {error}")
+        return 2
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        _say(f"hdiscovery: {error}\nFewer images at once need less memory: try `--batch-size`.")
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hdiscovery", description="Find, measure and show directions in h-space."
-    )
-    add = parser.add_subparsers(required=True, metavar="COMMAND").add_parser
-    for name in COMMANDS:
+def overview() -> str:
+    """Return the commands, a line each, in groups."""
+    lines = ["usage: hdiscovery COMMAND [OPTIONS]"]
+    lines += ["", "Find, measure and use directions in h-space."]
+    for title, commands in COMMANDS.items():
+        lines += ["", title, *(f"  {name:12}{what}" for name, what in commands.items())]
+    return "\n".join([*lines, "", "`hdiscovery COMMAND --help` shows options and examples."])
+
+
+def read(words: Sequence[str]) -> tuple[ModuleType, Any]:
+    """Return the module of a command line's command, and the options.
+
+    Raises:
+        ValueError: If there is no such command.
+        SystemExit: If help was shown, or an option cannot be read.
+    """
+    (name, *words), note = current(words)
+    if name not in NAMES:
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        meant = f" Did you mean `{near[0]}`?" if near else ""
+        raise ValueError(f"There is no command {name!r}.{meant} Commands: {', '.join(NAMES)}.")
+    with needs_extra():
         module = import_module(f"hdiscovery.commands.{name}")
-        # A command whose options are the fields of a config shows a help of its own.
-        fields = getattr(module, "TAKES_FIELDS", False)
-        own_help = getattr(module, "OWN_HELP", False)
-        command = add(
-            name, help=module.HELP, description=_sentence(module.HELP), epilog=_epilog(module),
-            formatter_class=argparse.RawDescriptionHelpFormatter, add_help=not own_help,
-        )  # fmt: skip
-        module.add_options(command)
-        command.set_defaults(run=module.run, takes_fields=fields)
-    return parser
+    words, notes = renamed(words, getattr(module, "RENAMED", {}))
+    for line in (note, *notes):
+        if line is not None:
+            _say(f"hdiscovery: {line}")
+    return module, _options(module, name, words)
 
 
-def _epilog(module: ModuleType) -> str:
-    """Return a command's examples, and the fields that it takes as options if they are its own."""
-    lines = ["examples:", *(f"  {line}" for line in module.EXAMPLES)]
-    config = getattr(module, "FIELDS", None)
-    if config is not None:
-        lines += ["", "fields of the preset [default without one]:", described(config)]
-    return "\n".join(lines)
+def _run(words: Sequence[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        return 0 if words else 2
+    with needs_extra():
+        module, options = read(words)
+        module.run(options)
+    return 0
 
 
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
+def _options(module: ModuleType, name: str, words: Sequence[str]) -> Any:
+    from hdiscovery.commands.options import parsed
+
+    if hasattr(module, "add_options"):  # LEGACY
+        import argparse
+
+        parser = argparse.ArgumentParser(prog=name)
+        module.add_options(parser)
+        options, options_rest = parser.parse_known_args(words)
+        options.rest = options_rest
+        return options
+
+    defaults = getattr(module, "defaults", None)
+    default = None if defaults is None else defaults(words)
+    return parsed(
+        module.Options, words, prog=f"hdiscovery {name}", default=default, examples=module.EXAMPLES
+    )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,15 @@ import torch
 
 from hdiscovery.directions.publish import MEASURED
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.saved import open_run
 from hdiscovery.directions.seeds import seeded
 from hdiscovery.directions.subject import Progress, of_run
 from hdiscovery.dm.autocast import Autocast
-from hdiscovery.evaluate.fresh import FreshReconstructor, PairBank, fit
+from hdiscovery.evaluate.fresh import FreshReconstructor, fit
+from hdiscovery.evaluate.kept_pairs import PairBank
 from hdiscovery.evaluate.rca import accuracy
 from hdiscovery.networks.reconstructor import ReconstructorName
 from hdiscovery.rescale import rescaled
-from hdiscovery.train.loop import open_run
 
 HELD_OUT = 20  # one batch of so many, the newest ones
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from hdiscovery.directions.discovery import Discovery
-from hdiscovery.directions.publish import located, open_directions
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.saved import open_networks
 from hdiscovery.directions.seeds import seeded
+from hdiscovery.directions.shipped import located
 from rounding import under
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
@@ -69,7 +70,7 @@ def table(content: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    discovery, _ = open_directions(RunFolder.open(located(Path(sys.argv[1]))))
+    discovery, _ = open_networks(RunFolder.open(located(Path(sys.argv[1]))))
     content = {"run": sys.argv[1], "pairs": PAIRS, "rows": measured(discovery)}
     OUT.write_text(json.dumps(content, indent=2) + "\n")
     print(table(content))

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from hdiscovery.directions.publish import open_directions
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.saved import open_networks
 from hdiscovery.gallery.draw import draw_strips, even_shifts
 from matplotlib.figure import Figure
 from results import SHIPPED, read
@@ -21,7 +21,7 @@ def main() -> None:
     """Draw, best first, in two columns."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else SHIPPED
     run = read(folder)
-    discovery, _ = open_directions(RunFolder.open(folder))
+    discovery, _ = open_networks(RunFolder.open(folder))
     shifts = even_shifts(run["config"]["S"], COLUMNS)
     ks = [row["k"] for row in run["ranking"]["directions"] if str(row["k"]) in run["labels"]]
     rows = -(-len(ks) // 2)

@@ -6,7 +6,8 @@ from collections import namedtuple
 import pytest
 import torch
 from hdiscovery.cli import main
-from hdiscovery.dm.adm_unet import ADMUNet, UNetConfig
+from hdiscovery.dm.adm_config import UNetConfig
+from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.files import save_dm
 
 Opened = namedtuple("Opened", "page dialogs")

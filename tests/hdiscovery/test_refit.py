@@ -7,9 +7,10 @@ import torch
 from hdiscovery import refit as module
 from hdiscovery.directions.config import run_config
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.saved import open_run
 from hdiscovery.refit import refit
 from hdiscovery.rescale import rescaled
-from hdiscovery.train.loop import open_run, train
+from hdiscovery.train.loop import train
 
 from tests.hdiscovery.train.test_resume import config, weights  # noqa: F401, the fixture
 

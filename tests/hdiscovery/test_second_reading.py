@@ -10,9 +10,11 @@ import pytest
 import torch
 from hdiscovery.cli import main
 from hdiscovery.directions.config import DiscoveryConfig, run_config
-from hdiscovery.directions.publish import own_run, publish, shipped_runs
+from hdiscovery.directions.publish import publish
 from hdiscovery.directions.run_folder import RunFolder
-from hdiscovery.dm.files import load_dm, save_dm
+from hdiscovery.directions.shipped import own_run, shipped_runs
+from hdiscovery.dm.files import save_dm
+from hdiscovery.dm.open import load_dm
 from hdiscovery.dm.tensors import save_tensors
 from hdiscovery.train.algorithm1 import Trainer
 from hdiscovery.train.loop import train

@@ -12,9 +12,10 @@ import torch
 
 from hdiscovery.directions.config import DiscoveryConfig, run_config
 from hdiscovery.directions.run_folder import RunFolder
-from hdiscovery.evaluate.bench import Sizes, Sources
+from hdiscovery.directions.saved import open_run
 from hdiscovery.evaluate.report import COLUMNS, evaluate
-from hdiscovery.train.loop import open_run, train
+from hdiscovery.evaluate.settings import Sizes, Sources
+from hdiscovery.train.loop import train
 from hdiscovery.train.world import World
 
 Records = Iterable[dict[str, Any]]

@@ -64,9 +64,9 @@ def run(arguments: Namespace) -> None:
     """Train, measure, write ``ablation.json``, ``ablation.md`` and ``ablation.png``, and print."""
     from hdiscovery.ablation import picture, study, variants
     from hdiscovery.directions.run_folder import RunFolder
+    from hdiscovery.directions.saved import open_run
     from hdiscovery.dm.device import device_of
-    from hdiscovery.evaluate.bench import Sizes, Sources
-    from hdiscovery.train.loop import open_run
+    from hdiscovery.evaluate.settings import Sizes, Sources
 
     options, changes = read_flags(
         AblateOptions, arguments.rest, command="ablate", examples=EXAMPLES,

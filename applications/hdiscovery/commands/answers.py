@@ -1,12 +1,17 @@
-"""Options of several commands: what published weights do not tell, and images to check it on."""
+"""What published weights do not tell, as options; and the images that answers are checked on."""
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import arg
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from hdiscovery.dm.adm_answers import Answers
@@ -14,55 +19,49 @@ if TYPE_CHECKING:
 MOST_IMAGES = 16
 
 
-def add_answer_options(parser: ArgumentParser) -> None:
-    """Declare the options."""
-    group = parser.add_argument_group("what ADM's and PDAE's .pt files do not tell")
-    group.add_argument("--image-size", type=int, metavar="PIXELS", help="edge of the images")
-    group.add_argument("--heads", type=int, metavar="N", help="attention heads at all widths, or")
-    group.add_argument("--head-channels", type=int, metavar="C", help="channels of each head")
-    group.add_argument(
-        "--attention-order", choices=("legacy", "new"),
-        help="new if guided-diffusion's use_new_attention_order is True",
-    )  # fmt: skip
-    group.add_argument("--schedule", choices=("linear", "cosine"), help="noise schedule")
-    group.add_argument(
-        "--train-steps", type=int, default=1000, metavar="T", help="its length (default: 1000)"
-    )
-    group.add_argument(
-        "--dropout", type=float, default=0.0, metavar="P",
-        help="of its training; a run's discriminator has it too (default: 0)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--images", type=Path, metavar="FOLDER",
-        help="a folder of images of the kind the model was trained on: on up to "
-        f"{MOST_IMAGES} of them its noise-prediction error is measured",
-    )  # fmt: skip
-    parser.add_argument(
-        "--device", default="auto", help="where to measure: auto, cpu, cuda, cuda:1, …"
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerOptions:
+    """What the .pt files of ADM and PDAE do not tell.
+
+    Attributes:
+        image_size: Edge of the images.
+        heads: Attention heads at all widths; or else give head_channels.
+        head_channels: Channels of each attention head.
+        attention_order: new if guided-diffusion's use_new_attention_order is True.
+        schedule: Noise schedule.
+        train_steps: Length of the noise schedule.
+        dropout: Dropout of the training, which a run's discriminator takes over.
+    """
+
+    image_size: Annotated[int | None, arg(metavar="PIXELS")] = None
+    heads: int | None = None
+    head_channels: int | None = None
+    attention_order: Literal["legacy", "new"] | None = None
+    schedule: Literal["linear", "cosine"] | None = None
+    train_steps: int = 1000
+    dropout: float = 0.0
+
+    def answers(self) -> Answers:
+        """Return the answers that the options give."""
+        from hdiscovery.dm.adm_answers import Answers
+
+        given = asdict(self)
+        names = {"heads": "num_heads", "head_channels": "num_head_channels",
+                 "train_steps": "num_train_steps"}  # fmt: skip
+        return Answers(**{names.get(name, name): value for name, value in given.items()})
 
 
-def answers_from(options: Namespace) -> Answers:
-    """Return the answers that the options give."""
-    from hdiscovery.dm.adm_answers import Answers
-
-    return Answers(
-        image_size=options.image_size,
-        num_heads=options.heads,
-        num_head_channels=options.head_channels,
-        attention_order=options.attention_order,
-        schedule=options.schedule,
-        num_train_steps=options.train_steps,
-        dropout=options.dropout,
-    )
+def reader(path: Path | None) -> Callable[[tuple[int, int, int]], Tensor] | None:
+    """Return what reads images of a shape from a path, None if there is no path."""
+    return None if path is None else partial(images_from, path)
 
 
 def images_from(path: Path, shape: tuple[int, int, int]) -> Tensor:
-    """Return the first images of a path, made to fit ``(C, H, W)``.
+    """Return the first images of a folder, made to fit ``(C, H, W)``.
 
     Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If one cannot be read, or there are fewer than two: one tells nothing of chance.
+        FileNotFoundError: If there are no images.
+        ValueError: If an image cannot be read, or there is one image: it tells nothing of chance.
     """
     import torch
 
@@ -71,7 +70,7 @@ def images_from(path: Path, shape: tuple[int, int, int]) -> Tensor:
     files = listed([path])[:MOST_IMAGES]
     if len(files) < 2:
         raise ValueError(
-            f"`--images` {path} is one image; give a folder of two or more, to tell differences "
-            "from chance."
+            f"`--data` {path} is one image. Differences are told from chance on two images or "
+            "more: give a folder of them."
         )
     return torch.stack([read_photo(file, shape).x for file in files])

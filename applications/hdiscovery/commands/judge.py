@@ -2,50 +2,77 @@
 
 from __future__ import annotations
 
-import json
-from argparse import ArgumentParser, Namespace
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from tqdm import tqdm
+from tyro.conf import arg
 
-from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.commands.bars import bars
+from hdiscovery.commands.options import Device, Model, SamplingSteps
+from hdiscovery.progress import counted
 
-HELP = "ask a classifier of real digits about a model's samples"
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hdiscovery.evaluate.digits import Verdict
+
 EXAMPLES = ("hdiscovery judge MNIST32-small --data data --samples 500",)
+RENAMED = {"--num-steps": "--sampling-steps"}
 
 
-def add_options(parser: ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("dm", help="weight file or shipped diffusion model of MNIST")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of MNIST/raw")
-    parser.add_argument("--out", type=Path, default=Path("runs/judge"))
-    parser.add_argument("--samples", type=int, default=500)
-    parser.add_argument("--num-steps", type=int, default=20, help="DDIM steps")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Ask a classifier of real digits about a diffusion model's samples.
+
+    Writes verdict.json, and samples.png to look at.
+
+    Attributes:
+        data: Folder that holds MNIST/raw; MNIST is downloaded if it is not there.
+        out: Folder of the results.
+        samples: Samples to ask about.
+    """
+
+    dm: Model
+    data: Annotated[Path, arg(metavar="DIR")] = Path("data")
+    out: Path = Path("runs/judge")
+    samples: int = 500
+    sampling_steps: SamplingSteps = 20
+    device: Device = "auto"
 
 
-def run(options: Namespace) -> None:
-    """Ask a classifier of real digits about a diffusion model's samples."""
+def run(options: Options) -> None:
+    """Train a classifier on real digits, ask it about samples, and print what it says."""
+    import json
+
     from torchvision.utils import save_image
 
-    from hdiscovery.data.mnist import load_mnist
-    from hdiscovery.dm.files import load_dm
-    from hdiscovery.evaluate.judge import digit_classifier, judge, train_classifier
+    from hdiscovery.directions.run_folder import RunFolder
 
-    dm = load_dm(options.dm)
-    edge = dm.image_shape[-1]
-    images, labels = load_mnist(options.data, image_size=edge)
-    classifier = digit_classifier(edge)
-    training = train_classifier(classifier, images, labels)
-    for _ in tqdm(training, "classifier", total=3 * (len(images) // 128)):
-        pass
-    test = load_mnist(options.data, train=False, image_size=edge)
-    verdict, drawn = judge(
-        dm, classifier, *test, samples=options.samples, num_steps=options.num_steps
-    )
+    verdict, drawn = judged(options)
     options.out.mkdir(parents=True, exist_ok=True)
     RunFolder(options.out).write_json("verdict.json", {"dm": options.dm, **asdict(verdict)})
     sheet = options.out / "samples.png"
     save_image(drawn.clamp(-1, 1), sheet, nrow=25, normalize=True, value_range=(-1, 1))
     print(json.dumps(asdict(verdict), indent=2))
     print(sheet)
+
+
+def judged(options: Options) -> tuple[Verdict, Tensor]:
+    """Return what the classifier says of the model's samples, and the samples."""
+    from hdiscovery.data.mnist import load_mnist
+    from hdiscovery.dm.device import device_of
+    from hdiscovery.dm.open import load_dm
+    from hdiscovery.evaluate.digits import digit_classifier, judge, train_classifier
+
+    device = device_of(options.device)
+    dm = load_dm(options.dm, device=device)
+    edge = dm.image_shape[-1]
+    images, labels = (part.to(device) for part in load_mnist(options.data, image_size=edge))
+    classifier = digit_classifier(edge).to(device)
+    bar = counted(bars("classifier"), 3 * (len(images) // 128))
+    for _ in bar(train_classifier(classifier, images, labels)):
+        pass
+    test = (part.to(device) for part in load_mnist(options.data, train=False, image_size=edge))
+    how = {"samples": options.samples, "num_steps": options.sampling_steps}
+    return judge(dm, classifier, *test, **how)

@@ -2,86 +2,101 @@
 
 from __future__ import annotations
 
-import json
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from dataclasses import asdict
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tqdm import tqdm
+from tyro.conf import Positional, arg, subcommand
 
-from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.commands.bars import bars
+from hdiscovery.commands.options import Device, Run, Switch
 
-HELP = "ask people: make a study's pages, score its answers"
 EXAMPLES = (
     "hdiscovery mos make runs/a --raters 16         # writes runs/a/mos",
     "hdiscovery mos score runs/a/mos answers/*.json",
 )
+RENAMED = {"--examples": "--samples", "--strengths": "--shifts"}
 
 
-def add_options(parser: ArgumentParser) -> None:
-    """Declare the two acts and their options."""
-    add = parser.add_subparsers(required=True, metavar="ACT", dest="act").add_parser
-    make = add(
-        "make", help="write a study as static pages, one a rater",
-        description="Write a study as static pages: index.html for its organiser, one file a "
-        "rater to send or to serve. Each direction goes to two raters.",
-        epilog="example:\n  hdiscovery mos make runs/a --raters 16 --out study",
-        formatter_class=RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    make.add_argument("folder", type=Path, metavar="RUN")
-    make.add_argument("--raters", type=int, required=True, help="how many people, at least 2")
-    make.add_argument(
-        "--out",
-        type=Path,
-        help="the study's folder, by default RUN/mos; mos here for a shipped run",
-    )
-    make.add_argument("--examples", type=int, default=8, help="samples of each direction")
-    make.add_argument("--strengths", type=int, default=9, help="shifts of each sample, odd")
-    make.add_argument("--seed", type=int, default=0, help="of samples, codes and assignment")
-    make.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
-    make.set_defaults(do=make_pages)
-    score = add(
-        "score", help="merge answers into the mean opinion score",
-        description="Merge answers into the mean opinion score, with inter-rater agreement; "
-        "writes mos.json into the study's folder.",
-        epilog="example:\n  hdiscovery mos score study study/answers/*.json",
-        formatter_class=RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    score.add_argument("study", type=Path, metavar="STUDY")
-    score.add_argument("answers", type=Path, nargs="+", metavar="FILE", help="one a rater")
-    score.add_argument("--partial", action="store_true", help="score though answers are missing")
-    score.set_defaults(do=score_answers)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Make:
+    """Write a study as static pages: index.html for its organiser, one file for each rater.
+
+    Each direction goes to two raters. The raters' files can be sent or served.
+
+    Attributes:
+        raters: How many people, at least 2.
+        out: The study's folder; without it RUN/mos, or mos here for a shipped run.
+        samples: Samples of each direction.
+        shifts: Shifts of each sample, odd.
+        seed: Of samples, codes and assignment.
+    """
+
+    run: Run
+    raters: int
+    out: Path | None = None
+    samples: int = 8
+    shifts: int = 9
+    seed: int = 0
+    device: Device = "auto"
 
 
-def run(options: Namespace) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """Merge answers into the mean opinion score, with the raters' agreement.
+
+    Writes mos.json into the study's folder.
+
+    Attributes:
+        study: The study's folder.
+        answers: The files that raters sent back.
+        partial: Score though answers are missing.
+    """
+
+    study: Annotated[Positional[Path], arg(metavar="STUDY")]
+    answers: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE [FILE ...]")]
+    partial: Switch = False
+
+
+Options = Annotated[Make, subcommand("make")] | Annotated[Score, subcommand("score")]
+
+
+def run(options: Make | Score) -> None:
     """Make or score."""
-    options.do(options)
+    if isinstance(options, Make):
+        make_pages(options)
+    else:
+        score_answers(options)
 
 
-def make_pages(options: Namespace) -> None:
+def make_pages(options: Make) -> None:
     """Write a study, and print where its organiser begins."""
-    from hdiscovery.directions.publish import located, open_directions
+    from hdiscovery.directions.run_folder import RunFolder
+    from hdiscovery.directions.saved import open_networks
+    from hdiscovery.directions.shipped import located
     from hdiscovery.dm.device import device_of
     from hdiscovery.mos.make import make_study
 
-    run = RunFolder.open(located(options.folder))
-    out = options.out or (options.folder if options.folder.exists() else Path()) / "mos"
-    discovery, step = open_directions(run, device=device_of(options.device))
+    run = RunFolder.open(located(options.run))
+    out = options.out or (options.run if options.run.exists() else Path()) / "mos"
+    discovery, step = open_networks(run, device=device_of(options.device))
     make_study(
-        discovery, out, run=run.path.resolve().name,
-        step=step, raters=options.raters, examples=options.examples,
-        strengths=options.strengths, seed=options.seed, progress=partial(tqdm, desc="drawing"),
+        discovery, out, run=run.path.resolve().name, step=step, raters=options.raters,
+        examples=options.samples, strengths=options.shifts, seed=options.seed,
+        progress=bars("drawing"),
     )  # fmt: skip
     print(f"open {(out / 'index.html').resolve()}")
 
 
-def score_answers(options: Namespace) -> None:
+def score_answers(options: Score) -> None:
     """Score answers, write ``mos.json`` and print a table.
 
     Raises:
         ValueError: If answers are missing and ``--partial`` was not given.
     """
+    import json
+    from dataclasses import asdict
+
     from hdiscovery.gallery.render import write_whole
     from hdiscovery.mos.answers import missing, read_answers
     from hdiscovery.mos.score import score, table
@@ -89,15 +104,19 @@ def score_answers(options: Namespace) -> None:
 
     study = Study.open(options.study)
     answers = read_answers(study, options.answers)
-    absent = missing(study, answers)
-    if absent and not options.partial:
+    if not options.partial:
+        _refuse_missing(missing(study, answers))
+    result = score(study, answers)
+    path = write_whole(options.study / "mos.json", json.dumps(asdict(result), indent=2) + "\n")
+    print(table(result))
+    print(f"wrote {path}")
+
+
+def _refuse_missing(absent: list[tuple[str, str]]) -> None:
+    if absent:
         named = ", ".join(f"{rater}: {code}" for rater, code in absent[:8])
         more = f" and {len(absent) - 8} more" if len(absent) > 8 else ""
         raise ValueError(
             f"{len(absent)} answers are missing: {named}{more}. Ask for them, or pass `--partial` "
             "to score those that are there."
         )
-    result = score(study, answers)
-    path = write_whole(options.study / "mos.json", json.dumps(asdict(result), indent=2) + "\n")
-    print(table(result))
-    print(f"wrote {path}")

@@ -143,7 +143,7 @@ def refuse_unfit(config: DiscoveryConfig, world: World) -> None:
         ValueError: If networks do not fit, or the batch cannot be shared out.
     """
     from hdiscovery.directions.discovery import refuse_model
-    from hdiscovery.dm.files import load_dm
+    from hdiscovery.dm.open import load_dm
 
     refuse_processes(config, world)
     refuse_model(config, load_dm(config.model.dm))
@@ -174,7 +174,7 @@ def resumed(out: Path, changes: dict[str, Any], world: World) -> tuple[RunFolder
         FileNotFoundError: If there is none.
         ValueError: If it is a published one, or does not fit the processes that are there.
     """
-    from hdiscovery.directions.publish import is_published
+    from hdiscovery.directions.saved import is_published
 
     run = RunFolder.open(out)
     if is_published(run):

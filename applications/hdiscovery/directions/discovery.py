@@ -13,7 +13,8 @@ from chainograd.samplers import DDIM, time_grid
 from hdiscovery.directions.config import DiscoveryConfig
 from hdiscovery.directions.step import AsymmetricDDIM, Directions, SymmetricDDIM, shifted_chain
 from hdiscovery.dm.autocast import autocast
-from hdiscovery.dm.files import DiffusionModel, load_dm
+from hdiscovery.dm.model import DiffusionModel
+from hdiscovery.dm.open import load_dm
 from hdiscovery.networks.discriminator import build_discriminator
 from hdiscovery.networks.reconstructor import build_reconstructor
 from hdiscovery.networks.shift_block import ShiftBlock

@@ -7,7 +7,7 @@ import hashlib
 import torch
 from torch import nn
 
-from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.dm.model import DiffusionModel
 
 
 def weights_hash(module: nn.Module) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from chainograd import CheckpointedChain
 from chainograd.samplers import ddim_update
 from hdiscovery.dm.autocast import Autocast, autocast
-from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.dm.model import DiffusionModel
 
 
 class Directions(Protocol):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.seeds import seeded
 from hdiscovery.directions.step import Directions
-from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.networks.reconstructor import build_reconstructor
 
 Pair = tuple[Tensor, Tensor, Tensor, Tensor]  # x_0, shifted x_0, k, s

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from chainograd.samplers.schedule import NoiseSchedule
-from hdiscovery.dm.adm_unet import AttentionOrder, UNetConfig
-from hdiscovery.dm.files import SCHEDULES, ScheduleName
+from hdiscovery.dm.adm_config import AttentionOrder, UNetConfig
 from hdiscovery.dm.inferred import Inferred
+from hdiscovery.dm.schedules import SCHEDULES, ScheduleName
 
 
 class Question(NamedTuple):

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from hdiscovery.dm.adm_answers import Answers
-from hdiscovery.dm.adm_unet import ADMUNet, AttentionOrder, UNetConfig
-from hdiscovery.dm.files import ScheduleName, check_state
+from hdiscovery.dm.adm_config import AttentionOrder, UNetConfig
+from hdiscovery.dm.adm_state import check_state
+from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.inferred import Inferred
 from hdiscovery.dm.noise_error import Probe, noise_error, trivial_error
+from hdiscovery.dm.schedules import ScheduleName
 
 HEADS = (1, 2, 4, 8, 16)
 HEAD_CHANNELS = (64, 32, 128, 16)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hdiscovery.dm.files import DiffusionModel
 from hdiscovery.dm.hspace import Encoded, HSpaceUNet
+from hdiscovery.dm.model import DiffusionModel
 
 Condition = int | Tensor | Mapping[str, Tensor]
 
@@ -73,7 +73,8 @@ def under(dm: DiffusionModel, condition: Condition) -> DiffusionModel:
 
     Example:
         >>> from chainograd.samplers import NoiseSchedule
-        >>> from hdiscovery.dm.adm_unet import ADMUNet, UNetConfig
+        >>> from hdiscovery.dm.adm_config import UNetConfig
+        >>> from hdiscovery.dm.adm_unet import ADMUNet
         >>> unet = ADMUNet(UNetConfig(image_size=16, num_channels=32, channel_mult=(1, 1),
         ...                           num_classes=10))
         >>> dm = under(DiffusionModel(unet, NoiseSchedule.linear(), "toy"), 3)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 from hdiscovery.dm.conditioned import Condition, under
 from hdiscovery.dm.diffusers_schedule import noise_schedule, prediction_of
 from hdiscovery.dm.diffusers_unets import ConditionUNet, DiffusersUNet, UnconditionalUNet
-from hdiscovery.dm.export.diffusers_unet import import_diffusers
-from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.dm.prediction import predicts_noise
 
 
@@ -86,3 +86,14 @@ def backbone(unet: Any, image_size: int | None = None) -> DiffusersUNet:
         f"`unet` is a {type(unet).__name__}, expected a UNet2DModel or a UNet2DConditionModel: "
         "h-space is what lies between a UNet's two halves."
     )
+
+
+def import_diffusers(user: str) -> ModuleType:
+    """Return the diffusers library; its absence names ``user`` and the extra that brings it."""
+    try:
+        import diffusers
+    except ImportError as error:
+        raise ImportError(
+            f"`{user}` needs the diffusers library ({error}): pip install 'chainograd[diffusers]'."
+        ) from error
+    return diffusers

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from chainograd.samplers.schedule import NoiseSchedule
-from hdiscovery.dm.files import ScheduleName
+from hdiscovery.dm.schedules import schedule_name
 
 # Fields with which a network would see other levels of noise than those of the betas.
 NEUTRAL = {"rescale_betas_zero_snr": False, "snr_shift_scale": 1.0}
@@ -38,8 +38,8 @@ def schedule_from(config: Mapping[str, Any]) -> NoiseSchedule:
     Example:
         >>> config = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02,
         ...           "num_train_timesteps": 1000}
-        >>> schedule_name(schedule_from(config))
-        'linear'
+        >>> schedule_from(config).num_train_steps
+        1000
     """
     if (kind := prediction_of(config)) != "epsilon":
         raise ValueError(
@@ -102,26 +102,6 @@ def scheduler_config(schedule: NoiseSchedule) -> dict[str, Any]:
         "set_alpha_to_one": True,
         "clip_sample": False,
     }
-
-
-def schedule_name(schedule: NoiseSchedule) -> ScheduleName | None:
-    """Return the name under which a diffusion model's file keeps this schedule, or None.
-
-    Example:
-        >>> schedule_name(NoiseSchedule.cosine(50))
-        'cosine'
-        >>> schedule_name(NoiseSchedule.from_betas(torch.full((50,), 0.1))) is None
-        True
-    """
-    T = schedule.num_train_steps
-    named: dict[ScheduleName, NoiseSchedule] = {"cosine": NoiseSchedule.cosine(T)}
-    if T > 20:  # below, the linear one would reach a beta of 1
-        named["linear"] = NoiseSchedule.linear(T)
-    for name, known in named.items():
-        # Betas that went through float32 differ by its rounding at the largest of them, 0.02 or 1.
-        if torch.allclose(schedule.betas, known.betas, rtol=1e-6, atol=2e-9):
-            return name
-    return None
 
 
 def _betas(config: Mapping[str, Any]) -> Tensor:

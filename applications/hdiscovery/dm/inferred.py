@@ -72,7 +72,8 @@ def infer(state: Mapping[str, Tensor]) -> Inferred:
         ValueError: If it is no ADM UNet's, naming the tensor that is missing or does not fit.
 
     Example:
-        >>> from hdiscovery.dm.adm_unet import ADMUNet, UNetConfig
+        >>> from hdiscovery.dm.adm_config import UNetConfig
+        >>> from hdiscovery.dm.adm_unet import ADMUNet
         >>> config = UNetConfig(image_size=16, num_channels=32, channel_mult=(1, 2))
         >>> infer(ADMUNet(config).state_dict()).channel_mult
         (1, 2)

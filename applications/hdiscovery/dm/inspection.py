@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 from hdiscovery.dm.adm_answers import Answers
-from hdiscovery.dm.adm_unet import ADMUNet, UNetConfig
-from hdiscovery.dm.adm_weights import command, inferred_of, read_weights
+from hdiscovery.dm.adm_config import UNetConfig
+from hdiscovery.dm.adm_unet import ADMUNet
+from hdiscovery.dm.adm_weights import inferred_of, is_adm_weights, read_weights
 from hdiscovery.dm.candidates import Ranked, rank
-from hdiscovery.dm.diffusers_schedule import schedule_name
-from hdiscovery.dm.files import DiffusionModel, is_published, load_dm, shipped_models
+from hdiscovery.dm.conversion import command
 from hdiscovery.dm.inferred import Inferred
+from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.dm.noise_error import Probe, noise_error, trivial_error
+from hdiscovery.dm.open import load_dm, shipped_models
 from hdiscovery.dm.prediction import PredictsNoise
+from hdiscovery.dm.schedules import schedule_name
 
 Images = Callable[[tuple[int, int, int]], Tensor]
 
@@ -43,7 +46,7 @@ def inspect(
             tells everything.
     """
     path = Path(source)
-    if source not in shipped_models() and is_published(path):
+    if source not in shipped_models() and is_adm_weights(path):
         yield from _of_published(path, answers, images, device)
         return
     if given := answers.options():

@@ -1,1 +1,1 @@
-"""Editing of real images, and the directions that it needs in a file of their own."""
+"""Editing of real images along directions, and what editing needs: inversion, sheets, means."""

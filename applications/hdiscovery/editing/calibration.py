@@ -1,4 +1,4 @@
-"""Strengths of equal change: some directions change an image more than others at the same s."""
+"""Calibration: for each direction, the strength s at which all directions change images equally."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def calibrate(
 
         change_k(s) = mean over n and over +s, -s of distance(x_0[n], x_0[n] shifted by s along k)
 
-    It is measured at five strengths up to S and interpolated linearly between them. The common
-    change is the median over k of change_k(S/2), so that half of the directions reach it by S/2.
+    The change is measured at five strengths up to S and interpolated linearly in between. The
+    target is the median over k of change_k(S/2), so half of the directions reach it by S/2.
 
     Costs 10 K n samples of M steps.
 
     Args:
         source: The directions.
-        features: What the distance is measured by.
+        features: Features that the distance compares.
         x_T: Noise of n samples, ``[n, C, H, W]``.
         progress: Wraps the loop over directions, as ``tqdm`` does.
     """
@@ -54,7 +54,7 @@ def calibrate(
 
 
 def strength_of(target: float, s: Sequence[float], change: Sequence[float]) -> float | None:
-    """Return the first s at which a change that starts from nothing reaches a target, or None.
+    """Return the first s at which a change that is 0 for s = 0 reaches a target, or None.
 
     Example:
         >>> strength_of(3.0, [1.0, 2.0], [2.0, 4.0])

@@ -1,4 +1,4 @@
-"""How different two images look, by features that can be chosen."""
+"""The distance of two images in a space of features: pixels, or the model's own encoder."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.dm.model import DiffusionModel
 
 FeatureName = Literal["encoder", "pixels"]
 
 
 class Features(Protocol):
-    """What images are compared by."""
+    """A function from images to the features in which they are compared."""
 
     name: str
 
@@ -33,15 +33,15 @@ class Pixels:
 
 
 class Encoder:
-    """The diffusion model's own bottleneck h, of the images as they are, told a little noise.
+    """The diffusion model's bottleneck h of the unnoised images, at an early time t.
 
-    It needs no other network and knows what the model's data looks like; it is no LPIPS, whose
-    place any `Features` can take.
+    It needs no other network, and the model has learnt its own kind of images. It is not LPIPS,
+    which can be used instead by implementing `Features`.
 
     Args:
         dm: The diffusion model.
-        t: The time that the network is told, 0-based; by default a twentieth of the way. At 0 it
-            looks at texture, and tells digits apart less well.
+        t: The time passed to the network, 0-based; by default T/20. At t = 0 the features follow
+            texture and separate digits less well.
     """
 
     def __init__(self, dm: DiffusionModel, *, t: int | None = None) -> None:
@@ -50,7 +50,7 @@ class Encoder:
         self.name = f"encoder of the diffusion model at t = {self.t}"
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return ``[N, C H W]`` of h-space's shape."""
+        """Return h, flattened to ``[N, C H W]``."""
         unet = self.dm.unet
         with torch.no_grad():
             encoded = unet.encode(images, images.new_full((len(images),), self.t).long())
@@ -58,10 +58,10 @@ class Encoder:
 
 
 def build_features(name: FeatureName, dm: DiffusionModel) -> Features:
-    """Return features by name.
+    """Return the features of that name.
 
     Raises:
-        ValueError: If there are none of that name.
+        ValueError: If ``name`` is unknown.
     """
     if name not in get_args(FeatureName):
         raise ValueError(
@@ -71,9 +71,9 @@ def build_features(name: FeatureName, dm: DiffusionModel) -> Features:
 
 
 def distance(features: Features, images: Tensor, others: Tensor) -> Tensor:
-    """Return the Euclidean distance of each pair's features over sqrt(D), ``[N]``.
+    """Return the Euclidean distance of each pair's features divided by sqrt(D), ``[N]``.
 
-    Over sqrt(D): for pixels it is the root mean square difference, 2 at most.
+    For pixels this is the root mean square difference, at most 2.
     """
     difference = features(images.clamp(-1, 1)) - features(others.clamp(-1, 1))
     return difference.square().mean(1).sqrt()

@@ -1,4 +1,4 @@
-"""Edit what x_T becomes along directions: several at once, many strengths in one call."""
+"""Edit the images of given noise along several directions, at many strengths in one call."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ def edit(
 
         h_hat = h + gain sum_j s_j f_t(h, k_j)              gain = M / num_steps by default
 
-    Every shifted step adds to the image what the shift makes of P, however short the step is: a
-    direction trained with M steps would be num_steps / M times as strong here, hence the gain.
+    Every shifted step adds the shift's full effect on P to the image, even if the step is short.
+    Without the gain, a direction trained with M steps would be num_steps / M times too strong.
 
     Args:
         source: The directions.
         x_T: Noise of the images, ``[N, C, H, W]``, on the source's device.
         k: The n directions, counted from 0.
-        s: Their strengths in each of the E edits, ``[E, n]``; every image gets every edit.
+        s: Strengths of the n directions in each of the E edits, ``[E, n]``. Every edit is applied
+            to every image.
         num_steps: DDIM steps.
-        gain: Factor on all strengths. 1 shifts as in training, whatever ``num_steps`` is.
+        gain: Factor on all strengths. With 1, each step is shifted as in training.
         batch_size: Images at once.
         progress: Wraps the loop over batches, as ``tqdm`` does.
 
@@ -52,16 +53,7 @@ def edit(
         Kwon et al. (2022), Diffusion Models Already Have a Semantic Latent Space, for the gain.
     """
     about = source.about
-    unknown = [j for j in k if not 0 <= j < about.K]
-    if unknown:
-        raise ValueError(f"`k` {unknown[0]} is no direction: there are 0 … {about.K - 1}.")
-    if s.ndim != 2 or s.shape[1] != len(k):
-        raise ValueError(
-            f"`s` must be [E, {len(k)}], a strength for each of the {len(k)} directions, got "
-            f"{list(s.shape)}."
-        )
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    _refuse(k, s, batch_size, K=about.K)
     T = source.dm.schedule.num_train_steps
     grid = time_grid(num_steps, T, convention=about.grid)
     gain = about.M / num_steps if gain is None else gain
@@ -79,3 +71,18 @@ def edit(
                 x = step(x, i, k_x, s_x)
             parts.append(x)
     return torch.cat(parts).view(N, E, *x_T.shape[1:])
+
+
+def _refuse(k: Sequence[int], s: Tensor, batch_size: int, *, K: int) -> None:
+    unknown = [j for j in k if not 0 <= j < K]
+    if unknown:
+        raise ValueError(
+            f"Direction {unknown[0]} in `k` does not exist. The directions are 0 … {K - 1}."
+        )
+    if s.ndim != 2 or s.shape[1] != len(k):
+        raise ValueError(
+            f"`s` must be [E, {len(k)}], one strength for each of the {len(k)} directions in `k`, "
+            f"got {list(s.shape)}."
+        )
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")

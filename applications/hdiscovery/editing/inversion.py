@@ -1,4 +1,4 @@
-"""DDIM inversion: the x_T that an image comes from, and how well it comes back."""
+"""DDIM inversion: find the x_T of an image, and measure how well x_T reproduces the image."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch import Tensor
 from chainograd.samplers import DDIM, time_grid
 from chainograd.samplers.schedule import GridConvention
 from hdiscovery.directions.fingerprint import dm_hash
-from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.dm.tensors import save_tensors
 
 FORMAT = "hdiscovery-inversion-1"
-LOW_PSNR = 25.0  # dB; below it the differences to the image are seen at a glance
+LOW_PSNR = 25.0  # dB; below it, the differences from the image are visible at a glance
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inverted:
-    """An image and the noise it comes from.
+    """An image and the noise that reproduces it.
 
     Attributes:
         x_0: The image, ``[C, H, W]`` in [-1, 1].
         x_T: Its noise, ``[C, H, W]``.
-        num_steps: DDIM steps from the one to the other.
+        num_steps: DDIM steps of the inversion.
     """
 
     x_0: Tensor
@@ -38,17 +38,18 @@ class Inverted:
 def invert(
     dm: DiffusionModel, x_0: Tensor, *, num_steps: int = 100, convention: GridConvention = "asyrp"
 ) -> Tensor:
-    """Return the x_T that deterministic DDIM walks to from images, without a graph.
+    """Return the x_T of images by running deterministic DDIM backwards, without a graph.
 
-    It is the sampler's formula with the grid reversed, so each step takes the noise at the state
-    it leaves instead of the one it reaches: the way back misses the image by O(1/num_steps).
-    Nothing is clamped on the way.
+    Inversion is the sampler's formula on the reversed grid. Each step uses the noise predicted at
+    the state it leaves, where exact inversion would need the state it reaches. Sampling from the
+    result therefore misses the image by O(1/num_steps). Nothing is clamped.
 
     Args:
         dm: The diffusion model.
         x_0: Images at the grid's end, ``[N, C, H, W]`` in [-1, 1], on the model's device.
-        num_steps: Steps, each one evaluation of the network.
-        convention: Of the grid: ``"asyrp"`` starts from alpha_bar = 1, ``"author"`` from time 0.
+        num_steps: DDIM steps; each evaluates the network once.
+        convention: Convention of the time grid: ``"asyrp"`` starts from alpha_bar = 1,
+            ``"author"`` from time 0.
 
     Returns:
         ``[N, C, H, W]``.
@@ -66,7 +67,7 @@ def invert(
 def generate(
     dm: DiffusionModel, x_T: Tensor, *, num_steps: int = 100, convention: GridConvention = "asyrp"
 ) -> Tensor:
-    """Return the images that DDIM makes of x_T, ``[N, C, H, W]``, not clamped, without a graph."""
+    """Return the images ``[N, C, H, W]`` that DDIM samples from x_T, unclamped, without a graph."""
     return _walk(dm, x_T, time_grid(num_steps, dm.schedule.num_train_steps, convention=convention))
 
 
@@ -80,13 +81,13 @@ def _walk(dm: DiffusionModel, x: Tensor, grid: tuple[int, ...]) -> Tensor:
 
 
 def psnr(images: Tensor, others: Tensor) -> list[float]:
-    """Return the peak signal-to-noise ratio of each pair in dB, inf where they are equal.
+    """Return the peak signal-to-noise ratio of each pair in dB; inf for equal images.
 
         PSNR = 10 log10(2^2 / mean (a - b)^2),     a, b clamped to [-1, 1]
 
     Args:
-        images: ``[N, C, H, W]``, 2 apart from black to white.
-        others: The same shape.
+        images: ``[N, C, H, W]``, from -1 (black) to 1 (white).
+        others: Images of the same shape.
 
     Example:
         >>> grey, lighter = torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.2)
@@ -98,34 +99,38 @@ def psnr(images: Tensor, others: Tensor) -> list[float]:
 
 
 def save_inversion(path: Path, inverted: Inverted, dm: DiffusionModel) -> None:
-    """Write an inversion as safetensors; the file is replaced only when the new one is complete."""
+    """Write an inversion as safetensors; an old file is replaced only by a complete new one."""
     metadata = {"format": FORMAT, "num_steps": str(inverted.num_steps), "dm_hash": dm_hash(dm)}
     tensors = {"x_0": inverted.x_0.cpu(), "x_T": inverted.x_T.cpu()}
     save_tensors(path, tensors, metadata=metadata)
 
 
 def load_inversion(path: Path, dm: DiffusionModel) -> Inverted:
-    """Read what `save_inversion` wrote, onto the model's device.
+    """Read a file of `save_inversion`, onto the model's device.
 
     Raises:
-        ValueError: If the file is none of these, or the image was inverted in another model.
+        ValueError: If the file is not an inverted image, or was inverted with another model.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise ValueError(
-                    f"its format is {metadata.get('format')!r}, expected {FORMAT!r}, which "
-                    "`hdiscovery invert` writes"
-                )
-            device = next(dm.unet.parameters()).device
-            x_0, x_T = (file.get_tensor(name).to(device) for name in ("x_0", "x_T"))
-        num_steps = int(metadata["num_steps"])
+        inverted, hash_ = _read(path, next(dm.unet.parameters()).device)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is not an inverted image: {error}.") from error
-    if metadata.get("dm_hash") != dm_hash(dm):
+    if hash_ != dm_hash(dm):
         raise ValueError(
-            f"{path} was inverted in another diffusion model than {dm.name}; its noise means "
-            "nothing there. Invert the image itself again."
+            f"{path} was inverted with another diffusion model than {dm.name}, which makes a "
+            "different image of its noise. Invert the original image again."
         )
-    return Inverted(x_0, x_T, num_steps)
+    return inverted
+
+
+def _read(path: Path, device: torch.device) -> tuple[Inverted, str | None]:
+    """Return an inversion and the hash of the diffusion model that made it."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        if metadata.get("format") != FORMAT:
+            raise ValueError(
+                f"its format is {metadata.get('format')!r}, expected {FORMAT!r}, which "
+                "`hdiscovery invert` writes"
+            )
+        x_0, x_T = (file.get_tensor(name).to(device) for name in ("x_0", "x_T"))
+    return Inverted(x_0, x_T, int(metadata["num_steps"])), metadata.get("dm_hash")

@@ -1,7 +1,8 @@
-"""What ``--direction`` asks for: fixed strengths, a strip along one direction, a grid of two."""
+"""The layout of a sheet from ``--direction``: fixed strengths, a strip along one, a grid of two."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from hdiscovery.directions.about import About
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A direction and its strength; without one it is an axis of the sheet."""
+    """A direction and its strength. A direction without a strength is an axis of the sheet."""
 
     k: int
     s: float | None
@@ -21,15 +22,15 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """Edits, arranged.
+    """Edits in rows and columns.
 
     Attributes:
-        k: The n directions that take part.
+        k: The n directions of the edits.
         s: Strengths ``[rows, columns, n]``.
-        fixed: Those of them with one strength, and that strength.
-        axes: Those that are an axis, none to two: across, down.
-        across: Strength of the first axis in each column; empty where there is no axis.
-        down: Strength of the second axis in each row, largest first; empty where there is none.
+        fixed: Directions with one strength for the whole sheet, and that strength.
+        axes: Directions whose strength varies: up to two, the first across, the second down.
+        across: Strength of the first axis in each column; empty without an axis.
+        down: Strength of the second axis in each row, largest first; empty without a second axis.
         name: Short name for files, such as ``d3_d7+1.5``.
     """
 
@@ -43,52 +44,60 @@ class Layout:
 
 
 def parse_direction(text: str, about: About) -> Asked:
-    """Return what ``3:1.5``, ``3``, or a label in place of the number asks for.
+    """Return the direction and strength of ``3:1.5``, ``3``, or a label in place of the number.
 
     Raises:
-        ValueError: If there is no such direction, or the strength is no finite number.
+        ValueError: If the direction does not exist, or the strength is not a finite number.
     """
     whole = text in about.labels or ":" not in text
     which, colon, strength = (text, "", "") if whole else text.rpartition(":")
-    if which in about.labels and which:
-        k = about.labels.index(which)
-        if about.labels.count(which) > 1:
-            raise ValueError(f"`--direction {text}`: several directions are called {which!r}.")
-    else:
-        try:
-            k = int(which)
-        except ValueError:
-            known = ", ".join(sorted({label for label in about.labels if label}))
-            raise ValueError(
-                f"`--direction {text}`: {which!r} is neither a number, 0 … {about.K - 1}, nor a "
-                f"label; labels are: {known or 'none'}. Write K or K:STRENGTH, such as 3:1.5."
-            ) from None
-    if not 0 <= k < about.K:
-        raise ValueError(f"`--direction {text}`: there are the directions 0 … {about.K - 1}.")
-    if not colon:
-        return Asked(k, None)
     try:
-        s = float(strength)
+        return Asked(_number(which, about), _strength(strength) if colon else None)
+    except ValueError as error:
+        raise ValueError(f"`--direction {text}`: {error}") from None
+
+
+def _number(which: str, about: About) -> int:
+    if which in about.labels and which:
+        if about.labels.count(which) > 1:
+            raise ValueError(f"several directions are called {which!r}. Name one by its number.")
+        return about.labels.index(which)
+    try:
+        k = int(which)
     except ValueError:
-        s = float("nan")
-    if not abs(s) < float("inf"):
+        known = ", ".join(sorted({label for label in about.labels if label}))
         raise ValueError(
-            f"`--direction {text}`: the strength {strength!r} is not a number. Write K:STRENGTH, "
-            "such as 3:1.5, or K alone for all strengths from -S to S."
+            f"{which!r} is neither a number, 0 … {about.K - 1}, nor a label; labels are: "
+            f"{known or 'none'}. Write K or K:STRENGTH, such as 3:1.5."
+        ) from None
+    if not 0 <= k < about.K:
+        raise ValueError(f"direction {k} does not exist. The directions are 0 … {about.K - 1}.")
+    return k
+
+
+def _strength(text: str) -> float:
+    try:
+        s = float(text)
+    except ValueError:
+        s = math.nan
+    if not math.isfinite(s):
+        raise ValueError(
+            f"the strength {text!r} is not a number. Write K:STRENGTH, such as 3:1.5, or K alone "
+            "for all strengths from -S to S."
         )
-    return Asked(k, s)
+    return s
 
 
 def arrange(asked: Sequence[Asked], *, span: float, columns: int) -> Layout:
     """Return the edits of a sheet.
 
     Args:
-        asked: Directions, each once; at most two without a strength.
+        asked: Directions, each once; at most two of them without a strength.
         span: An axis goes from -span to span.
-        columns: Images along an axis, odd, so that the middle one is not shifted.
+        columns: Images along an axis, an odd number, so that the middle image is not shifted.
 
     Raises:
-        ValueError: If these do not make a sheet.
+        ValueError: If the arguments do not make a sheet.
 
     Example:
         >>> arrange([Asked(3, None), Asked(7, -2.0)], span=4, columns=3).s.tolist()
@@ -96,18 +105,7 @@ def arrange(asked: Sequence[Asked], *, span: float, columns: int) -> Layout:
     """
     k = tuple(one.k for one in asked)
     axes = [j for j, one in enumerate(asked) if one.s is None]
-    if not asked or len(set(k)) < len(k) or len(axes) > 2:
-        given = ", ".join(map(_word, asked)) or "none"
-        raise ValueError(
-            "`--direction` must be given at least once, every direction only once, and at most "
-            f"two of them without a strength (a strip, a grid), got {given}."
-        )
-    if columns < 3 or columns % 2 == 0:
-        raise ValueError(
-            f"`--columns` must be odd, for s = 0 in the middle, and at least 3, got {columns}."
-        )
-    if not 0 < span < float("inf"):
-        raise ValueError(f"`--span` must be positive and finite, got {span}.")
+    _refuse(asked, axes, span, columns)
     half = columns // 2
     along = tuple(span * (j - half) / half for j in range(columns))
     across = along if axes else ()
@@ -126,6 +124,21 @@ def arrange(asked: Sequence[Asked], *, span: float, columns: int) -> Layout:
         down=down,
         name="_".join(map(_word, asked)),
     )
+
+
+def _refuse(asked: Sequence[Asked], axes: Sequence[int], span: float, columns: int) -> None:
+    if not asked or len({one.k for one in asked}) < len(asked) or len(axes) > 2:
+        given = ", ".join(map(_word, asked)) or "none"
+        raise ValueError(
+            "`--direction` must be given at least once, every direction only once, and at most "
+            f"two of them without a strength (a strip, a grid), got {given}."
+        )
+    if columns < 3 or columns % 2 == 0:
+        raise ValueError(
+            f"`--shifts` must be odd, for s = 0 in the middle, and at least 3, got {columns}."
+        )
+    if not 0 < span < math.inf:
+        raise ValueError(f"`--span` must be positive and finite, got {span}.")
 
 
 def _word(one: Asked) -> str:

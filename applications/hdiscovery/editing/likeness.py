@@ -1,4 +1,8 @@
-"""How alike direct, mean and global directions are: section 5.4 of the paper, in numbers."""
+"""How similar direct, mean and global directions are: section 5.4 of the paper, measured.
+
+A *direct* direction computes dh from each sample's h. A *mean* direction is its average over
+samples, one for each step. A *global* direction is the average of the mean ones over steps.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hdiscovery.directions.portable import PortableDirections
+from hdiscovery.dm.walk import bottlenecks
 from hdiscovery.editing.distance import Features, distance
 from hdiscovery.editing.editor import edit
-from hdiscovery.editing.means import bottlenecks
 from hdiscovery.editing.source import Kind, Source
 
 Progress = Callable[[Iterable], Iterable]
@@ -20,12 +24,12 @@ Progress = Callable[[Iterable], Iterable]
 
 @dataclass(frozen=True, slots=True)
 class Cosines:
-    """Cosines of one direction at each shifted time; those of samples are means over samples.
+    """Cosines of one direction at each shifted time, averaged over samples.
 
     Attributes:
-        direct_mean: Of a sample's dh and the mean direction.
-        direct_global: Of a sample's dh and the global direction.
-        mean_global: Of the mean and the global direction.
+        direct_mean: Cosine of a sample's dh and the mean direction.
+        direct_global: Cosine of a sample's dh and the global direction.
+        mean_global: Cosine of the mean and the global direction.
     """
 
     direct_mean: list[float]
@@ -35,17 +39,19 @@ class Cosines:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How far the edits of other directions are from the direct ones, over the size of the edit.
+    """The distance of other edits from the direct edit, divided by the size of the direct edit.
 
-        mean over n, +s and -s of distance(direct, other) / the same of distance(direct, x_0)
+        mean of distance(direct, other) / mean of distance(direct, x_0)
 
-    0: the same image. What unrelated directions would give is `another`.
+    Both means are over n, +s and -s. 0 means equal images. `another` shows the value for an
+    unrelated direction.
 
     Attributes:
-        size: The size of the direct edit, the divisor.
-        mean: Of the mean directions.
-        global_: Of the global ones.
-        another: Of the direct edit along the direction before this one (the last, for the first).
+        size: Size of the direct edit, the divisor.
+        mean: Difference of the edit along the mean direction.
+        global_: Difference of the edit along the global direction.
+        another: Difference of the direct edit along the direction before this one (for the first
+            direction, the last).
     """
 
     size: float
@@ -66,8 +72,9 @@ def measure_cosines(
 
     Args:
         source: The direct directions.
-        means: The means, measured on the steps of ``grid``.
-        x_T: Noise of samples that are not those of the means: those are alike by construction.
+        means: The mean directions, measured on the steps of ``grid``.
+        x_T: Noise of samples. Use other samples than the means were taken over, because a mean is
+            similar to its own samples by construction.
         grid: The training's times.
         progress: Wraps the loop over steps, as ``tqdm`` does.
 
@@ -75,7 +82,10 @@ def measure_cosines(
         ValueError: If ``means`` has no mean directions.
     """
     if means.mean is None:
-        raise ValueError("`means` has no mean directions: measure again without `--no-mean`.")
+        raise ValueError(
+            "`means` has no mean directions: it was measured with `--no-mean`. Measure again "
+            "without it."
+        )
     K, found = source.about.K, [Cosines([], [], []) for _ in range(source.about.K)]
     steps = bottlenecks(source.dm, x_T, grid, t_stop=source.about.t_stop)
     for i, (t, h, embedding) in enumerate(progress(steps)):
@@ -106,15 +116,15 @@ def measure_differences(
     num_steps: int,
     progress: Progress = iter,
 ) -> list[dict[str, Difference]]:
-    """Return the differences of the edited images, for each direction by feature.
+    """Return the differences of the edited images: for each direction, one per kind of features.
 
     Costs 6 K N samples of ``num_steps`` steps.
 
     Args:
-        sources: All three kinds.
-        features: What distances are measured by.
+        sources: The direct, mean and global directions.
+        features: Features that distances compare, by name.
         x_T: Noise of the images, ``[N, C, H, W]``.
-        x_0: What it becomes without a shift, the same shape.
+        x_0: The unshifted images of ``x_T``, the same shape.
         strength: s; images are shifted by both s and -s.
         num_steps: DDIM steps.
         progress: Wraps the loop over directions, as ``tqdm`` does.
@@ -140,7 +150,7 @@ def measure_differences(
 
 
 def most_and_least_alike(differences: Sequence[Difference]) -> list[int]:
-    """Return the direction whose global edits are nearest to its direct ones, and the farthest."""
+    """Return the directions whose global edit is most and least similar to the direct edit."""
     order = sorted(range(len(differences)), key=lambda k: differences[k].global_)
     return [order[0], order[-1]]
 

@@ -1,81 +1,33 @@
-"""Mean directions over samples, section 5.4 of the paper."""
+"""Mean and global directions: averages over samples and steps, section 5.4 of the paper."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from chainograd.samplers import ddim_update
 from hdiscovery.directions.step import Directions
-from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.directions.times import shifted_times
+from hdiscovery.dm.model import DiffusionModel
+from hdiscovery.dm.walk import bottlenecks
 
 Progress = Callable[[Iterable], Iterable]
-
-
-class Bottleneck(NamedTuple):
-    """Where a batch is in h-space: time t, h ``[N, C, H, W]`` and the embedding ``[N, E]``."""
-
-    t: int
-    h: Tensor
-    embedding: Tensor
 
 
 class Means(NamedTuple):
     """Mean and global directions.
 
     Attributes:
-        mean: ``[K, T_s, C, H, W]``, of each direction at each shifted step.
-        global_: ``[K, C, H, W]``, the mean over these steps.
-        times: The T_s times.
+        mean: ``[K, T_s, C, H, W]``, one for each direction and each of T_s shifted steps.
+        global_: ``[K, C, H, W]``, the mean over the shifted steps.
+        times: Times of the shifted steps.
     """
 
     mean: Tensor
     global_: Tensor
     times: tuple[int, ...]
-
-
-def draw_noise(dm: DiffusionModel, n: int, seed: int) -> Tensor:
-    """Return x_T of n samples, ``[n, C, H, W]``, the same on every device.
-
-    Raises:
-        ValueError: If ``n`` is less than 1.
-    """
-    if n < 1:
-        raise ValueError(f"`samples` must be at least 1, got {n}.")
-    x_T = torch.randn(n, *dm.image_shape, generator=torch.Generator().manual_seed(seed))
-    return x_T.to(next(dm.unet.parameters()).device)
-
-
-def bottlenecks(
-    dm: DiffusionModel, x_T: Tensor, grid: Sequence[int], *, t_stop: int
-) -> Iterator[Bottleneck]:
-    """Yield h of every shifted step along the unshifted sampler, without a graph.
-
-    Args:
-        dm: The diffusion model.
-        x_T: ``[N, C, H, W]``.
-        grid: Times as from `time_grid`.
-        t_stop: Last time (inclusive) that is yielded; the sampler stops there.
-    """
-    x, C = x_T, dm.image_shape[0]
-    for t, s in pairwise(grid):
-        if t < t_stop:
-            return
-        with torch.no_grad():
-            encoded = dm.unet.encode(x, x.new_full((len(x),), t).long())
-            h = dm.unet.middle(encoded)
-        yield Bottleneck(t, h, encoded.embedding)
-        with torch.no_grad():
-            x = ddim_update(
-                x,
-                dm.unet.decode(h, encoded)[:, :C].to(x.dtype),
-                alpha_bar_t=dm.schedule.alpha_bar(t),
-                alpha_bar_s=dm.schedule.alpha_bar(s),
-            )
 
 
 def measure_means(
@@ -89,20 +41,20 @@ def measure_means(
     dtype: torch.dtype = torch.float16,
     progress: Progress = iter,
 ) -> Means:
-    """Return the mean directions over samples, each taken along its own unshifted way.
+    """Return the mean directions over samples, with h from each sample's unshifted trajectory.
 
         mean[k, t] = 1/n sum_n f_t(h_t(x_T[n]), k)          global[k] = 1/T_s sum_t mean[k, t]
 
-    Holds K T_s tensors of h's shape in ``dtype`` on the CPU, and asks f for K n T_s shifts.
+    Holds K T_s tensors of h's shape in ``dtype`` on the CPU, and evaluates f for K n T_s shifts.
 
     Args:
         dm: The diffusion model.
-        directions: f.
+        directions: f, a function from h, embedding, k and t to dh.
         x_T: Noise of the n samples, ``[n, C, H, W]``; the paper takes 20.
         grid: Times as from `time_grid`.
         K: Number of directions.
         t_stop: Last time (inclusive) at which samples are shifted.
-        dtype: Of the result; sums are in float32 or better.
+        dtype: Dtype of the result; sums are in float32 or wider.
         progress: Wraps the loop over steps, as ``tqdm`` does.
 
     Raises:
@@ -121,26 +73,12 @@ def measure_means(
     return Means(mean, _stored(total / len(times), dtype, "a global direction"), times)
 
 
-def shifted_times(grid: Sequence[int], t_stop: int) -> tuple[int, ...]:
-    """Return the times of a grid at which samples are shifted.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    times = tuple(t for t in grid[:-1] if t >= t_stop)
-    if not times:
-        raise ValueError(
-            f"`t_stop` {t_stop} leaves no step of the grid {tuple(grid)} to be shifted."
-        )
-    return times
-
-
 def _stored(value: Tensor, dtype: torch.dtype, what: str) -> Tensor:
-    """Return the value in ``dtype``, if that keeps it to a hundredth of its size."""
+    """Return the value in ``dtype``, if its relative error there is at most 0.01."""
     stored = value.to(dtype)
     if not (stored.to(value.dtype) - value).norm() <= 0.01 * value.norm():
         raise ValueError(
-            f"`dtype` {dtype} cannot hold {what}: its largest entry is {value.abs().max():.3g}. "
-            "Use float32."
+            f"`dtype` {dtype} cannot represent {what}: its largest entry is "
+            f"{value.abs().max():.3g}. Use float32."
         )
     return stored

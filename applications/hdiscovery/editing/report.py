@@ -1,4 +1,4 @@
-"""What ``properties.json`` says, and its means in sentences."""
+"""The content of ``properties.json``, and its averages in sentences."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def report(
 
     Args:
         means: The mean and global directions.
-        cosines: Of each direction.
-        differences: Of each direction, by the features they were measured by.
-        settings: How it was measured.
+        cosines: The cosines of each direction.
+        differences: The differences of each direction, by name of the features.
+        settings: Settings of the measurement.
     """
     about = means.about
     return {
@@ -50,11 +50,11 @@ def report(
 
 
 def sentences(report: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the means over directions and times of what `report` returned."""
+    """Yield sentences with the averages over directions and times of a `report`."""
     of_k = report["directions"]
     for name, words in (
-        ("direct_mean", "a sample's direction and the mean one"),
-        ("direct_global", "a sample's direction and the global one"),
+        ("direct_mean", "a sample's direction and the mean direction"),
+        ("direct_global", "a sample's direction and the global direction"),
         ("mean_global", "the mean and the global direction"),
     ):
         yield f"cosine of {words}: {fmean(fmean(d['cosines'][name]) for d in of_k):.3f}"
@@ -65,6 +65,6 @@ def sentences(report: Mapping[str, Any]) -> Iterator[str]:
             for name in ("mean", "global_", "another")
         )
         yield (
-            f"{feature}: edits differ from the direct ones by {mean:.2f} (mean) and {global_:.2f} "
-            f"(global) of their size; those of another direction by {another:.2f}"
+            f"{feature}: relative difference from the direct edit: {mean:.2f} (mean), "
+            f"{global_:.2f} (global), {another:.2f} (another direction)"
         )

@@ -14,11 +14,13 @@ from hdiscovery.directions.about import About
 from hdiscovery.directions.fingerprint import dm_hash, weights_hash
 from hdiscovery.directions.fixed import GlobalDirections, MeanDirections
 from hdiscovery.directions.portable import PortableDirections, load_directions
-from hdiscovery.directions.publish import located, open_directions
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.saved import open_networks
+from hdiscovery.directions.shipped import located
 from hdiscovery.directions.step import Directions
-from hdiscovery.dm.files import DiffusionModel, load_dm
-from hdiscovery.editing.means import shifted_times
+from hdiscovery.directions.times import shifted_times
+from hdiscovery.dm.model import DiffusionModel
+from hdiscovery.dm.open import load_dm
 
 FILE = "directions.safetensors"  # in a run's folder
 Kind = Literal["direct", "mean", "global"]
@@ -93,9 +95,9 @@ def open_run_source(path: Path, *, device: torch.device | str = "cpu") -> Source
     Labels are those of ``labels.json``, else of the run's file of directions; calibrated strengths
     are the file's, if it was measured from the shift block as it is now.
     """
-    from hdiscovery.gallery.read import read_labels
+    from hdiscovery.directions.labels import read_labels
 
-    discovery, _ = open_directions(RunFolder.open(path), device=device)
+    discovery, _ = open_networks(RunFolder.open(path), device=device)
     config, dm = discovery.config, discovery.dm
     shift_block = discovery.shift_block.eval().requires_grad_(False)
     run = RunFolder(path)

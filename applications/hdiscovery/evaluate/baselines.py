@@ -1,17 +1,17 @@
-"""Directions that nobody learnt, as strong as those that somebody did.
+"""Baselines: directions that were not learnt, scaled to the strength of the learnt ones.
 
     dh = r_t v / |v|
 
-r_t is the mean norm of the learnt dh at time t (at s = 1), so that a baseline goes as far from h as
-a run does, step by step; where there is no run, it is h's own distance to its mean.
+r_t is the mean norm of the learnt dh at time t (for s = 1), so a baseline moves h as far as the run
+does at every step. Without a trained run, r_t is the mean distance of h to its mean.
 
-* ``random``: v is drawn from N(0, I), the same at every step.
-* ``pca``: the principal components of the whole way in h-space, (h_T, ..., h_t_stop) laid side by
-  side, each step with its part of v. One analysis for all steps, rather than one a step, so that
-  neither signs nor order have to be matched between steps.
-* ``jacobian``: the eigenvectors of E[J^T J] with the largest eigenvalues, where J = dP/dh is how
-  the predicted x_0 answers to h at the middle of the shifted steps; the same v at every step. The
-  mean over samples makes of Park's local basis a global one.
+* ``random``: v is drawn from N(0, I) and is the same at every step.
+* ``pca``: v is a principal component of the whole trajectory in h-space, (h_T, ..., h_t_stop)
+  concatenated; each step uses its part of v. One analysis covers all steps, so neither signs nor
+  order have to be matched between steps.
+* ``jacobian``: v is an eigenvector of E[J^T J] with a large eigenvalue, where J = dP/dh is the
+  derivative of the predicted x_0 with respect to h at the middle of the shifted steps. v is the
+  same at every step. The mean over samples turns Park's local basis into a global one.
 
 References:
     Haas et al. (2023), Discovering Interpretable Directions in the Semantic Latent Space of
@@ -22,7 +22,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,16 +31,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from hdiscovery.directions.seeds import seeded
 from hdiscovery.directions.subject import Subject, noise
 from hdiscovery.dm.walk import Node, trajectory
-
-BaselineName = Literal["random", "pca", "jacobian"]
+from hdiscovery.evaluate.settings import BaselineName
 
 
 class FixedDirections(nn.Module):
-    """Directions that do not look at h: ``dh = r_t v_t``.
+    """Directions that do not depend on h: ``dh = r_t v_t``.
 
     Args:
-        vectors: ``[K, *h_shape]``, or a time each; made to unit length.
-        norms: r_t by time; times between are as the nearest.
+        vectors: ``[K, *h_shape]``, or one such tensor for each time. They are normalised.
+        norms: r_t for each time. Any other time uses the nearest one.
 
     Shapes:
         h ``[N, C, H, W]``, k ``[N]`` -> ``[N, C, H, W]``.
@@ -77,14 +76,14 @@ def baseline(
 
     Args:
         name: ``"random"``, ``"pca"`` or ``"jacobian"``.
-        subject: Whose diffusion model, steps, K and strength.
-        norms: r_t by time, if they are known; by default those of ``subject``.
-        num_samples: Samples that the analysis is of. ``"pca"`` takes K + 1 at least and holds
-            all their h; ``"jacobian"`` takes 16 at most.
-        seed: Of the samples, and of what is drawn.
+        subject: The subject whose diffusion model, steps, K and strength the baseline takes.
+        norms: r_t for each time; by default measured on ``subject``.
+        num_samples: Samples to analyse. ``"pca"`` takes at least K + 1 and holds h of all of
+            them; ``"jacobian"`` takes at most 16.
+        seed: Seed of the samples and of the random vectors.
 
     Raises:
-        ValueError: If there is no such baseline.
+        ValueError: If ``name`` is unknown.
     """
     norms = learnt_norms(subject, seed=seed) if norms is None else norms
     if name == "random":
@@ -97,25 +96,27 @@ def baseline(
     if name == "jacobian":
         vectors = jacobian_directions(subject, min(num_samples, 16), seed)
         return FixedDirections(vectors, norms).to(subject.device)
-    raise ValueError(f"`baselines` are {', '.join(get_args(BaselineName))}; got {name!r}.")
+    raise ValueError(
+        f"The baseline {name!r} is unknown. Choose from {', '.join(get_args(BaselineName))}."
+    )
 
 
 def learnt_norms(subject: Subject, *, num_samples: int = 16, seed: int = 3) -> dict[int, float]:
-    """Return r_t of every shifted step: the mean of |dh| over samples and directions."""
+    """Return r_t of every shifted step: |dh| averaged over samples and directions."""
     x_T = noise(subject, num_samples, seed)
     nodes = trajectory(subject.dm, subject.grid, x_T, t_stop=subject.t_stop)
     return {node.t: mean_norm(subject, node) for node in nodes}
 
 
 def spread_norms(subject: Subject, *, num_samples: int = 64, seed: int = 3) -> dict[int, float]:
-    """Return the mean distance of h to its mean at every shifted step: r_t without a run."""
+    """Return r_t without a trained run: the mean distance of h to its mean, step by step."""
     x_T = noise(subject, num_samples, seed)
     nodes = trajectory(subject.dm, subject.grid, x_T, t_stop=subject.t_stop)
     return {n.t: (n.h - n.h.mean(0)).flatten(1).norm(dim=1).mean().item() for n in nodes}
 
 
 def mean_norm(subject: Subject, node: Node) -> float:
-    """Return the mean of |dh| over a node's samples and all directions."""
+    """Return |dh| averaged over the samples of one step and all directions."""
     total = 0.0
     with torch.no_grad():
         for k in range(subject.K):
@@ -126,7 +127,7 @@ def mean_norm(subject: Subject, node: Node) -> float:
 
 
 def principal_components(subject: Subject, num_samples: int, seed: int) -> dict[int, Tensor]:
-    """Return the K first components of the way in h-space: a time's part ``[K, *h_shape]`` each."""
+    """Return the first K components of the trajectory in h-space, ``[K, *h_shape]`` per time."""
     parts: dict[int, list[Tensor]] = {}
     for x_T in noise(subject, num_samples, seed).split(64):
         for node in trajectory(subject.dm, subject.grid, x_T, t_stop=subject.t_stop):
@@ -147,9 +148,9 @@ def jacobian_directions(
 
         V <- orthonormal(E[J^T J V])
 
-    Costs ``2 K iterations`` backward passes of the decoder, whose graph is held for
-    ``num_samples`` samples. The factor from the predicted noise to P is left out: eigenvectors do
-    not see it.
+    Costs ``2 K iterations`` backward passes of the decoder, and holds the decoder's graph for
+    ``num_samples`` samples. P here is the predicted noise: its constant factor to the predicted
+    x_0 does not change the eigenvectors.
     """
     x_T = noise(subject, num_samples, seed)
     nodes = list(trajectory(subject.dm, subject.grid, x_T, t_stop=subject.t_stop))
@@ -157,7 +158,8 @@ def jacobian_directions(
     shape = (subject.K, *subject.dm.unet.h_shape)
     V = _orthonormal(torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(node.h))
     h = node.h.detach().requires_grad_()
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
+    # Only the MATH backend of attention has a second derivative.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         P = subject.dm.unet.decode(h, node.encoded)[:, : node.x.shape[1]]
         u = torch.zeros_like(P, requires_grad=True)
         (Jtu,) = torch.autograd.grad(P, h, u, create_graph=True)
@@ -167,7 +169,7 @@ def jacobian_directions(
 
 
 def _gram(P: Tensor, h: Tensor, u: Tensor, Jtu: Tensor, v: Tensor) -> Tensor:
-    """Return J^T J v of each sample; J v is the derivative of J^T u, linear in u, times v."""
+    """Return J^T J v of each sample; J v is the derivative of J^T u (linear in u) times v."""
     (Jv,) = torch.autograd.grad(Jtu, u, v.expand_as(h), retain_graph=True)
     (JtJv,) = torch.autograd.grad(P, h, Jv, retain_graph=True)
     return JtJv
@@ -175,7 +177,7 @@ def _gram(P: Tensor, h: Tensor, u: Tensor, Jtu: Tensor, v: Tensor) -> Tensor:
 
 def _orthonormal(rows: Tensor) -> Tensor:
     Q, R = torch.linalg.qr(rows.flatten(1).T.double())
-    Q = Q * R.diagonal().sign()  # QR may turn a vector round
+    Q = Q * R.diagonal().sign()  # QR may flip a vector's sign
     return Q.T.to(rows.dtype).view_as(rows)
 
 

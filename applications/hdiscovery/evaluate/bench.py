@@ -1,15 +1,15 @@
-"""The measures of one subject, each by its name; runs and baselines go through the same."""
+"""The measures of one subject, by name. Runs and baselines are measured in the same way."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
+from hdiscovery.data.real import real_images
 from hdiscovery.directions.subject import Progress, Subject
 from hdiscovery.evaluate.digits import digit_classifier_of
 from hdiscovery.evaluate.features import feature_net
@@ -19,98 +19,34 @@ from hdiscovery.evaluate.kept_pairs import KEPT_BYTES, KeptPairs
 from hdiscovery.evaluate.probes import probes_for
 from hdiscovery.evaluate.ranking import rank
 from hdiscovery.evaluate.rca import accuracy
-from hdiscovery.evaluate.real import real_images
 from hdiscovery.evaluate.rescoring import rescore
+from hdiscovery.evaluate.settings import Sizes, Sources
 from hdiscovery.evaluate.sweep import Sweep, sweeps
+from hdiscovery.progress import Bars
 
 
 class LeftOut(Exception):  # noqa: N818
-    """Why something cannot be measured; the rest can."""
-
-
-class Named(Protocol):
-    """Makes the `Progress` of a thing of that name."""
-
-    def __call__(self, name: str) -> Progress:
-        """Return it."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sizes:
-    """How much is measured.
-
-    Attributes:
-        pairs: Pairs for RCA; the paper's protocol takes 5,000.
-        fresh_pairs: Pairs that a fresh reconstructor is trained on, None for 128 a direction; a
-            quarter more are held out.
-        fresh_steps: Its updates.
-        images: Samples of each kind for FID, and real images at most.
-        samples: Samples that every direction is tried on, for marks and probes.
-        shifts: Shifts that each of them is given, odd.
-        references: Unshifted samples that those are compared with.
-        batch_size: Samples at once.
-        seed: Of all that is drawn.
-
-    Raises:
-        ValueError: If a number is out of range.
-    """
-
-    pairs: int = 5000
-    fresh_pairs: int | None = None
-    fresh_steps: int = 2000
-    images: int = 5000
-    samples: int = 16
-    shifts: int = 9
-    references: int = 128
-    batch_size: int = 64
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        least = {"pairs": 1, "fresh_pairs": 2, "fresh_steps": 1, "images": 2, "samples": 2,
-                 "shifts": 3, "references": 5, "batch_size": 1, "seed": 0}  # fmt: skip
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if value is not None and value < bound:
-                raise ValueError(f"`{name}` must be at least {bound}, got {value}.")
-        if self.shifts % 2 == 0:
-            raise ValueError(f"`shifts` must be odd (0 is among them), got {self.shifts}.")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
-    """What measures lean on besides the run.
-
-    Attributes:
-        data: Folder of real images, None where there is none.
-        features: Feature net of FID.
-        classifier: File of the classifier of digits.
-    """
-
-    data: Path | None = None
-    features: str = "unet"
-    classifier: Path | None = None
+    """A measure cannot be taken, for the reason given; the other measures still can."""
 
 
 @dataclass(slots=True, eq=False)
 class Bench:
-    """What is measured, how much, and the reconstructor that knows it.
+    """The subject being measured, with what the measures share.
 
     Attributes:
-        subject: What.
-        sizes: How much.
-        sources: By what.
+        subject: The directions to be measured.
+        sizes: How much is measured.
+        sources: Data and nets.
         progress: Makes progress bars.
-        R: The subject's own reconstructor, until a fresh one takes its place; None before that
-            where nobody trained one.
-        kept: The directions' sweeps, once they were made, where they fit in `KEPT_BYTES`.
-        pairs: Of RCA, FID and the fresh reconstructor, made once.
+        R: The subject's own reconstructor (None for a baseline), until `fresh` replaces it.
+        kept: The directions' sweeps once they are made, if they fit in `KEPT_BYTES`.
+        pairs: Pairs shared by RCA, FID and the fresh reconstructor.
     """
 
     subject: Subject
     sizes: Sizes
     sources: Sources
-    progress: Named
+    progress: Bars
     R: nn.Module | None
     kept: list[Sweep] = field(default_factory=list)
     pairs: KeptPairs = field(init=False)
@@ -119,11 +55,11 @@ class Bench:
         self.pairs = KeptPairs(self.subject, self.sizes.seed, self.sizes.batch_size)
 
     def bar(self, part: str) -> Progress:
-        """Return the progress bar of a part."""
+        """Return the progress bar of a part of the report."""
         return self.progress(f"{part} of {self.subject.name}")
 
     def sweeps(self) -> Iterable[Sweep]:
-        """Return every direction's sweep; they are made once, where memory can hold them."""
+        """Return every direction's sweep; they are made once if memory can hold them."""
         if self.kept:
             return self.kept
         subject, sizes = self.subject, self.sizes
@@ -141,7 +77,7 @@ class Bench:
 def _rca(bench: Bench) -> dict[str, Any]:
     subject, sizes = bench.subject, bench.sizes
     if subject.R is None:
-        raise LeftOut("no reconstructor was trained with them; `fresh` measures them")
+        raise LeftOut("no reconstructor was trained with these directions; measure `fresh`")
     drawn = bench.pairs.first(sizes.pairs, bench.bar("RCA"))
     return asdict(accuracy(subject.R, drawn, K=subject.K, S=subject.S))
 
@@ -162,7 +98,7 @@ def _fresh(bench: Bench) -> dict[str, Any]:
 def _marks(bench: Bench) -> dict[str, Any]:
     subject, sizes = bench.subject, bench.sizes
     if bench.R is None:
-        raise LeftOut("they ask for a reconstructor; `fresh` trains one")
+        raise LeftOut("marks need a reconstructor, and these directions have none; measure `fresh`")
     ranking = rank(
         subject, bench.R, feature_net("unet", subject.dm), bench.sweeps(),
         references=sizes.references, seed=sizes.seed + 1, batch_size=sizes.batch_size,
@@ -182,7 +118,7 @@ def _probes(bench: Bench) -> dict[str, Any]:
 def _fid(bench: Bench) -> dict[str, Any]:
     subject, sizes, sources = bench.subject, bench.sizes, bench.sources
     if sources.data is None:
-        raise LeftOut("it compares with real images: pass `--data DIR`")
+        raise LeftOut("FID compares with real images, and no data was named; pass `--data DIR`")
     shape = subject.dm.image_shape
     real, source = real_images(sources.data, shape, sizes.images, seed=sizes.seed)
     net = feature_net(sources.features, subject.dm, data=sources.data, cache=sources.classifier,
@@ -192,7 +128,7 @@ def _fid(bench: Bench) -> dict[str, Any]:
 
 
 def _classifier(bench: Bench) -> nn.Module | None:
-    """Return the classifier of digits, where the data is MNIST or a file of it is named."""
+    """Return the classifier of digits if the data is MNIST or a classifier file is named."""
     data, file = bench.sources.data, bench.sources.classifier
     is_mnist = data is not None and (data / "MNIST" / "raw").is_dir()
     if bench.subject.dm.image_shape[0] != 1 or not (is_mnist or file is not None):

@@ -1,9 +1,10 @@
-"""Is the training where the paper says it stays: in the equilibrium that it began in?
+"""Does a training stay in equilibrium, where the discriminator D outputs 1/2 as at the start?
 
-    L_G = -log D(shifted)                                 ln 2   = 0.693 in equilibrium (D = 1/2)
-    L_D = -log D(x_0) - log(1 - D(shifted))               2 ln 2 = 1.386
+    L_G = -log D(shifted)                                 ln 2   = 0.693 in equilibrium
+    L_D = -log D(x_0) - log(1 - D(shifted))               2 ln 2 = 1.386 in equilibrium
 
-`findings` names what has gone wrong, from the records of a training alone.
+According to the paper a good training stays there. `findings` reads the records of a training and
+names what has gone wrong.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ class Finding:
     """One thing that is wrong with a training.
 
     Attributes:
-        name: ``"not-finite"``: a loss is NaN or infinite. ``"collapse"``: R knows the directions
-            while D knows every shifted sample: the shifts destroy the images, Fig. 3 of the paper.
-            ``"D-overpowers"``: the same of D, while R does not know the directions (yet).
-            ``"D-fooled"``: D takes shifted samples for the real ones, and the real for shifted.
-            ``"R-not-learning"``: the cross entropy is where guessing is, ln K.
-        step: The first step from which on it held to the end (of a loss that is not finite: where).
-        text: What was seen, against what, and what may help.
+        name: ``"not-finite"``: a loss is NaN or infinite. ``"collapse"``: R recognises the
+            directions while D recognises every shifted sample, so the shifts destroy the images
+            (Fig. 3 of the paper). ``"D-overpowers"``: D recognises every shifted sample, and R
+            does not recognise the directions (yet). ``"D-fooled"``: D takes shifted samples for
+            unshifted ones and vice versa. ``"R-not-learning"``: the cross entropy is at ln K,
+            the value of guessing.
+        step: The step since which the condition has held until the end; for ``"not-finite"``,
+            the step of the first such loss.
+        text: The values seen, the values expected, and what may help.
     """
 
     name: Name
@@ -39,17 +42,17 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Equilibrium:
-    """The losses at the end of a training, against those in equilibrium.
+    """The losses at the end of a training, compared with equilibrium.
 
     Attributes:
-        steps: Records in all.
-        window: Records that the means are over, the last ones.
-        L_G: Mean of L_G; in equilibrium ln 2.
-        L_D: Mean of L_D; in equilibrium 2 ln 2.
-        L_G_over_ln2: Their ratio, 1 in equilibrium.
-        L_D_over_2ln2: Likewise.
+        steps: Number of records.
+        window: Number of last records that the means are over.
+        L_G: Mean of L_G; ln 2 in equilibrium.
+        L_D: Mean of L_D; 2 ln 2 in equilibrium.
+        L_G_over_ln2: L_G / ln 2; 1 in equilibrium.
+        L_D_over_2ln2: L_D / (2 ln 2); 1 in equilibrium.
         largest_L_G: The largest mean of L_G over any window of the training.
-        findings: What is wrong; empty where nothing is.
+        findings: What is wrong; empty if nothing is.
     """
 
     steps: int
@@ -65,12 +68,13 @@ class Equilibrium:
 def measure_equilibrium(
     records: Sequence[Mapping[str, Any]], *, K: int, window: int = 50
 ) -> Equilibrium:
-    """Return where the losses of a training are, and what is wrong with it.
+    """Return the final losses of a training, and what is wrong with it.
 
     Args:
-        records: With ``L_G``, ``L_D``, ``cross_entropy`` and ``accuracy``, a mapping a step.
+        records: One mapping per step, with ``step``, ``L_G``, ``L_D``, ``cross_entropy`` and
+            ``accuracy``.
         K: Number of directions.
-        window: Records that means are over; fewer where there are fewer.
+        window: Records that each mean is over, at most as many as there are.
 
     Raises:
         ValueError: If there are no records.
@@ -96,59 +100,63 @@ def findings(records: Sequence[Mapping[str, Any]], *, K: int, window: int = 50) 
 
     The rules, on means over ``window`` records:
 
-        D knows shifted samples      L_G > 2 ln 2 and L_D < ln 2     (D(shifted) < 1/4)
-        D takes them for real        L_G < ln 2 / 2 and L_D > 3 ln 2
-        R knows the directions       accuracy > 1/K + (1 - 1/K) / 2
-        R guesses                    cross entropy > 0.95 ln K, after 200 steps or more
+        D recognises shifted samples    L_G > 2 ln 2 and L_D < ln 2     (D(shifted) < 1/4)
+        D takes them for unshifted      L_G < ln 2 / 2 and L_D > 3 ln 2
+        R recognises the directions     accuracy > 1/K + (1 - 1/K) / 2
+        R guesses                       cross entropy > 0.95 ln K, after 200 steps or more
     """
     for record in records:
         bad = [name for name, value in record.items() if not _finite(value)]
         if bad:
-            text = f"{bad[0]} is {record[bad[0]]}: go back to a checkpoint before, with a lower "
-            return [Finding("not-finite", record["step"], f"{text}learning rate.")]
+            text = f"{bad[0]} is {record[bad[0]]}. Go back to an earlier checkpoint and "
+            return [Finding("not-finite", record["step"], f"{text}lower the learning rate.")]
     window = max(1, min(window, len(records)))
-    G, D, CE, a = (
+    L_G, L_D, entropy, accuracy = (
         _running_mean([record[name] for record in records], window)
         for name in ("L_G", "L_D", "cross_entropy", "accuracy")
     )
     steps = [record["step"] for record in records[window - 1 :]]
-    known = 1 / K + (1 - 1 / K) / 2
-    found: list[Finding] = []
-    seen_by_D = [g > 2 * LN_2 and d < LN_2 for g, d in zip(G, D, strict=True)]
-    if seen_by_D[-1]:
-        where = steps[_since(seen_by_D)]
-        values = f"L_G is {G[-1]:.2f} (ln 2 = 0.69) and L_D {D[-1]:.2f} (2 ln 2 = 1.39)"
-        if a[-1] > known:
-            found.append(Finding("collapse", where, (
-                f"{values}, while R knows {a[-1]:.0%} of the directions: the shifts leave the "
-                "images behind, as in Fig. 3 of the paper. Start anew with a smaller S, a larger "
-                "t_stop or smaller lambda_1 and lambda_2.")))  # fmt: skip
-        else:
-            found.append(Finding("D-overpowers", where, (
-                f"{values}: D knows every shifted sample, and R only {a[-1]:.0%} of the "
-                "directions. A lower learning rate gives the shift block time.")))  # fmt: skip
-    fooled = [g < LN_2 / 2 and d > 3 * LN_2 for g, d in zip(G, D, strict=True)]
-    if fooled[-1]:
-        found.append(Finding("D-fooled", steps[_since(fooled)], (
-            f"L_G is {G[-1]:.2f} (ln 2 = 0.69) and L_D {D[-1]:.2f} (2 ln 2 = 1.39): D takes "
-            "shifted samples for unshifted ones, and holds nothing back. A lower learning rate may "
-            "help.")))  # fmt: skip
-    guessing = [ce > 0.95 * math.log(K) for ce in CE]
+    found = _discriminator(steps, L_G, L_D, accuracy[-1], K=K)
+    guessing = [value > 0.95 * math.log(K) for value in entropy]
     if guessing[-1] and len(records) >= 200:
         found.append(Finding("R-not-learning", steps[_since(guessing)], (
-            f"the cross entropy is {CE[-1]:.2f}, and ln K = {math.log(K):.2f}: R guesses. Heads "
-            "that are drawn (head_std), more updates of R (r_updates), a larger lambda_1 or more "
-            "steps may help.")))  # fmt: skip
+            f"the cross entropy is {entropy[-1]:.2f}, and ln K is {math.log(K):.2f}: R guesses. "
+            "Random initial heads (head_std), more updates of R (r_updates), a larger lambda_1 or "
+            "more steps may help.")))  # fmt: skip
     return found
 
 
+def _discriminator(
+    steps: Sequence[int], L_G: Sequence[float], L_D: Sequence[float], accuracy: float, *, K: int
+) -> list[Finding]:
+    """Return what is wrong between D and the shifts; the losses are running means."""
+    losses = list(zip(L_G, L_D, strict=True))
+    seen_by_D = [g > 2 * LN_2 and d < LN_2 for g, d in losses]
+    fooled = [g < LN_2 / 2 and d > 3 * LN_2 for g, d in losses]
+    values = f"L_G is {L_G[-1]:.2f} (ln 2 = 0.69) and L_D is {L_D[-1]:.2f} (2 ln 2 = 1.39)"
+    if seen_by_D[-1] and accuracy > 1 / K + (1 - 1 / K) / 2:
+        return [Finding("collapse", steps[_since(seen_by_D)], (
+            f"{values}, while R recognises {accuracy:.0%} of the directions: the shifts destroy "
+            "the images, as in Fig. 3 of the paper. Start again with a smaller S, a larger t_stop, "
+            "or a smaller lambda_1 and lambda_2."))]  # fmt: skip
+    if seen_by_D[-1]:
+        return [Finding("D-overpowers", steps[_since(seen_by_D)], (
+            f"{values}: D recognises every shifted sample, and R only {accuracy:.0%} of the "
+            "directions. A lower learning rate gives the shift block time."))]  # fmt: skip
+    if fooled[-1]:
+        return [Finding("D-fooled", steps[_since(fooled)], (
+            f"{values}: D takes shifted samples for unshifted ones, so it does not restrain the "
+            "shifts. A lower learning rate may help."))]  # fmt: skip
+    return []
+
+
 def _running_mean(values: Sequence[float], window: int) -> list[float]:
-    """Return the mean of each ``window`` values in a row, ``len(values) - window + 1`` of them."""
+    """Return the means of all ``window`` consecutive values, ``len(values) - window + 1`` means."""
     return [math.fsum(values[i : i + window]) / window for i in range(len(values) - window + 1)]
 
 
 def _since(holds: Sequence[bool]) -> int:
-    """Return the first index from which on all are true; the last one is."""
+    """Return the index since which the condition holds until the end; the last entry is true."""
     i = len(holds) - 1
     while i and holds[i - 1]:
         i -= 1

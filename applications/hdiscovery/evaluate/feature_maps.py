@@ -1,4 +1,4 @@
-"""The networks inside of feature nets: images -> feature maps, shallow to deep."""
+"""The networks inside feature nets: images -> feature maps, from shallow to deep."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.dm.model import DiffusionModel
 
 
 class UNetMaps(nn.Module):
-    """The maps of a diffusion model's encoder, and h, of clean images at an early time.
+    """The maps of a diffusion model's encoder and h, for clean images at an early time.
 
         x -> encoder(sqrt(alpha_bar_t) x, t),   t = T/10
 
-    The mean of x_t given x, rather than a draw, so that the same image has the same features.
+    The input is the mean of x_t given x, not a random x_t, so that equal images have equal
+    features.
     """
 
     def __init__(self, dm: DiffusionModel) -> None:
@@ -33,7 +34,7 @@ class UNetMaps(nn.Module):
 
 
 class DigitMaps(nn.Module):
-    """The maps of a classifier of digits, one an edge length."""
+    """The maps of a classifier of digits, one at each resolution."""
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
@@ -54,7 +55,7 @@ class DigitMaps(nn.Module):
 class InceptionMaps(nn.Module):
     """The 2048 features of torchvision's Inception v3; images are resized to 299 pixels.
 
-    Its weights are torchvision's, not those of the FID that papers print: compare with itself only.
+    The weights are torchvision's. Published FIDs use other weights and are not comparable.
     """
 
     def __init__(self, weights: Path) -> None:
@@ -74,14 +75,14 @@ class InceptionMaps(nn.Module):
 
 
 class Exported(nn.Module):
-    """A module of torch.export, whose mode is that of its export and cannot change."""
+    """A module of torch.export; its training or eval mode was fixed when it was exported."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def train(self, mode: bool = True) -> Exported:
-        """Leave the module's mode alone."""
+        """Leave the module's mode as it is."""
         return self
 
     def forward(self, x: Tensor) -> Any:
@@ -90,12 +91,12 @@ class Exported(nn.Module):
 
 
 def hub_weights(name: str) -> Path:
-    """Return a weight file of torchvision's in torch's cache; nothing is fetched."""
+    """Return the path of a torchvision weight file in torch's cache; nothing is downloaded."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not path.is_file():
         raise FileNotFoundError(
-            f"The weights {name} are not in {path.parent}. Where there is a network, torchvision "
-            f"fetches them; or copy the file there. Without them, `unet` and `digits` are feature "
-            "nets that need none."
+            f"The weights {name} are not in {path.parent}. Copy the file there, or let torchvision "
+            "download it on a machine with a network. The feature nets `unet` and `digits` need no "
+            "such file."
         )
     return path

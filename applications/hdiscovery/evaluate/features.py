@@ -1,9 +1,9 @@
-"""Feature nets: what looks at images in place of an eye. Each is a plug-in with a name and a hash.
+"""Feature nets: networks that describe images. Each has a name and a hash.
 
-unet             the diffusion model's own encoder and h: always there
+unet             the diffusion model's own encoder and h; always available
 digits           a classifier of real digits, trained on MNIST
-inception        torchvision's Inception v3, where its weights are on this machine
-FILE.pt, .pt2    a TorchScript file or one of torch.export, images -> features
+inception        torchvision's Inception v3, if its weights are on this machine
+FILE.pt, .pt2    a TorchScript or torch.export file, images -> features
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.evaluate.digits import digit_classifier_of
 from hdiscovery.evaluate.feature_maps import (
     DigitMaps,
@@ -31,18 +31,18 @@ FEATURES = ("unet", "digits", "inception")
 
 
 class FeatureNet(nn.Module):
-    """A network that describes images, with what a report has to say of it.
+    """A network that turns images into feature vectors, with the facts that a report states.
 
     Args:
-        name: For reports.
+        name: Name for reports.
         maps: A module from images ``[N, C, H, W]`` in [-1, 1] to a tuple of feature maps
-            ``[N, c, h, w]`` or vectors ``[N, c]``, shallow to deep; a single tensor will do.
-        image_shape: ``(C, H, W)`` that it is to be asked about.
+            ``[N, c, h, w]`` or vectors ``[N, c]``, shallow to deep, or to a single such tensor.
+        image_shape: ``(C, H, W)`` of the images.
 
     Attributes:
-        name: As given.
-        sha256: Hash of all its weights.
-        num_features: Length F of a description.
+        name: Name for reports.
+        sha256: Hash of all weights.
+        num_features: Length F of a feature vector.
 
     Shapes:
         images ``[N, C, H, W]``, clamped to [-1, 1] -> ``[N, F]``: the deepest map, averaged over
@@ -73,12 +73,12 @@ class FeatureNet(nn.Module):
         return deepest.flatten(2).mean(2) if deepest.ndim == 4 else deepest.flatten(1)
 
     def described(self) -> dict[str, str | int]:
-        """Return name and hash, for a report."""
+        """Return name, hash and length, for a report."""
         return {"name": self.name, "sha256": self.sha256, "num_features": self.num_features}
 
 
 def weights_hash(module: nn.Module) -> str:
-    """Return the SHA-256 of a module's tensors, their names and shapes, in hexadecimal."""
+    """Return the SHA-256 of the names, shapes and values of a module's tensors, in hexadecimal."""
     total = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         value = value.detach().cpu().contiguous()
@@ -95,40 +95,39 @@ def feature_net(
     cache: Path | None = None,
     progress: Any = iter,
 ) -> FeatureNet:
-    """Return the feature net of a name, for the images of a diffusion model, on its device.
+    """Return the feature net of that name for a diffusion model's images, on the model's device.
 
     Args:
         name: One of `FEATURES`, or a TorchScript (``.pt``) or torch.export (``.pt2``) file.
         dm: The diffusion model.
         data: Folder of MNIST, for ``"digits"``.
         cache: Where ``"digits"`` keeps its classifier; see `digit_classifier_of`.
-        progress: Wraps the loop that trains it.
+        progress: Wraps the loop that trains the classifier.
 
     Raises:
         FileNotFoundError: If weights or data are not on this machine.
-        ValueError: If the net cannot look at such images.
+        ValueError: If the net does not take images of the model's shape.
     """
-    device = next(dm.unet.parameters()).device
-    if name == "unet":
-        maps: nn.Module = UNetMaps(dm)
-    elif name == "digits":
-        classifier, _ = digit_classifier_of(dm.image_shape, data, cache, progress=progress)
-        maps = DigitMaps(classifier)
-    elif name == "inception":
-        maps = InceptionMaps(hub_weights("inception_v3_google-0cc3c7bd.pth"))
-    else:
-        maps = _from_file(name)
+    maps: nn.Module
+    match name:
+        case "unet":
+            maps = UNetMaps(dm)
+        case "digits":
+            maps = DigitMaps(digit_classifier_of(dm.image_shape, data, cache, progress=progress)[0])
+        case "inception":
+            maps = InceptionMaps(hub_weights("inception_v3_google-0cc3c7bd.pth"))
+        case _:
+            maps = _from_file(name)
     try:
-        net = FeatureNet(name, maps.to(device), dm.image_shape)
+        return FeatureNet(name, maps.to(next(dm.unet.parameters()).device), dm.image_shape)
     except RuntimeError as error:
         raise ValueError(
-            f"The feature net {name!r} cannot look at images of shape {dm.image_shape}: {error}"
+            f"The feature net {name!r} failed on images of shape {dm.image_shape}: {error}"
         ) from error
-    return net
 
 
 def lpips_distance(device: torch.device) -> tuple[Callable[[Tensor, Tensor], Tensor], str]:
-    """Return LPIPS with AlexNet, as a mean over pairs of images in [-1, 1], and its hash.
+    """Return LPIPS with AlexNet, averaged over pairs of images in [-1, 1], and its hash.
 
     Raises:
         FileNotFoundError: If AlexNet's weights are not on this machine.
@@ -148,11 +147,11 @@ def lpips_distance(device: torch.device) -> tuple[Callable[[Tensor, Tensor], Ten
 
 
 def perceptual_distance(net: FeatureNet, x: Tensor, y: Tensor) -> Tensor:
-    """Return the distance of each pair of images, as LPIPS without its learnt weights.
+    """Return the distance of each pair of images: LPIPS without its learnt weights.
 
         d = mean over maps, mean over pixels, |f(x) / |f(x)| - f(y) / |f(y)||^2
 
-    norms over channels; ``[N]``, between 0 and 4.
+    The norms are over channels. The result is ``[N]``, between 0 and 4.
 
     References:
         Zhang et al. (2018), The Unreasonable Effectiveness of Deep Features as a Perceptual Metric.
@@ -168,7 +167,8 @@ def _from_file(name: str) -> nn.Module:
     path = Path(name)
     if not path.is_file():
         raise FileNotFoundError(
-            f"`features` {name!r} is neither a file nor one of {', '.join(FEATURES)}."
+            f"`features` {name!r} was not found: it is neither a file nor one of "
+            f"{', '.join(FEATURES)}."
         )
     try:
         if path.suffix == ".pt2":
@@ -176,6 +176,7 @@ def _from_file(name: str) -> nn.Module:
         return torch.jit.load(path, map_location="cpu")
     except Exception as error:
         raise ValueError(
-            f"`features` {path} is no module that torch can load by itself ({error}). Write it "
-            "by `torch.jit.save(torch.jit.script(net), 'net.pt')` or `torch.export.save`."
+            f"`features` {path} cannot be loaded as a module ({error}). Write it with "
+            "`torch.jit.save(torch.jit.script(net), 'net.pt')` or `torch.export.save`; a state "
+            "dict is not enough."
         ) from error

@@ -1,4 +1,4 @@
-"""FID to real images, of raw samples and of shifted ones, made from the same x_T."""
+"""FID to real images of raw and of shifted samples, both made from the same x_T."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from hdiscovery.evaluate.features import FeatureNet
 
 @dataclass(frozen=True, slots=True)
 class FIDReport:
-    """How far samples are from real images; only figures of the same net can be compared.
+    """FIDs to real images. FIDs from different feature nets are not comparable.
 
     Attributes:
         raw: FID of unshifted samples.
         shifted: FID of the same samples, each shifted by a random k and s.
-        images: Number of samples of each kind.
+        images: Number of raw samples, and of shifted samples.
         real_images: Number of real images.
-        real: Where the real images came from.
+        real: Source of the real images.
         features: Name and hash of the feature net.
     """
 
@@ -37,20 +37,20 @@ class FIDReport:
 def measure_fid(
     drawn: Iterable[Pair], net: FeatureNet, real: Tensor, *, source: str, batch_size: int = 64
 ) -> FIDReport:
-    """Return both FIDs of a subject. The statistics are gathered in float64, batch by batch.
+    """Return the FIDs of a subject's raw and shifted samples.
 
-    FID is larger for fewer images, and for fewer than the net has features badly so: compare at
-    the same number only.
+    The statistics are gathered in float64, batch by batch. FID grows as the number of images
+    falls, and strongly so below the number of features: compare FIDs only at the same number.
 
     Args:
-        drawn: Batches of pairs; 2 or more in all.
+        drawn: Batches of pairs, at least 2 pairs in total.
         net: The feature net.
         real: ``[N, C, H, W]`` in [-1, 1].
-        source: Where ``real`` came from, for the report.
+        source: Source of ``real``, for the report.
         batch_size: Real images at once.
 
     Raises:
-        ValueError: If there are fewer than 2 images of a kind.
+        ValueError: If there are fewer than 2 samples or real images.
     """
     raw, shifted = (distance_to(net, real.split(batch_size)) for _ in range(2))
     images = 0
@@ -60,7 +60,7 @@ def measure_fid(
         images += len(x_0)
     if images < 2 or len(real) < 2:
         raise ValueError(
-            f"FID needs 2 `images` of a kind or more, got {images} and {len(real)} real ones."
+            f"FID needs at least 2 `images` and 2 real images, got {images} and {len(real)}."
         )
     return FIDReport(
         raw=raw.compute().item(),
@@ -73,7 +73,7 @@ def measure_fid(
 
 
 def distance_to(net: FeatureNet, real: Iterable[Tensor]) -> Any:
-    """Return torchmetrics' FID with the real images in it; ``update`` gives it the others."""
+    """Return torchmetrics' FID, fed with the real images; ``update`` adds the samples."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     device = next((p.device for p in net.parameters()), torch.device("cpu"))

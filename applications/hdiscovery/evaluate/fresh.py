@@ -1,10 +1,10 @@
-"""RCA by a fresh reconstructor, trained on frozen directions alone.
+"""RCA by a fresh reconstructor, trained on frozen directions.
 
-The reconstructor of a training grows up with its directions: the two may agree on a signal that no
-eye sees, a watermark, and neither RCA nor L_G would tell. A fresh one has to find the directions
-from outside. Where a co-trained R knows k and a fresh one does not, the signal is of that kind (or
-the fresh one saw too few pairs: give it more). It is also what makes baselines comparable: nobody
-trained anything with them.
+A run trains its reconstructor together with its directions. The two may agree on an invisible
+signal, a watermark, and neither RCA nor L_G would show it. A fresh reconstructor has to recognise
+the directions from the images alone. If the run's own R recognises k and a fresh R does not, the
+signal is a watermark, or the fresh R saw too few pairs: give it more. Baselines have no
+reconstructor of their own, so only a fresh one makes them comparable with a run.
 
 References:
     Voynov and Babenko (2020), Unsupervised Discovery of Interpretable Directions in the GAN Latent
@@ -13,82 +13,30 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from hdiscovery.directions.seeds import seeded
-from hdiscovery.directions.subject import Pair, Progress, Subject, pairs
+from hdiscovery.directions.subject import Pair, Progress, Subject
 from hdiscovery.dm.autocast import Autocast, autocast
+from hdiscovery.evaluate.kept_pairs import PairBank
 from hdiscovery.evaluate.rca import Accuracy, accuracy
 from hdiscovery.train.augment import moved_alike
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PairBank:
-    """Pairs made once and looked at often: sampling is dear, R is cheap.
-
-    Attributes:
-        x_0: ``[N, C, H, W]``, on the CPU.
-        shifted: ``[N, C, H, W]``.
-        k: ``[N]``.
-        s: ``[N]``.
-    """
-
-    x_0: Tensor
-    shifted: Tensor
-    k: Tensor
-    s: Tensor
-
-    @classmethod
-    def of(
-        cls, subject: Subject, count: int, *, seed: int, batch_size: int = 64,
-        progress: Progress = iter,
-    ) -> PairBank:  # fmt: skip
-        """Draw ``count`` pairs as in training; memory holds 2 N images."""
-        return cls.gathered(
-            pairs(subject, count, seed=seed, batch_size=batch_size, progress=progress)
-        )
-
-    @classmethod
-    def gathered(cls, drawn: Iterable[Pair]) -> PairBank:
-        """Return batches of pairs as one bank."""
-        columns = zip(*([part.cpu() for part in pair] for pair in drawn), strict=True)
-        return cls(*(torch.cat(column) for column in columns))
-
-    def __len__(self) -> int:
-        return len(self.k)
-
-    def batch(self, chosen: Tensor, device: torch.device) -> Pair:
-        """Return the pairs of these indices, on a device."""
-        x_0, shifted, k, s = (
-            c[chosen].to(device) for c in (self.x_0, self.shifted, self.k, self.s)
-        )
-        return x_0, shifted, k, s
-
-    def split(self, first: int) -> tuple[PairBank, PairBank]:
-        """Return the first pairs and the others."""
-        columns = (self.x_0, self.shifted, self.k, self.s)
-        return PairBank(*(c[:first] for c in columns)), PairBank(*(c[first:] for c in columns))
-
-    def batches(self, size: int, device: torch.device) -> Iterator[Pair]:
-        """Yield all pairs in order."""
-        for chosen in torch.arange(len(self)).split(size):
-            yield self.batch(chosen, device)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class FreshReconstructor:
-    """A reconstructor trained on frozen directions, and what it is worth.
+    """A reconstructor trained on frozen directions, and its accuracy.
 
     Attributes:
         R: The network, in eval mode.
-        test: Its accuracy on pairs held out.
-        train: Its accuracy on the pairs it was trained on; far above ``test`` means that it saw too
-            few of them.
+        test: Accuracy on held-out pairs.
+        train: Accuracy on the training pairs. If it is far above ``test``, there were too few
+            training pairs.
     """
 
     R: nn.Module
@@ -109,27 +57,27 @@ def train_fresh(
     sampled_at_once: int = 64,
     progress: Progress = iter,
 ) -> FreshReconstructor:
-    """Train a new reconstructor on a bank of pairs and measure it on others.
+    """Train a new reconstructor on some pairs and measure it on others.
 
-    The loss is the training's, ``lambda_1 CE(k) + lambda_2 |s_hat - s|``, by Adam whose rate falls
-    to 0 along a cosine; with the run's dropout, and the run's way of seeing pairs again. Neither
-    the directions nor torch's global stream move.
+    The loss is the run's, ``lambda_1 CE(k) + lambda_2 |s_hat - s|``. The optimiser is Adam with a
+    learning rate that falls to 0 along a cosine. Dropout and augmentation are the run's too. The
+    directions and torch's global random state stay unchanged.
 
     Args:
-        subject: Whose directions.
+        subject: The subject whose directions are to be recognised.
         train_pairs: Pairs to train on, at least 2.
         test_pairs: Pairs held out, at least 1.
         steps: Updates of R.
-        batch_size: Pairs an update, at least 2 (R has batch norms).
-        learning_rate: At the start.
-        seed: Of pairs, network and batches.
-        drawn: The pairs, ``train_pairs + test_pairs`` of them in batches, where there are some
-            already; the last are held out. By default they are drawn here, others than RCA's.
-        sampled_at_once: Pairs that are drawn at once.
-        progress: Wraps the loop over batches of the bank.
+        batch_size: Pairs in an update, at least 2 (R has batch norms).
+        learning_rate: Learning rate at the start.
+        seed: Seed of pairs, network and batches.
+        drawn: ``train_pairs + test_pairs`` pairs in batches, if they exist already; the last ones
+            are held out. By default pairs are drawn here, with another seed than RCA's.
+        sampled_at_once: Pairs drawn at once.
+        progress: Wraps the loop over batches while pairs are drawn.
 
     Raises:
-        ValueError: If a size is out of range, or ``drawn`` are more or fewer than that.
+        ValueError: If a size is out of range, or ``drawn`` has another number of pairs.
     """
     for name, value, least in (("train_pairs", train_pairs, 2), ("test_pairs", test_pairs, 1),
                                ("steps", steps, 1), ("batch_size", batch_size, 2)):  # fmt: skip
@@ -139,12 +87,7 @@ def train_fresh(
         bank = PairBank.of(subject, train_pairs + test_pairs, seed=seed + 1_000_003,
                            batch_size=sampled_at_once, progress=progress)  # fmt: skip
     else:
-        bank = PairBank.gathered(drawn)
-    if len(bank) != train_pairs + test_pairs:
-        raise ValueError(
-            f"`drawn` must be the {train_pairs} pairs to train on and the {test_pairs} held out, "
-            f"got {len(bank)}."
-        )
+        bank = _gathered(drawn, train_pairs, test_pairs)
     train, test = bank.split(train_pairs)
     device = subject.device
     with seeded(seed):
@@ -156,6 +99,16 @@ def train_fresh(
         accuracy(R, part.batches(256, device), K=subject.K, S=subject.S) for part in (test, train)
     ]
     return FreshReconstructor(R, *measured)
+
+
+def _gathered(drawn: Iterable[Pair], train_pairs: int, test_pairs: int) -> PairBank:
+    bank = PairBank.gathered(drawn)
+    if len(bank) != train_pairs + test_pairs:
+        raise ValueError(
+            f"`drawn` has {len(bank)} pairs, expected {train_pairs + test_pairs}: {train_pairs} to "
+            f"train on and {test_pairs} held out."
+        )
+    return bank
 
 
 def fit(
@@ -174,7 +127,10 @@ def fit(
     precision: Autocast = "off",
     progress: Progress = iter,
 ) -> None:
-    """Train R on a bank and leave it in eval mode; ``augment`` draws from the global stream."""
+    """Train R on a bank and leave it in eval mode.
+
+    If ``augment`` is set, torch's global random state advances.
+    """
     lambda_1, lambda_2 = weights
     optimizer = torch.optim.AdamW(R.parameters(), learning_rate, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

@@ -1,11 +1,12 @@
-"""Pairs that several measures of a subject look at, made once."""
+"""Pairs of a sample and its shifted version, kept because sampling them is expensive."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from hdiscovery.directions.subject import Pair, Progress, Subject, pairs
 
@@ -14,16 +15,16 @@ KEPT_BYTES = 2**30
 
 @dataclass(slots=True, eq=False)
 class KeptPairs:
-    """The pairs of a subject and a seed.
+    """The pairs of a subject and a seed, shared by several measures.
 
-    RCA's 5,000 are the first ones of FID's 10,000, and a fresh reconstructor learns from the same.
-    They are kept on the CPU as far as `KEPT_BYTES` reach; beyond, they are made again.
+    RCA's pairs are the first of FID's, and a fresh reconstructor learns from the same pairs. Up to
+    `KEPT_BYTES` of them are kept on the CPU; the others are drawn again each time.
 
     Attributes:
-        subject: Whose directions.
-        seed: Of the pairs.
+        subject: The subject whose directions shift the samples.
+        seed: Seed of the pairs.
         batch_size: Pairs at once.
-        kept: Batches so far, in order.
+        kept: Batches kept so far, in order.
     """
 
     subject: Subject
@@ -35,8 +36,8 @@ class KeptPairs:
         """Yield the first ``count`` pairs in batches, on the subject's device.
 
         Args:
-            count: Pairs in all.
-            progress: Wraps the loop over those that have to be made.
+            count: Number of pairs.
+            progress: Wraps the loop over batches that have to be drawn.
         """
         device, seen = self.subject.device, 0
         for pair in list(self.kept):
@@ -55,6 +56,59 @@ class KeptPairs:
     @property
     def _size(self) -> int:
         return sum(len(pair[0]) for pair in self.kept)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairBank:
+    """Pairs to train on, drawn once and used many times.
+
+    Attributes:
+        x_0: ``[N, C, H, W]``, on the CPU.
+        shifted: ``[N, C, H, W]``.
+        k: ``[N]``.
+        s: ``[N]``.
+    """
+
+    x_0: Tensor
+    shifted: Tensor
+    k: Tensor
+    s: Tensor
+
+    @classmethod
+    def of(
+        cls, subject: Subject, count: int, *, seed: int, batch_size: int = 64,
+        progress: Progress = iter,
+    ) -> PairBank:  # fmt: skip
+        """Draw ``count`` pairs as in training; memory holds ``2 count`` images."""
+        return cls.gathered(
+            pairs(subject, count, seed=seed, batch_size=batch_size, progress=progress)
+        )
+
+    @classmethod
+    def gathered(cls, drawn: Iterable[Pair]) -> PairBank:
+        """Return a bank of all pairs in the given batches."""
+        columns = zip(*([part.cpu() for part in pair] for pair in drawn), strict=True)
+        return cls(*(torch.cat(column) for column in columns))
+
+    def __len__(self) -> int:
+        return len(self.k)
+
+    def batch(self, chosen: Tensor, device: torch.device) -> Pair:
+        """Return the pairs at these indices, on a device."""
+        x_0, shifted, k, s = (
+            c[chosen].to(device) for c in (self.x_0, self.shifted, self.k, self.s)
+        )
+        return x_0, shifted, k, s
+
+    def split(self, first: int) -> tuple[PairBank, PairBank]:
+        """Return a bank of the first ``first`` pairs and a bank of the others."""
+        columns = (self.x_0, self.shifted, self.k, self.s)
+        return PairBank(*(c[:first] for c in columns)), PairBank(*(c[first:] for c in columns))
+
+    def batches(self, size: int, device: torch.device) -> Iterator[Pair]:
+        """Yield all pairs in order."""
+        for chosen in torch.arange(len(self)).split(size):
+            yield self.batch(chosen, device)
 
 
 def _part(pair: Pair, count: int, device: torch.device | str) -> Pair:

@@ -1,4 +1,4 @@
-"""What a single direction is worth, mark by mark; `hdiscovery.evaluate.ranking` explains them."""
+"""The marks of one direction; `hdiscovery.evaluate.ranking.Ranked` defines each of them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from hdiscovery.evaluate.sweep import Sweep
 def marks_of(
     sweep: Sweep, R: nn.Module, net: FeatureNet, manifold: Manifold, batch_size: int = 64
 ) -> dict[str, float]:
-    """Return one direction's marks, by the names that `Ranked` explains.
+    """Return one direction's marks by name; `Ranked` defines each of them.
 
     Args:
-        sweep: Samples under the direction.
-        R: A reconstructor that knows the directions, in eval mode.
-        net: What looks at the images.
-        manifold: Where unshifted samples are.
+        sweep: Samples shifted along the direction.
+        R: A reconstructor trained on the directions, in eval mode.
+        net: The feature net.
+        manifold: Where unshifted samples lie in feature space.
         batch_size: Images at once.
     """
     N, m = sweep.x.shape[:2]
@@ -44,9 +44,9 @@ def marks_of(
 
 
 def monotonicity(s: Tensor, s_hat: Tensor) -> float:
-    """Return Spearman's correlation of ``s_hat [N, m]`` with ``s [m]``, mean over samples.
+    """Return Spearman's correlation of ``s_hat [N, m]`` with ``s [m]``, averaged over samples.
 
-    A row that is constant counts as 0.
+    A constant row counts as 0.
     """
     from torchmetrics.functional import spearman_corrcoef
 
@@ -60,7 +60,7 @@ def monotonicity(s: Tensor, s_hat: Tensor) -> float:
 
 
 def smoothness(x: Tensor) -> float:
-    """Return how even the steps of ``x [N, m, …]`` along m are; see `Ranked`. No way at all: 0."""
+    """Return how even the steps of ``x [N, m, …]`` along m are; see `Ranked`. No change is 0."""
     step = (x[:, 1:] - x[:, :-1]).flatten(2).norm(dim=2).double()
     p = step / step.sum(1, keepdim=True).clamp_min(1e-300)
     entropy = -torch.special.xlogy(p, p).sum(1)
@@ -68,7 +68,7 @@ def smoothness(x: Tensor) -> float:
 
 
 def consistency(change: Tensor) -> float:
-    """Return the mean cosine of two different rows of ``[N, F]``; a row of zeros counts as 0."""
+    """Return the mean cosine of two different rows of ``[N, F]``; with a zero row it is 0."""
     unit = F.normalize(change.double(), dim=1)
     N = len(unit)
     alone = unit.square().sum()
@@ -77,12 +77,12 @@ def consistency(change: Tensor) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Manifold:
-    """Where unshifted samples are, in features.
+    """The region of feature space in which unshifted samples lie.
 
     Attributes:
-        points: ``[n, F]``.
-        radius: ``[n]``: distance of each to its third neighbour.
-        share: Share of the points that lie within the radius of another.
+        points: Features of unshifted samples, ``[n, F]``.
+        radius: Distance of each point to its third-nearest neighbour, ``[n]``.
+        share: Share of the points that lie within the radius of another point.
         spread: Mean distance of two points.
     """
 
@@ -103,11 +103,11 @@ class Manifold:
         return cls(points, radius, share, max(spread, 1e-12))
 
     def fidelity(self, points: Tensor) -> float:
-        """Return the share of ``points [N, F]`` among the manifold's, relative to its own."""
+        """Return the share of ``points [N, F]`` inside the region, relative to ``share``."""
         inside = (torch.cdist(points, self.points) <= self.radius[None]).any(1).float().mean()
         return min(inside.item() / max(self.share, 1e-12), 1.0)
 
 
 def deepest(net: FeatureNet, images: Tensor, batch_size: int = 64) -> Tensor:
-    """Return the deepest map of images with all its pixels, ``[N, F]``."""
+    """Return the deepest feature map of images, flattened to ``[N, F]``."""
     return torch.cat([net.maps(part)[-1].flatten(1).float() for part in images.split(batch_size)])

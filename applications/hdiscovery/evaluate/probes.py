@@ -1,7 +1,8 @@
-"""Plain measures of images, a number an image: what a direction may have changed.
+"""Probes: functions that measure one property of an image, which a direction may change.
 
-Those of digits take a grey image as ink: -1 is paper, 1 is ink. Lengths are in pixels; the mask of
-what is inked (more than half) is found at twice the resolution, so that they are to half a pixel.
+The probes of digits read a grey image as ink on paper: -1 is paper, 1 is ink. Lengths are in
+pixels. The mask of inked pixels (above 0) is computed at twice the resolution, so lengths are
+exact to half a pixel.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ Probe = Callable[[Tensor], Tensor]
 
 
 def probes_for(image_shape: tuple[int, int, int]) -> dict[str, Probe]:
-    """Return the probes of grey or of coloured images, by name.
+    """Return the probes for grey or coloured images, by name.
 
     Args:
         image_shape: ``(C, H, W)``.
@@ -31,22 +32,22 @@ def probes_for(image_shape: tuple[int, int, int]) -> dict[str, Probe]:
 
 
 def thickness(images: Tensor) -> Tensor:
-    """Return the mean width of the strokes, in pixels; 0 where there is no ink.
+    """Return the mean width of the strokes, in pixels; 0 if there is no ink.
 
-    Twice the distance to the paper, averaged over the ridge of that distance.
+    The width is twice the distance to the paper, averaged over the ridge of that distance.
     """
     inked = _mask(images)
-    distance = distance_transform(inked)  # in half pixels, hence the width in pixels on a ridge
+    distance = distance_transform(inked)  # in half pixels; on a ridge this is the width in pixels
     padded = F.max_pool2d(distance[:, None], 3, stride=1, padding=1)[:, 0]
     ridge = (inked & (distance >= padded)).flatten(1)
     return (distance.flatten(1) * ridge).sum(1) / ridge.sum(1).clamp_min(1)
 
 
 def slant(images: Tensor) -> Tensor:
-    """Return the angle of the ink to the upright in degrees; positive leans to the right.
+    """Return the slant of the ink in degrees; a positive slant leans to the right.
 
-    tan(slant) is the ink's shear, mu_11 / mu_02 with y upwards (the moments of Morpho-MNIST). 0
-    where there is no ink.
+    tan(slant) is the ink's shear, mu_11 / mu_02 with y upwards (the moments of Morpho-MNIST). The
+    slant is 0 if there is no ink.
 
     References:
         Castro et al. (2019), Morpho-MNIST.
@@ -62,12 +63,12 @@ def slant(images: Tensor) -> Tensor:
 
 
 def width(images: Tensor) -> Tensor:
-    """Return the width of the box around the ink, in pixels; 0 where there is none."""
+    """Return the width of the box around the ink, in pixels; 0 if there is no ink."""
     return _extent(_mask(images).any(1))
 
 
 def size(images: Tensor) -> Tensor:
-    """Return the edge of the square with the area of the box around the ink, in pixels."""
+    """Return the square root of the area of the box around the ink, in pixels."""
     mask = _mask(images)
     return (_extent(mask.any(1)) * _extent(mask.any(2))).sqrt()
 
@@ -83,15 +84,15 @@ def contrast(images: Tensor) -> Tensor:
 
 
 def colourfulness(images: Tensor) -> Tensor:
-    """Return the mean standard deviation of the channels in a pixel."""
+    """Return the standard deviation over channels, averaged over pixels."""
     return images.clamp(-1, 1).std(1, correction=0).flatten(1).mean(1)
 
 
 def distance_transform(mask: Tensor) -> Tensor:
-    """Return the exact distance of each true pixel to the nearest false one; 0 for false ones.
+    """Return the exact distance of each true pixel to the nearest false pixel; 0 for false pixels.
 
     Args:
-        mask: ``[N, H, W]`` bool. Beyond the border all is false.
+        mask: ``[N, H, W]`` bool. Pixels beyond the border count as false.
 
     Returns:
         ``[N, H, W]``, float32, in pixels.

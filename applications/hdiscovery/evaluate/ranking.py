@@ -1,4 +1,4 @@
-"""Rank directions without labels, and write the order down for whoever shows them.
+"""Rank directions without labels, and write ``ranking.json``, which the gallery reads.
 
 ``ranking.json`` in a run's folder, best direction first:
 
@@ -6,27 +6,27 @@
       "format": "hdiscovery-ranking-1",
       "step": 3000,                       training steps behind the ranked checkpoint
       "K": 32, "S": 5.0,
-      "samples": 16,                      samples that every direction was tried on
-      "shifts": [-5.0, …, 0.0, …, 5.0],   shifts that every sample was given
+      "samples": 16,                      samples that every direction was applied to
+      "shifts": [-5.0, …, 0.0, …, 5.0],   shifts of every sample
       "seed": 1,
       "features": {"name": …, "sha256": …},   the net behind consistency, fidelity and effect
       "directions": [
         {
           "k": 7,                         index of the direction, from 0
-          "score": 0.71,                  in [0, 1]; the directions are sorted by it, falling
+          "score": 0.71,                  in [0, 1]; the directions are sorted by falling score
           "accuracy": 0.98,               in [0, 1]
           "monotonicity": 0.95,           in [-1, 1]
           "smoothness": 0.97,             in [0, 1]
           "consistency": 0.41,            in [-1, 1]
           "fidelity": 0.88,               in [0, 1]
           "effect": 0.32,                 at least 0; 1: as different as two unrelated samples
-          "redundancy": 0.0,              in [0, 1]; 0 for a direction that is nobody's twin
-          "twin_of": null                 or [k, sign]: a better direction that does the same
-        }, …                              (sign 1) or the opposite (sign -1)
+          "redundancy": 0.0,              in [0, 1]; 0 for a direction that is not a twin
+          "twin_of": null                 or [k, sign]: a better direction with the same effect
+        }, …                              (sign 1) or the opposite effect (sign -1)
       ]
     }
 
-Every number is finite. What each measures and how the score is made of them: `Ranked`.
+Every number is finite. `Ranked` defines each mark and the score.
 """
 
 from __future__ import annotations
@@ -48,33 +48,37 @@ from hdiscovery.evaluate.sweep import Sweep
 
 FORMAT = "hdiscovery-ranking-1"
 MARKS = ("accuracy", "monotonicity", "smoothness", "consistency", "fidelity", "effect")
-FULL_EFFECT = 0.25  # of the distance of unrelated samples: a direction that moves as far is enough
-FLOOR = 0.01  # so that one bad mark does not make all of the worst equal
+FULL_EFFECT = 0.25  # of the distance between unrelated samples; a larger effect scores no more
+FLOOR = 0.01  # without it, one mark of 0 would make the scores of all bad directions equal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranked:
-    """One direction's marks. x_n(s) is sample n under shift s, phi the deepest features of it.
+    """One direction's marks. x_n(s) is sample n shifted by s, phi(x) are its deepest features.
 
     Attributes:
         k: The direction.
         score: g (1 - redundancy), where g is the geometric mean of accuracy, monotonicity,
-            smoothness, consistency, fidelity and min(1, effect / 0.25), none of them counted as
-            less than 0.01. It asks for all of them at once, as the paper's assessors are asked to.
+            smoothness, consistency, fidelity and min(1, effect / 0.25); each counts as at least
+            0.01. A high score needs all of them at once, like a mark of the paper's assessors.
         accuracy: Share of the pairs x_n(0), x_n(s) whose k the reconstructor recognises.
         monotonicity: Spearman's correlation of predicted and true shift along a sample's sweep,
-            mean over samples.
-        smoothness: H(p) / ln(m - 1), where p_j is the share of step j in the way that the image
-            makes, |x_n(s_{j+1}) - x_n(s_j)|; mean over samples. 1: even steps; 0: one jump.
-        consistency: Mean cosine of phi(x_n(S)) - phi(x_n(-S)) between two samples.
-        fidelity: Share of the shifted samples that lie among unshifted ones: phi is within the
-            distance of a reference sample to its third neighbour, of any (the precision of
-            Kynkaanniemi et al., 2019). Relative to that share of unshifted samples, at most 1.
-        effect: Mean of |phi(x_n(S)) - phi(x_n(-S))|, relative to the mean distance of two
+            averaged over samples.
+        smoothness: H(p) / ln(m - 1), averaged over samples, where p_j is step j's share of the
+            total change, |x_n(s_{j+1}) - x_n(s_j)|, and H is the entropy. 1: even steps; 0: one
+            jump.
+        consistency: Mean cosine between two samples' changes phi(x_n(S)) - phi(x_n(-S)).
+        fidelity: Share of the shifted samples that lie where unshifted samples do: closer to some
+            reference sample than the third neighbour of that reference (the precision of
+            Kynkaanniemi et al., 2019). It is divided by the same share of unshifted samples and
+            is at most 1.
+        effect: Mean of |phi(x_n(S)) - phi(x_n(-S))|, divided by the mean distance of two
             unrelated samples.
-        redundancy: abs(c) of a twin, 0 of others; c is the cosine of two directions' mean dh or
-            that of the changes they make to the same images, whichever is further from 0.
-        twin_of: The better direction it is a twin of (abs(c) of at least 0.9) and c's sign.
+        redundancy: abs(c) for a twin, 0 for any other direction. c is a cosine of two directions:
+            of their mean dh, or of the changes they make to the same images, whichever is larger
+            in absolute value.
+        twin_of: The better direction of which this is a twin (abs(c) is at least 0.9), and the
+            sign of c.
     """
 
     k: int
@@ -91,7 +95,7 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
-    """All directions, best first, and what they were tried on."""
+    """All directions, best first, and the settings of the ranking."""
 
     K: int
     S: float
@@ -108,7 +112,7 @@ class Ranking:
         return {**means, "twins": sum(r.twin_of is not None for r in rows)}
 
     def content(self, step: int) -> dict[str, Any]:
-        """Return what ``ranking.json`` holds, of a checkpoint after ``step`` training steps."""
+        """Return the content of ``ranking.json`` for a checkpoint after ``step`` steps."""
         return {"format": FORMAT, "step": step, **asdict(self)}
 
 
@@ -123,16 +127,16 @@ def rank(
     seed: int = 2,
     batch_size: int = 64,
 ) -> Ranking:
-    """Rank a subject's directions without a label; see `Ranked`.
+    """Rank a subject's directions without labels; see `Ranked`.
 
     Args:
-        subject: Whose directions.
-        R: A reconstructor that knows them: their own or a fresh one.
-        net: What looks at the images.
-        found: Their `sweeps`, each direction's once.
+        subject: The subject whose directions are ranked.
+        R: A reconstructor trained on these directions: the run's own or a fresh one.
+        net: The feature net.
+        found: The `sweeps` of all directions.
         references: Unshifted samples that fidelity and effect are measured against, at least 5.
-        threshold: Least abs(cosine) of twins.
-        seed: That of the sweeps; the references' is the next.
+        threshold: Smallest abs(cosine) of twins.
+        seed: Seed of the sweeps; the references take ``seed + 1``.
         batch_size: Images at once.
 
     Raises:
@@ -165,7 +169,7 @@ def rank(
 
 
 def ranked(k: int, marks: Mapping[str, float]) -> Ranked:
-    """Return a direction with its score; it is nobody's twin yet."""
+    """Return a direction with its score, before twins are searched for."""
     total = score(**marks)
     return Ranked(
         k=k, score=total, accuracy=marks["accuracy"], monotonicity=marks["monotonicity"],
@@ -178,7 +182,7 @@ def score(
     *, accuracy: float, monotonicity: float, smoothness: float, consistency: float,
     fidelity: float, effect: float,
 ) -> float:  # fmt: skip
-    """Return the score of a direction that is nobody's twin; see `Ranked`.
+    """Return the score of a direction that is not a twin; see `Ranked`.
 
     Example:
         >>> score(accuracy=1, monotonicity=1, smoothness=1, consistency=1, fidelity=1, effect=9)
@@ -190,7 +194,7 @@ def score(
 
 
 def merge(marked: list[Ranked], similarity: Tensor, *, threshold: float = 0.9) -> list[Ranked]:
-    """Return directions sorted, best first, with twins of better ones marked down as such."""
+    """Return the directions, best first, with lower scores for twins of better directions."""
     ordered = sorted(marked, key=lambda r: (-r.score, r.k))
     found = twins(similarity, [r.k for r in ordered], threshold=threshold)
     final = []

@@ -1,4 +1,4 @@
-"""Reconstructor classification accuracy (RCA): how well directions are told apart."""
+"""Reconstructor classification accuracy (RCA): how often a reconstructor recognises k."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ class Accuracy:
     Attributes:
         pairs: Number of pairs.
         rca: Share of pairs whose k is recognised; chance is 1/K.
-        rca_large_shifts: The same for pairs with abs(s) of at least S/10, None if there are none.
-        shift_error: Mean abs(s_hat - s); S/2 is what a constant 0 reaches.
-        of_direction: Recall of each direction, None where it was never drawn.
-        standard_error: Of ``rca``, from the number of pairs alone.
-        curve: RCA as a function of abs(s): for each of ten intervals of [0, S], ``from`` and
-            ``to``, the number of ``pairs``, and their ``rca`` and ``shift_error`` (None where no
-            pair fell in).
+        rca_large_shifts: RCA over pairs with abs(s) of at least S/10; None without such pairs.
+        shift_error: Mean abs(s_hat - s); a constant s_hat = 0 reaches S/2.
+        of_direction: Recall of each direction; None for a direction that was not drawn.
+        standard_error: Standard error of ``rca``, from the number of pairs alone.
+        curve: RCA as a function of abs(s). Each of ten intervals of [0, S] has ``from``, ``to``,
+            the number of ``pairs``, and their ``rca`` and ``shift_error`` (None without pairs).
     """
 
     pairs: int
@@ -51,9 +50,9 @@ def measure_rca(
 
     Args:
         discovery: The trained networks.
-        pairs: How many to draw, at least 1; the paper takes 5,000.
+        pairs: Number of pairs to draw, at least 1; the paper takes 5,000.
         batch_size: Pairs at once.
-        seed: Of the pairs.
+        seed: Seed of the pairs.
         progress: Wraps the loop over batches, as ``tqdm`` does.
 
     Raises:
@@ -80,18 +79,18 @@ def measure(
         raise ValueError(f"`pairs` must be at least 1, got {count}.")
     if subject.R is None:
         raise ValueError(
-            f"No reconstructor was trained with the directions {subject.name!r}. Measure them with "
-            "a fresh one."
+            f"RCA needs a reconstructor, and none was trained with the directions "
+            f"{subject.name!r}. Measure them with a fresh one (`--only fresh`)."
         )
     drawn = pairs(subject, count, seed=seed, batch_size=batch_size, progress=progress)
     return accuracy(subject.R, drawn, K=subject.K, S=subject.S)
 
 
 def accuracy(R: nn.Module, drawn: Iterable[Pair], *, K: int, S: float) -> Accuracy:
-    """Return how well a reconstructor knows pairs; it uses its running statistics.
+    """Return the accuracy of a reconstructor on pairs, with R in eval mode.
 
     Args:
-        R: Takes x_0 and shifted x_0, returns logits ``[n, K]`` and shifts ``[n]``.
+        R: A module from x_0 and shifted x_0 to logits ``[n, K]`` and shifts ``[n]``.
         drawn: Batches of pairs.
         K: Number of directions.
         S: Largest shift.

@@ -1,4 +1,4 @@
-"""Which directions do the same thing, or the opposite."""
+"""Which directions have the same effect, or the opposite one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hdiscovery.dm.walk import trajectory
 
 
 def cosines(vectors: Tensor) -> Tensor:
-    """Return the cosine of every two rows, ``[K, F] -> [K, K]``; 0 where a row is 0."""
+    """Return the cosine of every two rows, ``[K, F] -> [K, K]``; 0 for a zero row."""
     unit = torch.nn.functional.normalize(vectors.flatten(1), dim=1)
     return unit @ unit.T
 
@@ -20,13 +20,13 @@ def cosines(vectors: Tensor) -> Tensor:
 def shift_cosines(subject: Subject, *, num_samples: int, seed: int) -> Tensor:
     """Return the cosine of every two directions' mean dh, ``[K, K]``, on the CPU.
 
-    The mean is over samples; the cosine is that of all shifted steps laid side by side. Memory
-    holds K points of h-space.
+    The mean is over samples. The cosine is over all shifted steps, concatenated. Memory holds K
+    points of h-space.
 
     Args:
-        subject: Whose directions.
+        subject: The subject whose directions are compared.
         num_samples: Samples that the mean is over.
-        seed: Of x_T.
+        seed: Seed of x_T.
     """
     K = subject.K
     products = torch.zeros(K, K, dtype=torch.float64)
@@ -40,7 +40,7 @@ def shift_cosines(subject: Subject, *, num_samples: int, seed: int) -> Tensor:
 
 
 def mean_shifts(subject: Subject, h: Tensor, embedding: Tensor, t: int) -> Tensor:
-    """Return every direction's dh at unit strength, averaged over samples, ``[K, F]``."""
+    """Return every direction's dh for s = 1, averaged over samples, ``[K, F]``."""
     rows = []
     with torch.no_grad():
         for k in range(subject.K):
@@ -50,22 +50,23 @@ def mean_shifts(subject: Subject, h: Tensor, embedding: Tensor, t: int) -> Tenso
 
 
 def stronger(a: Tensor, b: Tensor) -> Tensor:
-    """Return, element by element, whichever of two cosines is further from 0."""
+    """Return, element by element, the cosine of larger absolute value."""
     return torch.where(a.abs() >= b.abs(), a, b)
 
 
 def twins(
     similarity: Tensor, order: Sequence[int], *, threshold: float = 0.9
 ) -> dict[int, tuple[int, int, float]]:
-    """Return which directions are twins of better ones.
+    """Return the directions that are twins of better ones.
 
     Args:
-        similarity: ``[K, K]`` in [-1, 1]; near -1 are mirror twins.
-        order: The directions, best first. The best of twins stays, the others are its twins.
-        threshold: Least abs(similarity) of twins.
+        similarity: ``[K, K]`` in [-1, 1]; near -1, two directions have opposite effects.
+        order: The directions, best first. The best direction of a group of twins is kept, and the
+            others count as its twins.
+        threshold: Smallest abs(similarity) of twins.
 
     Returns:
-        For each twin: the direction it is a twin of, the sign, and abs(similarity).
+        For each twin: the direction of which it is a twin, the sign, and abs(similarity).
 
     Example:
         >>> same = torch.tensor([[1.0, -0.95, 0.1], [-0.95, 1.0, 0.0], [0.1, 0.0, 1.0]])

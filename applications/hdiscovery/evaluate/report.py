@@ -1,21 +1,21 @@
-"""All measures of a run and of baselines in one report, and the report as one table."""
+"""All measures of a run and of baselines in one report, and the report as a table."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.subject import Subject, of_run, with_directions
-from hdiscovery.evaluate.baselines import BaselineName, baseline, learnt_norms, spread_norms
-from hdiscovery.evaluate.bench import MEASURES, Bench, LeftOut, Named, Sizes, Sources
+from hdiscovery.evaluate.baselines import baseline, learnt_norms, spread_norms
+from hdiscovery.evaluate.bench import MEASURES, Bench, LeftOut
 from hdiscovery.evaluate.equilibrium import measure_equilibrium
 from hdiscovery.evaluate.ranking import MARKS
+from hdiscovery.evaluate.settings import PARTS, BaselineName, BaselineStrength, Sizes, Sources
+from hdiscovery.progress import Bars, silent
 
 FORMAT = "hdiscovery-evaluation-1"
-PARTS = ("losses", *MEASURES)
-Strength = Literal["learnt", "spread"]
 
 Report = dict[str, Any]
 
@@ -27,28 +27,29 @@ def evaluate(
     step: int,
     parts: Iterable[str] = PARTS,
     baselines: Iterable[BaselineName] = (),
-    strength: Strength = "learnt",
+    strength: BaselineStrength = "learnt",
     sizes: Sizes | None = None,
     sources: Sources | None = None,
-    progress: Named = lambda name: iter,
+    progress: Bars = silent,
 ) -> Iterator[Report]:
     """Measure a run and baselines; yield the report after each part.
 
     Args:
         discovery: The run's networks.
-        records: Of its training.
-        step: Training steps behind its checkpoint.
-        parts: Some of `PARTS`.
-        baselines: Some of ``random``, ``pca``, ``jacobian``.
-        strength: How strong these are: ``"learnt"`` is as the run's directions, ``"spread"`` as h
-            is spread over samples, for runs whose directions are nothing yet.
+        records: Records of the run's training.
+        step: Training steps behind the run's checkpoint.
+        parts: Any of `PARTS`.
+        baselines: Any of ``random``, ``pca``, ``jacobian``.
+        strength: Strength of the baselines. ``"learnt"`` takes the strength of the run's
+            directions. ``"spread"`` takes the spread of h over samples, for a run whose
+            directions are still 0.
         sizes: How much is measured.
         sources: Data and nets.
         progress: Makes the progress bar of a part.
 
     Yields:
-        The same report, which grows: ``subjects`` holds each one's parts; ``left_out`` says what
-        could not be measured, and why.
+        The same report, which grows. ``subjects`` holds the parts of each subject. ``left_out``
+        holds the measures that could not be taken, with the reason.
 
     Raises:
         ValueError: If a part or a size is out of range.
@@ -56,7 +57,10 @@ def evaluate(
     parts = list(parts)
     unknown = set(parts) - set(PARTS)
     if unknown:
-        raise ValueError(f"`only` takes {', '.join(PARTS)}; got {sorted(unknown)}.")
+        raise ValueError(
+            f"`only` has unknown parts: {', '.join(sorted(unknown))}. Choose from "
+            f"{', '.join(PARTS)}."
+        )
     sizes, sources = sizes or Sizes(), sources or Sources()
     learnt = of_run(discovery)
     report: Report = {
@@ -90,7 +94,7 @@ def _subjects(
     discovery: Discovery,
     learnt: Subject,
     names: Iterable[BaselineName],
-    strength: Strength,
+    strength: BaselineStrength,
     sizes: Sizes,
 ) -> Iterator[Subject]:
     yield learnt
@@ -99,8 +103,9 @@ def _subjects(
         norms = learnt_norms(learnt) if strength == "learnt" else spread_norms(learnt)
         if not any(norms.values()):
             raise ValueError(
-                "Baselines are as strong as the learnt directions, and these are still 0 "
-                "everywhere. Train the run first, or pass `--strength spread`."
+                "The baselines have no strength: they take the strength of the learnt directions, "
+                "which are still 0 everywhere. Train the run first, or pass "
+                "`--baseline-strength spread`."
             )
         for name in names:
             directions = baseline(name, learnt, norms=norms, seed=sizes.seed + 2)
@@ -109,9 +114,10 @@ def _subjects(
 
 
 def merged(before: Report, after: Report) -> Report:
-    """Return a report with what an earlier one has besides, if that is of the same checkpoint.
+    """Return a report with the parts of an earlier report added.
 
-    Parts that both have are those of ``after``. Each part holds the sizes it was measured with.
+    A part of both reports is taken from ``after``. If the earlier report is of another checkpoint,
+    nothing is taken from it.
     """
     if before.get("format") != FORMAT or before.get("step") != after["step"]:
         return after
@@ -121,7 +127,7 @@ def merged(before: Report, after: Report) -> Report:
     return {**before, **after, "subjects": subjects}
 
 
-# Column, where it is in a subject's results, how it is written.
+# Row title, path in a subject's results, number format.
 COLUMNS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("RCA", ("rca", "rca"), "{:.3f}"),
     ("  standard error", ("rca", "standard_error"), "{:.3f}"),
@@ -139,35 +145,40 @@ COLUMNS: tuple[tuple[str, tuple[str, ...], str], ...] = (
 
 
 def table(report: Report) -> str:
-    """Return the report as text: a row a measure, a column a subject, and what was found."""
-    subjects = report["subjects"]
-    lines = []
-    if subjects:
-        rows = [["", *subjects]]
-        for name, path, form in COLUMNS:
-            values = [_at(results, path) for results in subjects.values()]
-            if any(value is not None for value in values):
-                rows.append([name, *("-" if v is None else form.format(v) for v in values)])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for first, *rest in rows:
-            cells = (cell.rjust(w) for cell, w in zip(rest, widths[1:], strict=True))
-            lines.append("  ".join((first.ljust(widths[0]), *cells)))
-        lines.append(f"chance of RCA: {1 / report['K']:.3f};  |s_hat-s| of a constant 0: "
-                     f"{report['S'] / 2:g}")  # fmt: skip
+    """Return the report as text: a row per measure, a column per subject, and the findings."""
+    lines = _columns(report) if report["subjects"] else []
     if "losses" in report:
-        losses = report["losses"]
-        lines.append(
-            f"L_G {losses['L_G']:.3f} (ln 2 = 0.693), L_D {losses['L_D']:.3f} (2 ln 2 = 1.386), "
-            f"over the last {losses['window']} of {losses['steps']} steps"
-        )
-        lines += [f"! {f['name']} since step {f['step']}: {f['text']}" for f in losses["findings"]]
-        if not losses["findings"]:
-            lines.append("the losses show nothing wrong")
+        lines += _losses(report["losses"])
     reasons: dict[str, list[str]] = {}
     for name, why in report["left_out"].items():
         reasons.setdefault(why, []).append(name)
     lines += [f"not measured: {', '.join(names)}: {why}" for why, names in reasons.items()]
     return "\n".join(lines)
+
+
+def _columns(report: Report) -> list[str]:
+    subjects = report["subjects"]
+    rows = [["", *subjects]]
+    for name, path, form in COLUMNS:
+        values = [_at(results, path) for results in subjects.values()]
+        if any(value is not None for value in values):
+            rows.append([name, *("-" if v is None else form.format(v) for v in values)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *rest in rows:
+        cells = (cell.rjust(w) for cell, w in zip(rest, widths[1:], strict=True))
+        lines.append("  ".join((first.ljust(widths[0]), *cells)))
+    chance = f"chance of RCA: {1 / report['K']:.3f}"
+    return [*lines, f"{chance};  |s_hat-s| of a constant 0: {report['S'] / 2:g}"]
+
+
+def _losses(losses: Mapping[str, Any]) -> list[str]:
+    means = (
+        f"L_G {losses['L_G']:.3f} (ln 2 = 0.693), L_D {losses['L_D']:.3f} (2 ln 2 = 1.386), "
+        f"over the last {losses['window']} of {losses['steps']} steps"
+    )
+    found = [f"! {f['name']} since step {f['step']}: {f['text']}" for f in losses["findings"]]
+    return [means, *(found or ["the losses show nothing wrong"])]
 
 
 def _at(results: Any, path: Sequence[str]) -> float | None:

@@ -1,4 +1,4 @@
-"""The re-scoring matrix: what each direction changes, by probes that look at the images."""
+"""The re-scoring matrix: how much each direction changes each probe of the images."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ import torch
 from torch import Tensor, nn
 
 from hdiscovery.directions.subject import Subject, samples
+from hdiscovery.evaluate.drawing import save_figure
 from hdiscovery.evaluate.probes import Probe
 from hdiscovery.evaluate.sweep import Sweep
 
 
 @dataclass(frozen=True, slots=True)
 class Rescoring:
-    """How each direction changes each probe.
+    """How much each direction changes each probe.
 
     Attributes:
         probes: Names of the probes.
         std: Standard deviation of each probe over unshifted samples.
-        matrix: ``[K][P]``: mean change of a probe per unit of s, in its standard deviations.
-        class_changes: Share of each direction's samples whose class at s = -S or S is not that at
-            s = 0; None where there is no classifier.
-        class_slope: ``[K][classes]``: mean change per unit of s of the probability of each class.
-        samples: Samples that every direction was tried on.
-        references: Unshifted samples that ``std`` is over.
+        matrix: ``[K][P]``: mean change of a probe per unit of s, in units of ``std``.
+        class_changes: Per direction, the share of sample ends (s = -S and s = S) whose class
+            differs from the class at s = 0; None without a classifier.
+        class_slope: ``[K][classes]``: mean change of each class's probability per unit of s; None
+            without a classifier.
+        samples: Samples that every direction was applied to.
+        references: Unshifted samples behind ``std``.
     """
 
     probes: list[str]
@@ -53,15 +55,15 @@ def rescore(
 
         c_kp = E[s (p(x(s)) - p(x(0)))] / E[s^2] / std(p)
 
-    the slope of the straight line through (0, 0), over samples and shifts.
+    c_kp is the slope of the straight line through (0, 0), fitted over samples and shifts.
 
     Args:
-        subject: Whose directions.
-        probes: Functions from images in [-1, 1] to a number each.
-        found: The directions' `sweeps`.
-        classifier: From images to logits, in eval mode; None where there are no classes.
-        references: Unshifted samples that the standard deviations are over, at least 2.
-        seed: That of the sweeps; the references' is the next.
+        subject: The subject whose directions are measured.
+        probes: Functions from images in [-1, 1] to one number per image.
+        found: The `sweeps` of all directions.
+        classifier: A module from images to logits, in eval mode, or None.
+        references: Unshifted samples behind the standard deviations, at least 2.
+        seed: Seed of the sweeps; the references take ``seed + 1``.
         batch_size: Images at once.
 
     Raises:
@@ -79,22 +81,24 @@ def rescore(
         values = torch.stack([p(images).float() for p in probes.values()], dim=1)
         matrix.append((slope(sweep, values) / std.clamp_min(1e-6)).tolist())
         if classifier is not None:
-            with torch.no_grad():
-                parts = [classifier(part).softmax(1) for part in images.split(batch_size)]
-            probability = torch.cat(parts)
-            slopes.append(slope(sweep, probability).tolist())
-            digit = probability.argmax(1).view(sweep.x.shape[:2])
-            ends = digit[:, [0, -1]] != digit[:, [len(sweep.s) // 2]]
-            changes.append(ends.float().mean().item())
+            change, slope_of_class = _classes(sweep, images, classifier, batch_size)
+            changes.append(change)
+            slopes.append(slope_of_class)
     return Rescoring(
-        probes=list(probes),
-        std=std.tolist(),
-        matrix=matrix,
-        class_changes=changes or None,
-        class_slope=slopes or None,
-        samples=N,
-        references=references,
+        list(probes), std.tolist(), matrix, changes or None, slopes or None, N, references
     )
+
+
+def _classes(
+    sweep: Sweep, images: Tensor, classifier: nn.Module, batch_size: int
+) -> tuple[float, list[float]]:
+    """Return the share of ends with another class than at s = 0, and the classes' slopes."""
+    with torch.no_grad():
+        parts = [classifier(part).softmax(1) for part in images.split(batch_size)]
+    probability = torch.cat(parts)
+    digit = probability.argmax(1).view(sweep.x.shape[:2])
+    ends = digit[:, [0, -1]] != digit[:, [len(sweep.s) // 2]]
+    return ends.float().mean().item(), slope(sweep, probability).tolist()
 
 
 def slope(sweep: Sweep, values: Tensor) -> Tensor:
@@ -106,34 +110,33 @@ def slope(sweep: Sweep, values: Tensor) -> Tensor:
 
 
 def draw_matrix(rescoring: Rescoring, S: float, path: Path) -> Path:
-    """Write the matrix as a picture: a row a direction, its change over the whole way to S.
+    """Write the matrix as a picture: one row per direction, one column per probe.
+
+    The picture shows the change of each probe from s = 0 to s = S, in standard deviations.
 
     Args:
         rescoring: The matrix.
-        S: Largest shift: what is shown is the change from s = 0 to S, in standard deviations.
-        path: A ``.png`` file; it is complete or not at all.
+        S: Largest shift.
+        path: A ``.png`` file. It is replaced only when the new picture is complete.
     """
     from matplotlib.figure import Figure
 
     values = torch.tensor(rescoring.matrix) * S
     K, P = values.shape
-    classes = rescoring.class_changes is not None
+    changes = rescoring.class_changes
+    classes = changes is not None
     figure = Figure(figsize=(2.6 + 0.95 * (P + 1.2 * classes), 1.6 + 0.3 * K), layout="constrained")
-    wide, *narrow = figure.subplots(
-        1, 1 + classes, squeeze=False, width_ratios=[P, *([1] * classes)]
-    )[0]
+    widths = [P, *([1] * classes)]
+    wide, *narrow = figure.subplots(1, 1 + classes, squeeze=False, width_ratios=widths)[0]
     limit = max(float(values.abs().max()), 1e-6)
     _heat(wide, values, rescoring.probes, "RdBu_r", (-limit, limit), "{:+.1f}")
     wide.set_ylabel("direction k")
     wide.set_title(f"change from s = 0 to S = {S:g},\nin standard deviations", fontsize=9)
     for axes in narrow:
-        share = torch.tensor(rescoring.class_changes)[:, None]
-        _heat(axes, share, ["class"], "Greys", (0, 1), "{:.0%}")
+        _heat(axes, torch.tensor(changes)[:, None], ["class"], "Greys", (0, 1), "{:.0%}")
         axes.set_yticks([])
         axes.set_title("other class\nat -S or S", fontsize=9)
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=130)
-    return partial.replace(path)
+    return save_figure(figure, path)
 
 
 def _heat(

@@ -1,4 +1,4 @@
-"""Every direction on the same samples, from one end of its range to the other."""
+"""Sweeps: every direction applied to the same samples, for shifts from -S to S."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hdiscovery.directions.subject import Progress, Subject, noise
 
 
 class Sweep(NamedTuple):
-    """Samples under one direction.
+    """Samples shifted along one direction.
 
     Attributes:
         k: The direction.
-        s: ``[m]``, from -S to S, evenly; 0, the unshifted sample, in the middle.
+        s: Shifts ``[m]``, evenly spaced from -S to S, with 0 in the middle.
         x: ``[N, m, C, H, W]``, on the subject's device.
     """
 
@@ -26,12 +26,12 @@ class Sweep(NamedTuple):
 
     @property
     def unshifted(self) -> Tensor:
-        """The samples at s = 0, ``[N, C, H, W]``."""
+        """The samples for s = 0, ``[N, C, H, W]``."""
         return self.x[:, len(self.s) // 2]
 
     @property
     def change(self) -> Tensor:
-        """From one end to the other, ``x(S) - x(-S)``, ``[N, C, H, W]``."""
+        """The change from one end to the other, ``x(S) - x(-S)``, ``[N, C, H, W]``."""
         return self.x[:, -1] - self.x[:, 0]
 
 
@@ -44,16 +44,16 @@ def sweeps(
     batch_size: int = 64,
     progress: Progress = iter,
 ) -> Iterator[Sweep]:
-    """Return the sweeps of every direction, 0 to K-1, all of them on the same samples.
+    """Return the sweep of every direction, 0 to K-1, all on the same samples.
 
-    Costs ``K * num_samples * (num_shifts - 1)`` shifted samples; memory holds those of one
+    Costs ``K * num_samples * (num_shifts - 1)`` shifted samples; memory holds the samples of one
     direction.
 
     Args:
-        subject: Whose directions.
+        subject: The subject whose directions are applied.
         num_samples: N, at least 2.
         num_shifts: m, odd, at least 3.
-        seed: Of x_T.
+        seed: Seed of x_T.
         batch_size: Samples at once.
         progress: Wraps the loop over directions.
 
@@ -64,7 +64,8 @@ def sweeps(
         raise ValueError(f"`samples` must be at least 2, got {num_samples}.")
     if num_shifts < 3 or num_shifts % 2 == 0:
         raise ValueError(
-            f"`shifts` must be odd (0 is among them) and at least 3, got {num_shifts}."
+            "`shifts` must be odd, so that s = 0 is in the middle, and at least 3, got "
+            f"{num_shifts}."
         )
     x_T = noise(subject, num_samples, seed)
     return _made(subject, x_T, num_shifts, batch_size, progress)
@@ -73,24 +74,16 @@ def sweeps(
 def _made(
     subject: Subject, x_T: Tensor, num_shifts: int, batch_size: int, progress: Progress
 ) -> Iterator[Sweep]:
-    num_samples = len(x_T)
     s = torch.linspace(-subject.S, subject.S, num_shifts, dtype=x_T.dtype, device=x_T.device)
     s[num_shifts // 2] = 0
     with torch.no_grad():
         x_0 = torch.cat([subject.real(part) for part in x_T.split(batch_size)])
     others = s[s != 0]
-    start = x_T.repeat_interleave(len(others), 0)
+    start = x_T.repeat_interleave(len(others), 0).split(batch_size)
+    batches = list(zip(start, others.repeat(len(x_T)).split(batch_size), strict=True))
     for k in progress(range(subject.K)):
         with torch.no_grad():
-            shifted = torch.cat(
-                [
-                    subject.shifted(part, torch.full_like(shift, k).long(), shift)
-                    for part, shift in zip(
-                        start.split(batch_size), others.repeat(num_samples).split(batch_size),
-                        strict=True,
-                    )
-                ]
-            )  # fmt: skip
-        x = shifted.view(num_samples, len(others), *x_0.shape[1:])
-        low, high = x.chunk(2, dim=1)
+            parts = [subject.shifted(x, torch.full_like(at, k).long(), at) for x, at in batches]
+        shifted = torch.cat(parts).view(len(x_T), len(others), *x_0.shape[1:])
+        low, high = shifted.chunk(2, dim=1)
         yield Sweep(k, s, torch.cat([low, x_0[:, None], high], dim=1))

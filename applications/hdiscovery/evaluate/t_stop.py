@@ -1,15 +1,16 @@
-"""t_stop chosen by the model itself: where the predicted x_0 is no longer the sample.
+"""Choose t_stop from the model: the time at which the predicted x_0 stops resembling the sample.
 
     d(t)   = E distance(P_t, x_0)
     t_stop = min {t : d(t) >= threshold}
 
-P_t is the x_0 predicted at time t of the unshifted way, x_0 where it ends. Shifting from t_stop up
-changes what is still open at t_stop, and leaves what is settled.
+P_t is the x_0 that the model predicts at time t while it samples without shifts, and x_0 is the
+finished sample. Shifts at times t >= t_stop change what is still undecided at t_stop and keep what
+is settled.
 
 With LPIPS the threshold is 0.275: in the tables that Asyrp ships, LPIPS(P_t, x_0) at the paper's
-own t_stop is 0.277 (CelebA-HQ, 500) and 0.274 (AFHQ-dog, 400). Other nets measure on another scale,
-and there the threshold is a share of the distance of two unrelated samples; the default share of
-0.5 is this project's own, not the paper's.
+own t_stop is 0.277 (CelebA-HQ, 500) and 0.274 (AFHQ-dog, 400). Other nets have other scales. For
+them the threshold is a share of the distance between two unrelated samples; the default share of
+0.5 is this project's choice, not the paper's.
 
 References:
     Kwon et al. (2022), Diffusion Models Already Have a Semantic Latent Space, section 3.2.
@@ -28,8 +29,9 @@ import torch
 from torch import Tensor
 
 from chainograd.samplers import time_grid
-from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.dm.walk import trajectory
+from hdiscovery.evaluate.drawing import plain_axes, save_figure
 
 LPIPS_THRESHOLD = 0.275
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -37,16 +39,16 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A t_stop and the curve that it was read from.
+    """A t_stop and the curve it was read from.
 
     Attributes:
-        t_stop: The first time, from 0 up, at which the distance reaches the threshold.
+        t_stop: The first time, from 0 upwards, at which the distance reaches the threshold.
         threshold: The threshold.
         times: Times of the curve, rising.
-        distances: d(t) at each.
+        distances: d(t) at each time.
         unrelated: Mean distance of two unrelated samples.
         samples: Samples that the means are over.
-        features: What measured: name and hash.
+        features: Name and hash of the feature net.
     """
 
     t_stop: int
@@ -58,7 +60,7 @@ class Chosen:
     features: dict[str, Any]
 
     def at(self, t: int) -> float:
-        """Return d(t), between two times of the curve on the straight line."""
+        """Return d(t), linearly interpolated between the curve's times."""
         return float(np.interp(t, self.times, self.distances))
 
 
@@ -78,31 +80,32 @@ def choose_t_stop(
 
     Args:
         dm: The diffusion model.
-        distance: Of pairs of images ``[N, C, H, W]``: ``[N]``, or their mean.
-        features: What measures, for the report.
-        threshold: Least distance at t_stop; or
-        share: the threshold as a share of the distance of two unrelated samples.
+        distance: A function from two batches of images ``[N, C, H, W]`` to the distance of each
+            pair ``[N]``, or to the mean distance.
+        features: Name and hash of the feature net, for the report.
+        threshold: Smallest distance at t_stop. Pass this or ``share``.
+        share: The threshold as a share of the distance between two unrelated samples.
         num_samples: Samples, at least 2.
-        num_steps: Steps of the way: t_stop is one of its times, 1000/``num_steps`` apart.
-        seed: Of the samples.
+        num_steps: Sampling steps; t_stop is one of their times, 1000/``num_steps`` apart.
+        seed: Seed of the samples.
         batch_size: Samples at once.
 
     Raises:
-        ValueError: If not just one of ``threshold`` and ``share`` is given, a number is out of
-            range, or the distance never reaches the threshold.
+        ValueError: If both or neither of ``threshold`` and ``share`` are passed, a number is out
+            of range, or the distance never reaches the threshold.
     """
     if (threshold is None) == (share is None):
-        raise ValueError("Give one of `threshold` and `share`, got both or neither.")
+        raise ValueError(
+            f"Pass exactly one of `threshold` and `share`, got threshold={threshold} and "
+            f"share={share}."
+        )
     for name, value in (("threshold", threshold), ("share", share)):
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"`{name}` must be positive and finite, got {value}.")
-    for name, value, least in (("samples", num_samples, 2), ("steps", num_steps, 2)):
-        if value < least:
-            raise ValueError(f"`{name}` must be at least {least}, got {value}.")
-    times, d, unrelated = curve(
-        dm, distance, num_samples=num_samples, num_steps=num_steps, seed=seed,
-        batch_size=batch_size,
-    )  # fmt: skip
+    for name, value in (("samples", num_samples), ("steps", num_steps)):
+        if value < 2:
+            raise ValueError(f"`{name}` must be at least 2, got {value}.")
+    times, d, unrelated = curve(dm, distance, num_samples, num_steps, seed, batch_size)
     least = threshold if threshold is not None else (share or 0.0) * unrelated
     return Chosen(first_time(times, d, least), least, times, d, unrelated, num_samples, features)
 
@@ -111,7 +114,7 @@ def first_time(times: list[int], distances: list[float], threshold: float) -> in
     """Return the first of the rising times at which the distance reaches the threshold.
 
     Raises:
-        ValueError: If it never does.
+        ValueError: If the distance never reaches the threshold.
 
     Example:
         >>> first_time([0, 250, 500, 750], [0.0, 0.1, 0.3, 0.2], 0.275)
@@ -121,27 +124,25 @@ def first_time(times: list[int], distances: list[float], threshold: float) -> in
         if d >= threshold:
             return t
     raise ValueError(
-        f"The distance never reaches the threshold {threshold:.4g}: its largest is "
-        f"{max(distances):.4g}. Give a smaller `threshold` or `share`."
+        f"The distance never reaches the threshold {threshold:.4g}: its largest value is "
+        f"{max(distances):.4g}. Pass a smaller `threshold` or `share`."
     )
 
 
 def curve(
-    dm: DiffusionModel, distance: Distance, *, num_samples: int, num_steps: int, seed: int,
+    dm: DiffusionModel, distance: Distance, num_samples: int, num_steps: int, seed: int,
     batch_size: int,
 ) -> tuple[list[int], list[float], float]:  # fmt: skip
-    """Return the times, rising, d(t) at each, and the mean distance of two unrelated samples."""
+    """Return rising times, d(t) at each time, and the mean distance of two unrelated samples."""
     grid = time_grid(num_steps, dm.schedule.num_train_steps)
     generator = torch.Generator().manual_seed(seed)
     x_T = torch.randn(num_samples, *dm.image_shape, generator=generator)
-    device = next(dm.unet.parameters()).device
     total = torch.zeros(num_steps, dtype=torch.float64)
     ends: list[Tensor] = []
-    for part in x_T.to(device).split(batch_size):
+    for part in x_T.to(next(dm.unet.parameters()).device).split(batch_size):
         predicted = [node.P for node in trajectory(dm, grid, part)]
-        x_0 = predicted[-1]
-        ends.append(x_0)
-        means = [distance(P, x_0).double().mean().cpu() for P in predicted]
+        ends.append(predicted[-1])
+        means = [distance(P, predicted[-1]).double().mean().cpu() for P in predicted]
         total += torch.stack(means) * len(part)
     x_0 = torch.cat(ends)
     pairs = zip(x_0.split(batch_size), x_0.roll(1, 0).split(batch_size), strict=True)
@@ -154,14 +155,11 @@ def draw_curve(chosen: Chosen, path: Path, *, preset: int | None = None) -> Path
     """Write the curve with the chosen t_stop as a picture.
 
     Args:
-        chosen: The choice.
-        path: A ``.png`` file; it is complete or not at all.
+        chosen: The chosen t_stop and its curve.
+        path: A ``.png`` file. It is replaced only when the new picture is complete.
         preset: A t_stop to compare with.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = plain_axes(6.4, 3.8)
     axes.plot(chosen.times, chosen.distances, color="tab:blue", marker=".", ms=4)
     axes.axhline(chosen.threshold, color="0.5", lw=0.8, ls="--")
     axes.annotate(f"threshold {chosen.threshold:.3g}", (0, chosen.threshold), (4, 4),
@@ -170,11 +168,7 @@ def draw_curve(chosen: Chosen, path: Path, *, preset: int | None = None) -> Path
     if preset is not None:
         axes.axvline(preset, color="0.5", lw=1.2, ls=":", label=f"preset: t_stop = {preset}")
     axes.set(xlabel="time t", ylabel=r"mean distance of $P_t$ to $x_0$",
-             title=f"How open the image is at time t, by {chosen.features['name']}")  # fmt: skip
+             title=f"Distance to the sample at time t, by {chosen.features['name']}")  # fmt: skip
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, loc="lower right")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=130)
-    return partial.replace(path)
+    return save_figure(figure, path)

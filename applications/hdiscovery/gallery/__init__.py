@@ -1,4 +1,4 @@
-"""The page that shows what was found."""
+"""The gallery: one page that shows the directions of a run."""
 
 from hdiscovery.gallery.page import write_page
 from hdiscovery.gallery.shown import ShownDirection, ShownRun

@@ -1,4 +1,4 @@
-"""Training curves as inline SVG, each beside the level that knowing nothing would give."""
+"""Training curves as inline SVG, each with a dashed reference: the value of a blind guess."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Matplotlib writes literal colours. These stand for the page's own, so that one drawing serves
-# light and dark: each is replaced by a CSS variable.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Matplotlib writes literal colours. These four are placeholders: each is replaced by a CSS variable
+# of the page, so that one drawing serves both the light and the dark theme.
 _COLOURS = {
     "#010101": "var(--ink)",
     "#020202": "var(--muted)",
@@ -20,18 +24,18 @@ _COLOURS = {
     "#040404": "var(--accent)",
 }
 _INK, _MUTED, _RULE, _ACCENT = _COLOURS
-_MAX_POINTS = 300  # along the step axis; a run of 20,000 steps is drawn as small as one of 300
+_MAX_POINTS = 300  # along the step axis; it bounds the size of a long run's drawing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """One record's key over the steps.
+    """One recorded quantity over the training steps.
 
     Attributes:
-        title: What is drawn, in words.
-        meaning: What the dashed level stands for.
+        title: Title of the curve.
+        meaning: Meaning of the dashed reference, and the curve's final value.
         svg: The drawing; its colours are the CSS variables ink, muted, rule, accent.
-        description: The drawing in words, for those who cannot see it.
+        description: The drawing in words, for screen readers.
     """
 
     title: str
@@ -40,8 +44,18 @@ class Curve:
     description: str
 
 
+class _Wanted(NamedTuple):
+    """A curve that is drawn if the records hold it, and its reference level."""
+
+    key: str
+    title: str
+    level: float
+    name: str
+    meaning: str
+
+
 def training_curves(records: Sequence[Mapping[str, float]], *, K: int, S: float) -> list[Curve]:
-    """Return the curves of L_G, cross entropy and shift error that the records can fill.
+    """Return the curves of L_G, cross entropy and shift error, as far as they were recorded.
 
     Args:
         records: One mapping per step, with ``step`` and any of ``L_G``, ``cross_entropy`` and
@@ -54,31 +68,32 @@ def training_curves(records: Sequence[Mapping[str, float]], *, K: int, S: float)
         ValueError: If a record has no step.
     """
     wanted = (
-        ("L_G", "Generator loss L_G", math.log(2), "ln 2",
-         "At ln 2 the discriminator cannot tell shifted images from originals."),
-        ("cross_entropy", "Cross entropy of k", math.log(K), "ln K",
-         "At ln K the reconstructor guesses which direction it was."),
-        ("shift_error", "Shift error |ŝ − s|", S / 2, "S/2",
-         "At S/2 the reconstructor knows as much as one that always answers 0."),
+        _Wanted("L_G", "Generator loss L_G", math.log(2), "ln 2",
+                "At ln 2 the discriminator cannot tell shifted images from originals."),
+        _Wanted("cross_entropy", "Cross entropy of k", math.log(K), "ln K",
+                "At ln K the reconstructor only guesses the direction."),
+        _Wanted("shift_error", "Shift error |ŝ − s|", S / 2, "S/2",
+                "At S/2 the reconstructor is no better than a constant answer of 0."),
     )  # fmt: skip
-    curves = []
-    for key, title, level, name, meaning in wanted:
-        steps, values = _series(records, key)
-        if len(steps) < 2:
-            continue
-        window = max(1, len(values) // 25)
-        smooth = _moving_mean(values, window)
-        end = f"{smooth[-1]:.3f}"
-        curves.append(
-            Curve(
-                title=title,
-                meaning=f"{meaning} Here it ends at {end}.",
-                svg=_draw(steps, values, smooth, level=level, label=f"{name}\n{level:.3f}"),
-                description=f"{title} over {len(steps):,} records up to step {steps[-1]:,.0f}: "
-                f"it starts at {smooth[0]:.3f} and ends at {end}; {name} is {level:.3f}.",
-            )
-        )
-    return curves
+    curves = (_curve(one, *_series(records, one.key)) for one in wanted)
+    return [curve for curve in curves if curve is not None]
+
+
+def _curve(
+    wanted: _Wanted, steps: NDArray[np.float64], values: NDArray[np.float64]
+) -> Curve | None:
+    if len(steps) < 2:
+        return None
+    smooth = _moving_mean(values, max(1, len(values) // 25))
+    end, level = f"{smooth[-1]:.3f}", f"{wanted.level:.3f}"
+    label = f"{wanted.name}\n{level}"
+    return Curve(
+        title=wanted.title,
+        meaning=f"{wanted.meaning} This run ends at {end}.",
+        svg=_draw(steps, values, smooth, level=wanted.level, label=label),
+        description=f"{wanted.title} over {len(steps):,} records up to step {steps[-1]:,.0f}: "
+        f"it starts at {smooth[0]:.3f} and ends at {end}; {wanted.name} is {level}.",
+    )
 
 
 def _series(
@@ -88,14 +103,14 @@ def _series(
         pairs = [(r["step"], r[key]) for r in records if math.isfinite(r.get(key, math.nan))]
     except KeyError as error:
         raise ValueError(
-            "Every one of `records` needs the key 'step'; leave out those that have none."
+            "A record has no key 'step'. Every one of `records` needs it: leave out the others."
         ) from error
     steps, values = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
     return steps, values
 
 
 def _moving_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """Return the centred mean; at the ends over as many values as there are."""
+    """Return the centred moving mean; near the ends, the window is cut off."""
     half = window // 2
     total = np.concatenate([[0.0], np.cumsum(values)])
     i = np.arange(len(values))
@@ -113,10 +128,9 @@ def _draw(
 ) -> str:
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     chunks = np.array_split(np.arange(len(steps)), min(len(steps), _MAX_POINTS))
-    # The lowest and the highest value of each chunk, in turn: thinner, but no outlier is lost.
+    # The lowest and the highest value of each chunk in turn: fewer points, but no outlier is lost.
     outline = np.array([(values[c].min(), values[c].max()) for c in chunks]).ravel()
     at = np.array([steps[c].mean() for c in chunks])
     last = [c[-1] for c in chunks]
@@ -131,26 +145,32 @@ def _draw(
         axes.axhline(level, color=_INK, linewidth=0.9, dashes=(4, 3), zorder=3)
         axes.annotate(label, (1.02, level), xycoords=("axes fraction", "data"), va="center",
                       color=_MUTED, annotation_clip=False)  # fmt: skip
-        axes.set_xlim(steps[0], steps[-1])
-        axes.margins(y=0.08)
-        axes.grid(axis="y", color=_RULE, linewidth=0.6)
-        axes.spines[:].set_visible(False)
-        axes.tick_params(left=False, bottom=False, labelcolor=_MUTED)
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
+        _style(axes, steps)
         file = io.StringIO()
         no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
     return _inline(file.getvalue())
 
 
+def _style(axes: Axes, steps: NDArray[np.float64]) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.set_xlim(steps[0], steps[-1])
+    axes.margins(y=0.08)
+    axes.grid(axis="y", color=_RULE, linewidth=0.6)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(left=False, bottom=False, labelcolor=_MUTED)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
+
+
 def _inline(svg: str) -> str:
-    """Return what HTML needs of an SVG file: no prologue, namespaces, fixed size or fonts."""
+    """Return the part of an SVG file that HTML needs: no prologue, namespaces, size or fonts."""
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", r"<svg \1>", svg, count=1)
     svg = re.sub(r"<style.*?</style>", "", svg, count=1, flags=re.DOTALL)  # would style the page
-    svg = re.sub(r"<g id=\"[^\"]*\"", "<g", svg)  # the same in every drawing; nothing refers to it
+    svg = re.sub(r"<g id=\"[^\"]*\"", "<g", svg)  # ids repeat in every drawing and are not used
     svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     for colour, variable in _COLOURS.items():
         svg = svg.replace(colour, variable)

@@ -1,4 +1,4 @@
-"""Samples that move along a direction."""
+"""Strips: samples shifted step by step along a direction."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ AT_ONCE = 64  # images in one pass through the sampler
 
 
 def even_shifts(S: float, columns: int) -> list[float]:
-    """Return ``columns`` shifts from -S to S, the same distance apart.
+    """Return ``columns`` evenly spaced shifts from -S to S.
 
     Args:
         S: The largest shift.
-        columns: How many, odd, so that 0, the sample itself, is in the middle.
+        columns: Number of shifts, odd, so that 0, the sample itself, is in the middle.
 
     Raises:
         ValueError: If ``columns`` is even or less than 3.
@@ -31,7 +31,7 @@ def even_shifts(S: float, columns: int) -> list[float]:
     """
     if columns % 2 == 0 or columns < 3:
         raise ValueError(
-            f"`columns` must be odd, for s = 0 in the middle, and at least 3, got {columns}."
+            f"`shifts` must be odd, for s = 0 in the middle, and at least 3, got {columns}."
         )
     half = columns // 2
     return [S * (j - half) / half for j in range(columns)]
@@ -40,18 +40,19 @@ def even_shifts(S: float, columns: int) -> list[float]:
 def draw_strips(
     discovery: Discovery, k: int, *, samples: int, shifts: Sequence[float], seed: int
 ) -> Tensor:
-    """Return samples along direction k; a seed gives the same samples for every k.
+    """Return samples shifted along direction k. Equal seeds use equal samples for every k.
+
+    Costs ``samples * len(shifts)`` runs of the sampler.
 
     Args:
         discovery: The trained networks, on any device.
         k: Index of the direction, from 0.
-        samples: How many x_T, at least 1.
-        shifts: The s that each of them is given.
-        seed: Of x_T.
+        samples: Number of samples, at least 1.
+        shifts: The shifts of each sample.
+        seed: Seed of x_T.
 
     Returns:
-        ``[samples, len(shifts), C, H, W]`` in [-1, 1], on the CPU. It takes
-        ``samples * len(shifts)`` runs of the sampler.
+        ``[samples, len(shifts), C, H, W]`` in [-1, 1], on the CPU.
 
     Raises:
         ValueError: If ``k`` or ``samples`` is out of range.

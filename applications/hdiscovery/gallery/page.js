@@ -1,5 +1,5 @@
 "use strict";
-// Without this script the page shows all strips, best first. With it, one state is drawn by `show`.
+// Without this script the page shows all strips, best first. With it, `show` draws the current state.
 const $ = (id) => document.getElementById(id);
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 
@@ -27,7 +27,7 @@ function cardOf(element, rank) {
   };
 }
 
-// --- pictures: images are cut out of the sheet, a row a sample, a column a shift -------------------
+// --- pictures: images are cut out of the sheet; rows are samples, columns are shifts --------------
 
 function cut(card, canvas, sample, column, count = 1) {
   const width = card.sheet.naturalWidth / columns, height = card.sheet.naturalHeight / card.samples;
@@ -50,8 +50,8 @@ function draw(run, card) {
   card.row.setAttribute("aria-label", `Direction ${card.k}, sample ${sample + 1}, all s`);
   card.row.setAttribute("role", "img");
   card.cells.setAttribute("aria-label", `Direction ${card.k} at s = ${s}`);
-  card.sheet.loading = "eager"; // a hidden image that is lazy would never come
-  if (!card.sheet.complete || !card.sheet.naturalWidth) return; // drawn once it is there
+  card.sheet.loading = "eager"; // browsers never load a hidden lazy image
+  if (!card.sheet.complete || !card.sheet.naturalWidth) return; // its load event draws it later
   if (strips) return cut(card, card.row, sample, 0, columns);
   const shown = rows ? [...Array(card.samples).keys()] : [sample];
   while (card.cells.children.length < shown.length) card.cells.append(document.createElement("canvas"));
@@ -59,7 +59,7 @@ function draw(run, card) {
   shown.forEach((one, i) => cut(card, card.cells.children[i], one, state.column));
 }
 
-// Only cards in or near the window are drawn: there may be hundreds.
+// Only cards in or near the window are drawn, because there may be hundreds.
 const near = new Map();
 const observer = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
@@ -75,7 +75,7 @@ for (const run of runs) {
     observer.observe(card.element);
     card.sheet.addEventListener("load", () => near.has(card) && draw(run, card));
     if (card.sheet.getAttribute("height") / card.samples > 64) card.element.classList.add("large");
-    const link = card.element.querySelector(".animation a"); // here, so that the file holds it once
+    const link = card.element.querySelector(".animation a"); // set here, so that the file holds the data once
     link.href = card.element.querySelector(".animation img").src;
     link.hidden = false;
   }
@@ -91,7 +91,7 @@ function show() {
   $("s").setAttribute("aria-valuetext", `s = ${shifts.join(", ")}`);
   $("s-value").textContent = shifts.join(" / ");
   for (const run of runs) for (const card of run.cards) {
-    // Cards far away only change their shape, so that the page keeps its height.
+    // Cards far away only change their shape, which keeps the page's height right.
     if (near.has(card)) draw(run, card);
     else card.strips.hidden = card.header.hidden = state.show !== "strips";
   }
@@ -164,7 +164,7 @@ const store = {
     const entries = drafts.map((card) => [card.k, card.input.value]);
     try { localStorage.setItem(this.key(run), JSON.stringify(Object.fromEntries(entries))); } catch { /* private window */ }
     run.section.querySelector(".state").textContent =
-      entries.length ? `${entries.length} changed, not in the run’s folder yet` : "";
+      entries.length ? `${entries.length} changed; not yet saved into the run’s folder` : "";
   },
 };
 
@@ -185,7 +185,7 @@ for (const run of runs) {
     card.input.addEventListener("input", () => store.write(run));
     card.input.closest("label").hidden = false;
     const words = card.element.querySelector(".label");
-    if (words) words.hidden = true; // the box says the same
+    if (words) words.hidden = true; // the text box shows the same label
   }
   store.write(run);
   run.section.querySelector(".labels").hidden = false;
@@ -220,7 +220,7 @@ for (const id of ["sort", "least", "find", "twins"]) $(id)?.addEventListener("in
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.target.closest("input, select, textarea, button, summary, a")) return; // theirs
+  if (event.target.closest("input, select, textarea, button, summary, a")) return; // they use these keys
   const acts = {
     ArrowLeft: () => move(-1),
     ArrowRight: () => move(1),

@@ -1,4 +1,4 @@
-"""Writes the gallery: one page, with its pictures in it or, where they are many, beside it."""
+"""Write the gallery: one page that holds its pictures, or has them in a folder beside it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from hdiscovery.gallery.curves import training_curves
 from hdiscovery.gallery.render import data_uri, render, write_whole
 from hdiscovery.gallery.shown import ShownDirection, ShownRun
 
-INSIDE_UP_TO = 8_000_000  # bytes of pictures; beyond, a browser takes seconds to open the page
+INSIDE_UP_TO = 8_000_000  # bytes of pictures; a browser needs seconds to open a larger page
 GENERATOR = "hdiscovery gallery"
-_COMFORTABLE = 64  # CSS pixels of an image in a strip, where there is room
+_COMFORTABLE = 64  # CSS pixels of an image in a strip, if there is room
 
 
 def write_page(path: Path, runs: Sequence[ShownRun], *, title: str | None = None) -> Path:
-    """Write a page that shows the directions of one run, or of several side by side.
+    """Write a page that shows the directions of one run, or of several runs side by side.
 
-    Up to 8 MB of pictures are inside the page, which then needs no other file. More of them go
-    into the folder ``NAME_files`` beside ``NAME.html`` and are loaded as one scrolls to them: such
-    a page is moved together with its folder.
+    Up to 8 MB of pictures are embedded in the page, which is then a single file. With more, the
+    pictures go into the folder ``NAME_files`` beside ``NAME.html``, and the browser loads them
+    when the user scrolls to them. Such a page must be moved together with its folder.
 
     Args:
-        path: The file, ``.html``; its folder is made. It is written complete or not at all.
-        runs: The runs, with as many shifts each.
+        path: The ``.html`` file. Its folder is created. An old file is replaced only by a complete
+            new one.
+        runs: The runs, all with the same number of shifts.
         title: Heading of the page.
 
     Returns:
@@ -35,8 +36,7 @@ def write_page(path: Path, runs: Sequence[ShownRun], *, title: str | None = None
         ValueError: If the arguments are out of range or do not fit each other.
     """
     _check(path, runs)
-    directions = [d for run in runs for d in run.directions]
-    pictures = [picture for d in directions for picture in (d.sheet, d.animation)]
+    pictures = [p for run in runs for d in run.directions for p in (d.sheet, d.animation)]
     beside = sum(map(len, pictures)) > INSIDE_UP_TO
     folder = path.with_name(f"{path.stem}_files")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,36 +45,37 @@ def write_page(path: Path, runs: Sequence[ShownRun], *, title: str | None = None
         for picture in pictures:
             if not (folder / _name(picture)).exists():
                 write_whole(folder / _name(picture), picture)
+    write_whole(path, _page(runs, title or _title(runs), folder.name if beside else None))
+    _remove_old(folder, {_name(picture) for picture in pictures} if beside else set())
+    return path
 
-    def address(picture: bytes) -> str:
-        return f"{folder.name}/{_name(picture)}" if beside else data_uri(picture)
 
-    page = render(
+def _page(runs: Sequence[ShownRun], title: str, folder: str | None) -> str:
+    """Return the page; its pictures are in ``folder``, or embedded if that is None."""
+    directions = [d for run in runs for d in run.directions]
+    return render(
         "gallery",
         "page",
-        title=title or _title(runs),
+        title=title,
         generator=GENERATOR,
         runs=runs,
         curves=[training_curves(run.records, K=run.K, S=run.S) for run in runs],
-        address=address,
+        address=lambda picture: f"{folder}/{_name(picture)}" if folder else data_uri(picture),
         edge=edge,
-        image_source="data: 'self' file:" if beside else "data:",
+        image_source="data: 'self' file:" if folder else "data:",
         measures=list(dict.fromkeys(name for run in runs for name in run.measure_names())),
         scored=any(d.score is not None for d in directions),
         twins=any(d.twin_of for d in directions),
     )
-    write_whole(path, page)
-    _sweep(folder, {_name(picture) for picture in pictures} if beside else set())
-    return path
 
 
 def is_gallery(path: Path) -> bool:
-    """Say whether a file is a page that :func:`write_page` wrote."""
+    """Return whether :func:`write_page` wrote a file."""
     return GENERATOR in path.read_text(encoding="utf-8", errors="replace")[:2000]
 
 
 def edge(direction: ShownDirection) -> int:
-    """Return at how many CSS pixels an image is best shown: small ones at a whole multiple."""
+    """Return an image's edge in CSS pixels; small images are enlarged by a whole number."""
     largest = max(direction.image_size)
     return largest * max(1, _COMFORTABLE // largest) if largest <= _COMFORTABLE else _COMFORTABLE
 
@@ -87,8 +88,8 @@ def _check(path: Path, runs: Sequence[ShownRun]) -> None:
     counts = {len(run.shifts) for run in runs}
     if len(counts) > 1:
         raise ValueError(
-            f"`runs` shown side by side share one slider, but have {sorted(counts)} shifts. Draw "
-            "them with as many columns each."
+            f"The `runs` have different numbers of shifts, {sorted(counts)}, and cannot share one "
+            "slider. Draw all of them with the same number of columns."
         )
 
 
@@ -101,8 +102,8 @@ def _name(picture: bytes) -> str:
     return f"{hashlib.sha256(picture).hexdigest()[:16]}.webp"
 
 
-def _sweep(folder: Path, wanted: set[str]) -> None:
-    """Remove the pictures of an older page, and nothing that is not ours."""
+def _remove_old(folder: Path, wanted: set[str]) -> None:
+    """Remove the pictures of an older page; files that the gallery did not write stay."""
     if not folder.is_dir():
         return
     for file in folder.iterdir():

@@ -10,24 +10,24 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-EXACT_UP_TO = 64  # pixels of an edge; larger images are photographs, and kept as one keeps those
+EXACT_UP_TO = 64  # pixels of an edge; larger images are photographs and are compressed with loss
 LARGEST = 16383  # pixels of an edge, WebP's limit
 PER_ROW = 6  # samples side by side in an animation
-ANIMATED_EDGE = 96  # pixels of a sample's edge in an animation, at least where it is a digit's
+ANIMATED_EDGE = 96  # smaller samples are enlarged to about this many pixels in an animation
 FRAME_MS = 120
 
 
 def sheet(strips: Tensor) -> bytes:
-    """Return every image of a direction as one WebP: a row a sample, a column a shift.
+    """Return all images of a direction as one WebP; rows are samples, columns are shifts.
 
-    Images up to 64 pixels are kept exactly, larger ones as photographs (quality 90).
+    Images up to 64 pixels are stored without loss, larger images with quality 90.
 
     Args:
-        strips: ``[num_samples, num_shifts, C, H, W]`` in [-1, 1], floating point, C = 1 or 3. What
-            lies outside is clamped; NaN is drawn as 0, mid-grey.
+        strips: ``[num_samples, num_shifts, C, H, W]`` in [-1, 1], floating point, C = 1 or 3.
+            Values outside are clamped; NaN is drawn as 0, mid-grey.
 
     Raises:
-        ValueError: If ``strips`` is none of these, or too large for a WebP.
+        ValueError: If ``strips`` has another shape or dtype, or is too large for a WebP.
     """
     images = _bytes(strips)
     N, n, H, W, C = images.shape
@@ -48,7 +48,7 @@ def animation(strips: Tensor) -> bytes:
         strips: As for :func:`sheet`.
 
     Raises:
-        ValueError: If ``strips`` is none of these.
+        ValueError: If ``strips`` has another shape or dtype.
     """
     images = _bytes(strips)
     there = list(range(images.shape[1]))
@@ -67,7 +67,7 @@ def _bytes(strips: Tensor) -> NDArray[np.uint8]:
         )
     if not strips.is_floating_point():
         raise ValueError(
-            f"`strips` must be floating point in [-1, 1], got {strips.dtype}. Bytes become "
+            f"`strips` must be floating point in [-1, 1], got {strips.dtype}. Convert bytes with "
             "`strips / 127.5 - 1`."
         )
     images = strips.detach().cpu().float().nan_to_num(nan=0.0, posinf=1.0, neginf=-1.0)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hdiscovery.directions.labels import read_labels
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.evaluate.equilibrium import findings
 from hdiscovery.gallery.draw import Progress, draw_strips, even_shifts
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from hdiscovery.directions.discovery import Discovery
 
 FACTS = ("K", "S", "M", "t_stop", "batch_size")
-LABELS = "labels.json"
 MEASURES = ("monotonicity", "smoothness", "consistency", "fidelity", "effect")
 
 
@@ -73,27 +73,6 @@ def shown_run(
         facts=_facts(config.leaves(), step, accuracy, records),
         alarms=[*_stale(ranked_at, step), *_alarms(records, K=config.shift.K)],
     )
-
-
-def read_labels(run: RunFolder, *, K: int) -> dict[int, str]:
-    """Return the labels of ``labels.json`` by direction; none where there is no such file.
-
-    Raises:
-        ValueError: If the file is not what the page saves.
-    """
-    path = run.path / LABELS
-    if not path.exists():
-        return {}
-    labels = _json(run, LABELS)
-    if not isinstance(labels, dict) or not all(isinstance(text, str) for text in labels.values()):
-        raise ValueError(f'{path} must map directions to words, as {{"3": "thickness"}} does.')
-    known = {str(k): k for k in range(K)}
-    if unknown := [k for k in labels if k not in known]:
-        raise ValueError(
-            f"{path} names {unknown[0]!r}, which is none of the run's directions 0 … {K - 1}. "
-            "Is it another run's file?"
-        )
-    return {known[k]: text for k, text in labels.items()}
 
 
 def _chosen(only: Collection[int] | None, *, K: int) -> Sequence[int]:

@@ -13,15 +13,15 @@ from markupsafe import Markup
 
 
 def render(folder: str, name: str, **values: Any) -> str:
-    """Return ``name.html.jinja`` of a package's folder, with ``name.css`` and ``name.js`` inside.
+    """Return the page of ``name.html.jinja``, with ``name.css`` and ``name.js`` embedded.
 
-    All values are escaped. A content security policy lets the page run that one script, known by
-    its hash, and nothing else: text that got through as markup would still not run.
+    All values are escaped. A content security policy lets the page run only that script, which it
+    identifies by its hash. Even text that got through as markup could not run.
 
     Args:
         folder: Folder of the package ``hdiscovery``.
-        name: Name of the template; its style and its script are called the same.
-        values: What the template names.
+        name: Name of the template, of its style and of its script.
+        values: Values of the template's variables.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hdiscovery", folder),
@@ -42,19 +42,19 @@ def render(folder: str, name: str, **values: Any) -> str:
 
 
 def data_uri(picture: bytes) -> str:
-    """Return a WebP as an address that holds it."""
+    """Return a WebP as a data URI."""
     return "data:image/webp;base64," + base64.b64encode(picture).decode()
 
 
 def write_whole(path: Path, content: str | bytes) -> Path:
-    """Write a file, complete or not at all; return its path."""
+    """Write a file and return its path; an old file is replaced only by a complete new one."""
     partial = path.with_name(f"{path.name}.partial")
     partial.write_bytes(content.encode() if isinstance(content, str) else content)
     return partial.replace(path)
 
 
 def shift(s: float) -> str:
-    """Return a shift with its sign, as one reads it.
+    """Return a shift as text, with its sign.
 
     Example:
         >>> shift(-2.5), shift(0.0), shift(5)
@@ -64,7 +64,7 @@ def shift(s: float) -> str:
 
 
 def fact(value: str | float) -> str:
-    """Return a value as one reads it.
+    """Return a value as text, with separated thousands or four digits.
 
     Example:
         >>> fact(20_000), fact(0.69314718), fact("lenet")

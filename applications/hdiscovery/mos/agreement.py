@@ -6,9 +6,9 @@ Krippendorff's alpha for nominal values, from the coincidences of values within 
     n_c   = sum_d o_cd,   n = sum_c n_c
     alpha = 1 - D_o / D_e,   D_o = sum_{c != d} o_cd / n,   D_e = sum_{c != d} n_c n_d / (n (n - 1))
 
-m_u is the number of values of unit u; units of one value say nothing and are left out. Alpha is 1
-where all agree, and 0 where they agree as often as chance would make them. Unlike Cohen's kappa it
-does not need the same two raters for every unit.
+m_u is the number of values of unit u. Units of one value carry no information and are left out.
+Alpha is 1 if all raters agree, and 0 if they agree as often as by chance. Unlike Cohen's kappa,
+alpha does not need the same two raters for every unit.
 
 Source: Krippendorff (2011), Computing Krippendorff's alpha-reliability.
 """
@@ -23,13 +23,13 @@ Units = Iterable[Sequence[Hashable]]
 
 
 def raw_agreement(units: Units) -> float | None:
-    """Return the share of equal ones among the pairs of values of the same unit.
+    """Return the share of pairs with equal values, among all pairs of values of the same unit.
 
     Args:
-        units: The values that each unit was given, by any raters.
+        units: The values of each unit, from any raters.
 
     Returns:
-        A share in [0, 1]; None where no unit has two values.
+        A share in [0, 1]; None if no unit has two values.
 
     Example:
         >>> raw_agreement([(1, 1), (0, 1), (1,)])
@@ -40,14 +40,13 @@ def raw_agreement(units: Units) -> float | None:
 
 
 def krippendorff_alpha(units: Units) -> float | None:
-    """Return Krippendorff's alpha for nominal values; the formula is above.
+    """Return Krippendorff's alpha for nominal values, by the module's formula.
 
     Args:
-        units: The values that each unit was given, by any raters.
+        units: The values of each unit, from any raters.
 
     Returns:
-        At most 1; None where no two values differ, or none can be compared: chance is then not
-        defined.
+        At most 1; None if all comparable values are equal, because D_e is then 0.
 
     Example:
         >>> krippendorff_alpha([(0, 0), (1, 1), (0, 1), (1, 1)])

@@ -1,4 +1,4 @@
-"""Reads the files of answers that raters saved, and refuses what does not fit the study."""
+"""Read the answer files that raters saved; refuse files that do not fit the study."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ CONDITIONS = ("smooth", "consistent", "interpretable")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a rater says of a direction.
+    """A rater's answers about one direction.
 
     Attributes:
-        rater: Who.
+        rater: The rater's code.
         code: The direction's code.
-        smooth: All images of each example transit smoothly from -S to S.
-        consistent: The transition is the same in all examples.
-        interpretable: It is easy to interpret.
-        seconds: How long the direction was looked at.
+        smooth: Whether each example changes smoothly from -S to S.
+        consistent: Whether the change is the same in all examples.
+        interpretable: Whether the change is easy to interpret.
+        seconds: Time for which the rater saw the direction.
     """
 
     rater: str
@@ -36,21 +36,22 @@ class Answer:
 
     @property
     def mark(self) -> int:
-        """The paper's mark: 1 only where all three conditions hold."""
+        """The paper's mark: 1 if all three conditions hold, else 0."""
         return int(self.smooth and self.consistent and self.interpretable)
 
 
 def read_answers(study: Study, paths: Iterable[Path]) -> list[Answer]:
-    """Return the answers of several raters' files.
+    """Return the answers in several raters' files.
 
     Args:
-        study: The study they belong to.
-        paths: A file a rater.
+        study: The study.
+        paths: One file for each rater.
 
     Raises:
-        FileNotFoundError: If a file is not there.
-        ValueError: If a file is no file of answers or of another study, its rater is unknown or
-            comes twice, or a direction is not the rater's or answered twice.
+        FileNotFoundError: If a file does not exist.
+        ValueError: If a file does not hold answers, belongs to another study, or names an unknown
+            rater; if two files are of one rater; or if a direction was not assigned to the rater
+            or is answered twice.
     """
     answers: list[Answer] = []
     seen: dict[str, Path] = {}
@@ -60,7 +61,7 @@ def read_answers(study: Study, paths: Iterable[Path]) -> list[Answer]:
         if rater is not None:
             if rater in seen:
                 raise ValueError(
-                    f"{path} and {seen[rater]} are both of rater {rater}. Keep the later one."
+                    f"{path} and {seen[rater]} are both of rater {rater}. Keep the later file."
                 )
             seen[rater] = path
         answers += own
@@ -68,7 +69,7 @@ def read_answers(study: Study, paths: Iterable[Path]) -> list[Answer]:
 
 
 def missing(study: Study, answers: Iterable[Answer]) -> list[tuple[str, str]]:
-    """Return rater and code of every answer that is not there."""
+    """Return rater and code of every missing answer."""
     there = {(answer.rater, answer.code) for answer in answers}
     wanted = [(rater, code) for rater, own in study.raters.items() for code in own]
     return [pair for pair in wanted if pair not in there]
@@ -76,7 +77,7 @@ def missing(study: Study, answers: Iterable[Answer]) -> list[tuple[str, str]]:
 
 def _read(study: Study, path: Path) -> list[Answer]:
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file of answers {path}.")
+        raise FileNotFoundError(f"The answer file {path} does not exist.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
@@ -84,26 +85,31 @@ def _read(study: Study, path: Path) -> list[Answer]:
         study_id, rater = content["study"], content["rater"]
         entries = [_entry(entry) for entry in content["answers"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a file of answers: {error!r}.") from error
+        raise ValueError(f"{path} is not an answer file: {error!r}.") from error
+    _refuse_foreign(study, path, study_id, rater, [entry["direction"] for entry in entries])
+    return [_answer(rater, entry) for entry in entries]
+
+
+def _refuse_foreign(study: Study, path: Path, study_id: str, rater: str, codes: list[str]) -> None:
     if study_id != study.id:
         raise ValueError(f"{path} is of study {study_id!r}, not of {study.id!r}.")
     if rater not in study.raters:
-        raise ValueError(f"{path} is of rater {rater!r}; the study has {', '.join(study.raters)}.")
-    codes = [entry["direction"] for entry in entries]
+        raise ValueError(
+            f"{path} is of rater {rater!r}, who is not in the study. Its raters are "
+            f"{', '.join(study.raters)}."
+        )
     for code in codes:
         if code not in study.raters[rater]:
-            raise ValueError(f"{path}: direction {code!r} was not given to rater {rater}.")
+            raise ValueError(f"{path}: direction {code!r} was not assigned to rater {rater}.")
         if codes.count(code) > 1:
             raise ValueError(f"{path}: direction {code!r} is answered {codes.count(code)} times.")
-    return [
-        Answer(
-            rater=rater,
-            code=entry["direction"],
-            seconds=float(entry["seconds"]),
-            **{name: entry[name] for name in CONDITIONS},
-        )
-        for entry in entries
-    ]
+
+
+def _answer(rater: str, entry: dict[str, Any]) -> Answer:
+    conditions = {name: entry[name] for name in CONDITIONS}
+    return Answer(
+        rater=rater, code=entry["direction"], seconds=float(entry["seconds"]), **conditions
+    )
 
 
 def _entry(entry: dict[str, Any]) -> dict[str, Any]:

@@ -1,29 +1,29 @@
-"""Who marks which direction."""
+"""The assignment of directions to raters, and the codes that hide which direction is which."""
 
 from __future__ import annotations
 
 import random
 
-_LETTERS = "BCDFGHJKLMNPQRSTVWXZ"  # without vowels: a code that is a word would say something
+_LETTERS = "BCDFGHJKLMNPQRSTVWXZ"  # no vowels, so that no code is a word, which could bias raters
 
 
 def assign(K: int, raters: int, *, marks: int = 2, seed: int) -> list[list[int]]:
-    """Share directions out: each goes to ``marks`` raters, and all raters have as many, within 1.
+    """Assign each direction to ``marks`` raters; the raters' numbers of directions differ by 1.
 
-    Each direction goes to those who have the fewest so far, ties broken by lot: so who shares a
-    direction with whom varies, and disagreement does not depend on one pair of raters.
+    Each direction goes to the raters with the fewest directions so far; ties are broken at random.
+    So the pairs of raters vary, and no disagreement depends on one pair.
 
     Args:
         K: Number of directions.
-        raters: How many people.
-        marks: Raters of each direction; the paper's 2.
-        seed: Of the lots.
+        raters: Number of raters.
+        marks: Raters of each direction; the paper takes 2.
+        seed: Seed of the random choices.
 
     Returns:
-        For each rater the directions, in an order of their own.
+        The directions of each rater, each in a random order.
 
     Raises:
-        ValueError: If there are fewer raters than ``marks``, or more than there is work for.
+        ValueError: If there are fewer raters than ``marks``, or more raters than marks to give.
 
     Example:
         >>> [len(directions) for directions in assign(32, 16, seed=0)]
@@ -31,12 +31,12 @@ def assign(K: int, raters: int, *, marks: int = 2, seed: int) -> list[list[int]]
     """
     if not 1 <= marks <= raters:
         raise ValueError(
-            f"`raters` must be at least {marks}, as many as mark each direction, got {raters}."
+            f"`raters` must be at least {marks}, the number that mark each direction, got {raters}."
         )
     if raters > marks * K:
         raise ValueError(
-            f"`raters` = {raters} is more than the {marks * K} marks of {K} directions: some would "
-            "have nothing to do. Ask fewer."
+            f"`raters` = {raters} is too many: {K} directions have {marks * K} marks, so some "
+            "raters would have nothing to do. Ask fewer."
         )
     lots = random.Random(seed)
     work: list[list[int]] = [[] for _ in range(raters)]
@@ -49,13 +49,13 @@ def assign(K: int, raters: int, *, marks: int = 2, seed: int) -> list[list[int]]
 
 
 def codes(K: int, *, seed: int) -> list[str]:
-    """Return a code for each direction that says nothing about it.
+    """Return a random code for each direction.
 
     Raises:
         ValueError: If there are more directions than codes.
     """
     if len(_LETTERS) ** 4 < K:
-        raise ValueError(f"`K` can be {len(_LETTERS) ** 4} at most, got {K}.")
+        raise ValueError(f"`K` must be at most {len(_LETTERS) ** 4}, got {K}.")
     lots = random.Random(f"codes {seed}")
     found: dict[str, None] = {}
     while len(found) < K:

@@ -1,4 +1,4 @@
-"""Makes a study: draws every direction and writes a page for each rater."""
+"""Make a study: draw every direction and write a page for each rater."""
 
 from __future__ import annotations
 
@@ -33,22 +33,24 @@ def make_study(
 ) -> Study:
     """Write a study: ``study.json``, ``index.html`` for its organiser, ``raters/*.html``.
 
-    Each rater's page is one file that needs no other. Every direction has examples of its own, so
-    that nobody is shown a sample twice; neither scores nor the numbers of directions are in a page.
+    Each rater's page is a single file. Every direction has its own examples, so a rater never sees
+    a sample twice. The pages contain neither scores nor the numbers of directions.
+
+    Costs ``K * examples * strengths`` samples.
 
     Args:
         discovery: The run's networks.
-        folder: The study's folder, which must not exist. It is written complete or not at all.
-        run: What the run is called.
+        folder: The study's folder, which must not exist. It appears only when it is complete.
+        run: Name of the run.
         step: Training steps behind the networks.
-        raters: How many people, at least 2.
-        examples: Samples of each direction; the paper's 8.
-        strengths: Shifts of each sample, odd; the paper's 9.
-        seed: Of samples, codes and assignment.
+        raters: Number of raters, at least 2.
+        examples: Samples of each direction; the paper takes 8.
+        strengths: Shifts of each sample, an odd number; the paper takes 9.
+        seed: Seed of samples, codes and assignment.
         progress: Wraps the loop over directions, as ``tqdm`` does.
 
     Returns:
-        The study. It takes ``K * examples * strengths`` runs of the sampler.
+        The study.
 
     Raises:
         FileExistsError: If ``folder`` exists.
@@ -56,7 +58,7 @@ def make_study(
     """
     if folder.exists():
         raise FileExistsError(
-            f"The study {folder} exists, and its answers may be on their way. Choose another "
+            f"The study {folder} exists already, and raters may be answering it. Choose another "
             "folder."
         )
     K, S = discovery.config.shift.K, discovery.config.shift.S
@@ -110,9 +112,9 @@ def rater_page(
 
     Args:
         study: The study.
-        rater: One of its raters.
-        pictures: The address of each direction's sheet, by code, in the order they are shown.
-        image_shape: Of one image, ``[C, H, W]``.
+        rater: The code of one of its raters.
+        pictures: URL of each direction's sheet, by code, in the order of the page.
+        image_shape: Shape of one image, ``[C, H, W]``.
     """
     _, H, W = image_shape
     half = study.strengths // 2

@@ -24,7 +24,7 @@ const answersOf = (code) => state.answers[code] ?? {};
 const isDone = (code) => CONDITIONS.every((name) => name in answersOf(code));
 const numDone = () => facts.directions.filter(isDone).length;
 
-// --- time: only while a sheet is in sight ----------------------------------------------------------
+// --- time: counted only while a sheet is visible ---------------------------------------------------
 
 let since = null;
 function clock() {
@@ -63,8 +63,8 @@ function show() {
   $("progress").textContent = (step >= 1 && step <= n ? `sheet ${step} of ${n} · ` : "") + `${numDone()} of ${n} answered`;
   $("end-title").textContent = left ? `${left} of ${n} sheets have no answer yet` : "All sheets are answered";
   $("end-text").textContent = left
-    ? "Go back to them with the circles above: the empty ones are those without an answer. You can save what there is at any time."
-    : "Thank you. Please save your answers as a file, and send it to the one who asked you.";
+    ? "Go back to them with the circles above: an empty circle is a sheet without an answer. You can save the answers so far at any time."
+    : "Thank you. Please save your answers as a file, and send it to the person who asked you.";
 }
 
 function go(step) {
@@ -103,10 +103,10 @@ function save() {
   link.download = `answers-${facts.study}-${facts.rater}.json`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  $("saved").textContent = `Saved as ${link.download}: look for it among your downloads.`;
+  $("saved").textContent = `Saved as ${link.download} in your downloads folder.`;
 }
 
-// --- hands -----------------------------------------------------------------------------------------
+// --- input -----------------------------------------------------------------------------------------
 
 sheets.forEach(({ code, section }, i) => {
   const dot = document.createElement("button");

@@ -1,4 +1,4 @@
-"""Merges answers into the mean opinion score, with how far the raters agree."""
+"""Merge answers into the mean opinion score (MOS), and measure the raters' agreement."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hdiscovery.mos.study import Study
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far raters of the same direction agree about one thing.
+    """The agreement of raters of the same direction about one question.
 
     Attributes:
-        raw: Share of equal answers; None where no direction has two.
-        alpha: Krippendorff's alpha; None where no two answers differ.
+        raw: Share of equal answers; None if no direction has two answers.
+        alpha: Krippendorff's alpha; None if all answers are equal.
     """
 
     raw: float | None
@@ -25,14 +25,14 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class DirectionMarks:
-    """What raters say of one direction.
+    """The marks of one direction.
 
     Attributes:
         k: Index of the direction.
-        code: Its code in the study.
-        mos: Mean of its marks.
+        code: Code of the direction in the study.
+        mos: Mean of the marks.
         marks: The mark of each rater, 0 or 1.
-        conditions: Share of raters who said yes to each condition.
+        conditions: Share of raters who answered yes, for each condition.
     """
 
     k: int
@@ -47,16 +47,16 @@ class Score:
     """The outcome of a study.
 
     Attributes:
-        study: Its id.
-        run: What the run is called.
+        study: Id of the study.
+        run: Name of the run.
         step: Training steps behind the directions.
         mos: Mean of all marks.
-        answers: How many marks that is.
-        conditions: Share of yes to each condition.
-        agreement: Of the marks and of each condition.
+        answers: Number of marks.
+        conditions: Share of yes answers, for each condition.
+        agreement: Agreement about the mark and about each condition.
         seconds: Mean time spent on a direction.
-        directions: Each marked direction, best first.
-        missing: Rater and code of each answer that is not there.
+        directions: The marked directions, best first.
+        missing: Rater and code of each missing answer.
     """
 
     study: str
@@ -72,45 +72,38 @@ class Score:
 
 
 def score(study: Study, answers: Sequence[Answer]) -> Score:
-    """Return the MOS: the mean of the marks across all raters and directions.
+    """Return the MOS, the mean of the marks over all raters and directions, with its details.
 
     Args:
         study: The study.
-        answers: Those that are there; directions without any are left out.
+        answers: The answers so far. Directions without answers are left out.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If ``answers`` is empty.
     """
     if not answers:
         raise ValueError("`answers` is empty: nobody has marked a direction yet.")
     of_code: dict[str, list[Answer]] = {}
     for answer in answers:
         of_code.setdefault(answer.code, []).append(answer)
-    directions = [
-        DirectionMarks(
-            k=study.codes.index(code),
-            code=code,
-            mos=_mean([a.mark for a in own]),
-            marks={a.rater: a.mark for a in own},
-            conditions=_conditions(own),
-        )
-        for code, own in of_code.items()
-    ]
+    directions = [_marks(study, code, own) for code, own in of_code.items()]
+    agreement = {
+        name: _agreement([[getattr(a, name) for a in own] for own in of_code.values()])
+        for name in ("mark", *CONDITIONS)
+    }
     return Score(
-        study=study.id,
-        run=study.run,
-        step=study.step,
-        mos=_mean([a.mark for a in answers]),
-        answers=len(answers),
-        conditions=_conditions(answers),
-        agreement={
-            name: _agreement([[getattr(a, name) for a in own] for own in of_code.values()])
-            for name in ("mark", *CONDITIONS)
-        },
-        seconds=_mean([a.seconds for a in answers]),
+        study.id, study.run, study.step, mos=_mean([a.mark for a in answers]),
+        answers=len(answers), conditions=_conditions(answers), agreement=agreement,
+        seconds=_mean([a.seconds for a in answers]), missing=missing(study, answers),
         directions=sorted(directions, key=lambda d: (-d.mos, d.k)),
-        missing=missing(study, answers),
-    )
+    )  # fmt: skip
+
+
+def _marks(study: Study, code: str, answers: Sequence[Answer]) -> DirectionMarks:
+    return DirectionMarks(
+        k=study.codes.index(code), code=code, mos=_mean([a.mark for a in answers]),
+        marks={a.rater: a.mark for a in answers}, conditions=_conditions(answers),
+    )  # fmt: skip
 
 
 def table(score: Score) -> str:
@@ -124,7 +117,7 @@ def table(score: Score) -> str:
     lines += [f"{'all':>4} {score.mos:>6.2f} {score.answers:<10}{shares}", ""]
     for name, agreement in score.agreement.items():
         raw, alpha = (_shown(value) for value in (agreement.raw, agreement.alpha))
-        lines.append(f"agreement of {name:<16} {raw:>5}   Krippendorff's alpha {alpha:>6}")
+        lines.append(f"agreement on {name:<16} {raw:>5}   Krippendorff's alpha {alpha:>6}")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""What a study is: its directions under codes, and who marks which."""
+"""A study: directions under codes, and the directions that each rater marks."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ FORMAT = "hdiscovery-mos-1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """A study, as in its ``study.json``. Raters must not see it: it says which code is which k.
+    """A study, as in its ``study.json``. Raters must not see it, because it reveals the codes.
 
     Attributes:
-        id: Its name, in every page and in every file of answers.
-        run: What the run is called.
+        id: Id of the study, in every page and in every answer file.
+        run: Name of the run.
         step: Training steps behind the directions.
         S: Largest shift.
         examples: Samples of each direction.
-        strengths: Shifts of each of them, from -S to S.
-        seed: Of samples, codes and assignment.
-        codes: The code of each direction, k by k.
-        raters: The codes that each rater marks, in the order that they are shown.
+        strengths: Number of shifts of each sample, from -S to S.
+        seed: Seed of samples, codes and assignment.
+        codes: The code of each direction, in the order of k.
+        raters: The codes that each rater marks, in the order of the rater's page.
     """
 
     id: str
@@ -45,8 +45,8 @@ class Study:
         """Return the study of a folder.
 
         Raises:
-            FileNotFoundError: If there is none in it.
-            ValueError: If it is not one of this version's.
+            FileNotFoundError: If the folder holds no study.
+            ValueError: If the study is damaged or of another version.
         """
         path = folder / "study.json"
         if not path.is_file():
@@ -56,7 +56,7 @@ class Study:
         try:
             entries: dict[str, Any] = json.loads(path.read_text())
             if entries.pop("format") != FORMAT:
-                raise ValueError("its format is another")
+                raise ValueError(f"its format is not {FORMAT!r}")
             return cls(**entries)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is not a study of this version: {error!r}.") from error

@@ -1,4 +1,4 @@
-"""The discriminator: the encoder of the diffusion model's UNet, pooled to one logit."""
+"""The discriminator: an encoder like the diffusion model's UNet, pooled to one logit."""
 
 from __future__ import annotations
 
@@ -7,24 +7,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from hdiscovery.dm.adm_unet import (
-    UNetConfig,
-    encoder_stages,
-    middle_stage,
-    timestep_embedding,
-    zeroed,
-)
+from hdiscovery.dm.adm_blocks import timestep_embedding, zeroed
+from hdiscovery.dm.adm_config import UNetConfig
+from hdiscovery.dm.adm_unet import encoder_stages, middle_stage
 from hdiscovery.dm.conditioned import Conditioned
 from hdiscovery.dm.diffusers_unets import DiffusersUNet
-from hdiscovery.dm.files import DiffusionModel
 from hdiscovery.dm.hspace import HSpaceUNet
+from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.dm.prediction import PredictsNoise
 
 
 class Discriminator(nn.Module):
-    """ADM's encoder UNet with adaptive pooling, fed with t = 0; its last layer starts at zero.
+    """ADM's encoder with adaptive pooling, at t = 0; its last layer starts at zero.
 
-    With the shift block's heads at zero too, both sides begin in the equilibrium: D = 1/2.
+    The shift block's heads start at zero too, so training begins in equilibrium: D = 1/2.
 
     Shapes:
         x ``[N, C, H, W]`` -> logits ``[N]``.
@@ -53,11 +49,11 @@ class Discriminator(nn.Module):
 
 
 class PooledEncoder(nn.Module):
-    """Any UNet's encoder and middle, fed with t = 0 and pooled like `Discriminator`.
+    """The encoder and middle of any UNet, at t = 0, pooled like `Discriminator`.
 
     Args:
         encoder: The network; its decoder is not used.
-        groups: Of the last normalisation.
+        groups: Groups of the last normalisation.
 
     Shapes:
         x ``[N, C, H, W]`` -> logits ``[N]``.
@@ -74,7 +70,7 @@ class PooledEncoder(nn.Module):
 
 
 def pooled_logit(channels: int, groups: int = 32) -> nn.Sequential:
-    """Return the layers from features ``[N, C, H, W]`` to one logit ``[N, 1]``, 0 at the start."""
+    """Return layers from features ``[N, C, H, W]`` to a logit ``[N, 1]`` that starts at 0."""
     return nn.Sequential(
         nn.GroupNorm(groups, channels), nn.SiLU(), nn.AdaptiveAvgPool2d(1),
         zeroed(nn.Conv2d(channels, 1, 1)), nn.Flatten(),
@@ -82,15 +78,15 @@ def pooled_logit(channels: int, groups: int = 32) -> nn.Sequential:
 
 
 def build_discriminator(dm: DiffusionModel) -> nn.Module:
-    """Return a new discriminator of the images of ``dm``: the encoder of its kind of UNet, pooled.
+    """Return a new discriminator for the images of ``dm``, with the encoder of its UNet's kind.
 
     Args:
-        dm: The diffusion model. Its architecture is taken, and the condition it is under; its
-            weights are not.
+        dm: The diffusion model. The discriminator takes its architecture and its condition (a
+            prompt or a class), but not its weights.
 
     Returns:
-        A module from images ``[N, C, H, W]`` to logits ``[N]``, all of them 0 until it learns; the
-        layer that makes them so is its ``out[3]``.
+        A module from images ``[N, C, H, W]`` to logits ``[N]``. All logits are 0 before training,
+        because its last layer ``out[3]`` starts at zero.
     """
     unet, condition = dm.unet, None
     while isinstance(unet, (Conditioned, PredictsNoise)):

@@ -1,4 +1,4 @@
-"""The reconstructor R(x_0, shifted x_0) -> (logits over k, shift): always in this order."""
+"""The reconstructor R(x_0, shifted x_0) -> (logits over k, shift); inputs are in this order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ReconstructorName = Literal["lenet", "resnet18", "difference", "deep-difference"
 
 
 class LeNet(nn.Module):
-    """GANLatentDiscovery's LeNet over both images, with a head for k and one for s.
+    """GANLatentDiscovery's LeNet on both images, with a head for k and a head for s.
 
     Shapes:
         two images ``[N, C, H, W]``, H and W at least 32 -> logits ``[N, K]``, shift ``[N]``.
@@ -31,14 +31,14 @@ class LeNet(nn.Module):
         if min(x_0.shape[-2:]) < 32:
             raise ValueError(
                 f"`reconstructor` 'lenet' needs images of 32 pixels or more, got "
-                f"{tuple(x_0.shape[-2:])}. Use 'difference' for smaller ones."
+                f"{tuple(x_0.shape[-2:])}. Use 'difference' for smaller images."
             )
         f = self.features(torch.cat([x_0, shifted], dim=1))
         return self.logits(f), self.shift(f).squeeze(1)
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 over both images, from scratch, with a head for k and one for s.
+    """An untrained ResNet-18 on both images, with a head for k and a head for s.
 
     Shapes:
         two images ``[N, C, H, W]`` -> logits ``[N, K]``, shift ``[N]``.
@@ -51,7 +51,8 @@ class ResNet18(nn.Module):
         self.features = resnet18(weights=None)
         self.features.conv1 = nn.Conv2d(2 * channels, 64, 7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(self.features.conv1.weight, mode="fan_out", nonlinearity="relu")
-        # Its classifier would have parameters without a gradient, which stops distributed training.
+        # The classifier of ResNet is dropped: parameters without a gradient stop distributed
+        # training.
         self.features.fc = nn.Dropout(dropout)  # pyright: ignore[reportAttributeAccessIssue]
         self.logits = nn.Linear(512, num_directions)
         self.shift = nn.Linear(512, 1)
@@ -62,19 +63,20 @@ class ResNet18(nn.Module):
 
 
 class Difference(nn.Module):
-    """A small network that also sees the difference image; it learns from few samples.
+    """A small network that also takes the normalised difference of the images.
 
         d = (x~_0 - x_0) / (std(x~_0 - x_0) + 0.002)       over a pair's channels and pixels
 
-    So a direction looks alike at all strengths, which the two images themselves still tell. There
-    is no noise in d, as a deterministic sampler made both: 0.002 is there for s = 0 alone.
+    d shows a direction in the same way at all strengths, so the network learns from few samples;
+    the strength itself is still visible in the two images. A deterministic sampler makes both
+    images, so d holds no noise, and 0.002 only matters near s = 0.
 
     Args:
-        channels: Of an image.
+        channels: Channels of an image.
         num_directions: K.
         image_size: Edge of an image.
-        dropout: Before the head.
-        depth: Convolutions at each of the three sizes; the first of each halves it.
+        dropout: Dropout before the head.
+        depth: Convolutions at each of the three resolutions; the first of them halves the size.
 
     Shapes:
         two images ``[N, C, E, E]`` -> logits ``[N, K]``, shift ``[N]``.
@@ -114,10 +116,10 @@ def build_reconstructor(
     num_directions: int,
     dropout: float = 0.0,
 ) -> nn.Module:
-    """Return the reconstructor of that name.
+    """Return a new reconstructor of that name.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If ``name`` is unknown.
     """
     if name == "lenet":
         return LeNet(channels, num_directions, dropout)

@@ -1,4 +1,4 @@
-"""The shift block f_t(h, k): one trunk, K output convolutions."""
+"""The shift block f_t(h, k): one shared trunk and K output convolutions, the heads."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ ShiftForm = Literal["adm", "ddpm"]
 
 
 class ShiftBlock(nn.Module):
-    """Predict the change of h that each direction makes.
+    """Predict dh, the change of h along each direction.
 
         trunk(h) = SiLU(GN(conv1x1(SiLU(GN(h))) + Linear(SiLU(emb))))       form "adm"
         trunk(h) = SiLU(GN(conv1x1(h) + Linear(SiLU(emb))))                 form "ddpm"
         dh       = W[k] trunk(h) + b[k]
 
-    Asyrp has both: the first beside ADM's networks, which are the paper's, the second beside
+    Asyrp has both forms: the first for ADM's networks, which the paper uses, and the second for
     DDPM's.
 
-    The K output convolutions are one stacked parameter, so that every one of them has a gradient
-    in every step (zero for directions that were not drawn), as distributed training needs.
+    The K heads are one stacked parameter, so that every head has a gradient in every step (zero
+    for directions that were not drawn). Distributed training needs this.
 
     Args:
-        channels: C of h-space, a multiple of 32. At 32 each group is one channel, and the norm
-            takes the time embedding, a constant over the pixels, out again.
+        channels: C of h-space, a multiple of 32. For C = 32 each group is one channel, and the
+            norm removes the time embedding again, because it is constant over pixels.
         embedding_channels: Width of the network's time embedding.
         num_directions: K.
-        form: Which of the two trunks.
-        timed: Whether the trunk is told the time; without it f depends on t through h alone.
-        head_std: Standard deviation the heads' weights are drawn with; 0, the paper's choice,
-            makes every shift start as nothing.
+        form: Form of the trunk.
+        timed: Whether the trunk takes the time embedding. Without it, f depends on t only
+            through h.
+        head_std: Standard deviation of the heads' initial weights. With 0, the paper's choice,
+            every shift starts at 0.
 
     Shapes:
-        h ``[N, C, H, W]``, emb ``[N, E]``, k ``[N]`` int64 -> ``[N, C, H, W]``. The time t is not
-        looked at: ``emb`` tells it.
+        h ``[N, C, H, W]``, emb ``[N, E]``, k ``[N]`` int64 -> ``[N, C, H, W]``. The argument t is
+        ignored, because ``emb`` encodes it.
 
     References:
         Kwon et al. (2022), Diffusion Models Already Have a Semantic Latent Space.
@@ -70,7 +71,7 @@ class ShiftBlock(nn.Module):
 
     @property
     def heads(self) -> list[Tensor]:
-        """The parameters that every direction has a row of."""
+        """The parameters with one row per direction."""
         return [self.weight, self.bias]
 
     def forward(self, h: Tensor, emb: Tensor, k: Tensor, t: int | None = None) -> Tensor:
@@ -80,6 +81,7 @@ class ShiftBlock(nn.Module):
             x = x + self.emb(F.silu(emb))[:, :, None, None]
         x = F.silu(self.norm_out(x))
         N, C, H, W = x.shape
-        # One grouped convolution, a group a sample; whether it beats bmm depends on the machine.
+        # One grouped convolution, one group per sample. Whether bmm is faster depends on the
+        # machine.
         W_k, b_k = self.weight[k].reshape(N * C, C, 1, 1), self.bias[k].reshape(N * C)
         return F.conv2d(x.reshape(1, N * C, H, W), W_k, b_k, groups=N).view(N, C, H, W)

@@ -18,11 +18,14 @@ from torch import Tensor
 from chainograd.samplers import NoiseSchedule
 from hdiscovery.data.mnist import load_mnist
 from hdiscovery.directions.run_folder import RunFolder
-from hdiscovery.dm.adm_unet import ADMUNet, UNetConfig
+from hdiscovery.dm.adm_config import UNetConfig
+from hdiscovery.dm.adm_state import load_state
+from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.autocast import Autocast, autocast
 from hdiscovery.dm.device import device_of
-from hdiscovery.dm.files import load_dm, load_state, save_dm
-from hdiscovery.dm.sample import sample
+from hdiscovery.dm.files import save_dm
+from hdiscovery.dm.open import load_dm
+from hdiscovery.dm.walk import sample
 
 # The shipped DM: as small as GroupNorm's 32 groups allow, with the paper's 4x4 bottleneck.
 SMALL_MNIST = UNetConfig(

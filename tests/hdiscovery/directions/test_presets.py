@@ -4,8 +4,9 @@ import pytest
 import torch
 from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.recipe import from_preset
-from hdiscovery.dm.adm_unet import TABLE_3, ADMUNet
-from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.dm.adm_config import TABLE_3
+from hdiscovery.dm.adm_unet import ADMUNet
+from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.train.objective import Objective, discriminator_loss
 from torch._subclasses.fake_tensor import FakeTensorMode
 

@@ -8,22 +8,22 @@ import pytest
 import torch
 from hdiscovery.cli import main
 from hdiscovery.commands.gallery import show_shipped
-from hdiscovery.directions import publish as published
-from hdiscovery.directions.publish import (
-    FILE,
-    RECONSTRUCTOR,
-    is_published,
-    located,
-    open_directions,
-    publish,
-    shipped_runs,
-)
+from hdiscovery.directions import shipped
+from hdiscovery.directions.publish import publish
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.saved import (
+    RECONSTRUCTOR,
+    SHIFT_BLOCK,
+    is_published,
+    open_networks,
+    open_run,
+    trained_steps,
+)
+from hdiscovery.directions.shipped import located, shipped_runs
 from hdiscovery.editing.editor import edit
 from hdiscovery.editing.source import FILE as DIRECTIONS
 from hdiscovery.editing.source import open_source
 from hdiscovery.evaluate.rca import measure_rca
-from hdiscovery.train.loop import open_run, trained_steps
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_it_knows_its_steps_and_what_was_measured_and_has_no_checkpoint(run, tmp
     trained = list(run.records())
     run.append_record({**trained[-1], "step": trained_steps(run)})  # stopped before its checkpoint
     out = publish(run, tmp_path / "out")
-    discovery, step = open_directions(out)
+    discovery, step = open_networks(out)
 
     assert is_published(out)
     assert not is_published(run)
@@ -98,7 +98,7 @@ def test_a_shipped_run_is_found_by_its_name_unless_something_is_there(
 ):
     package = tmp_path / "package"
     publish(run, package / "digits")
-    monkeypatch.setattr(published, "SHIPPED", package)
+    monkeypatch.setattr(shipped, "SHIPPED", package)
     monkeypatch.chdir(tmp_path)
 
     assert shipped_runs() == {"digits": package / "digits"}
@@ -113,7 +113,7 @@ def test_a_shipped_run_is_found_by_its_name_unless_something_is_there(
 def test_the_demo_shows_what_a_shipped_run_has_names_for(run, tmp_path, monkeypatch):
     run.write_json("labels.json", {"1": "thicker"})
     publish(run, tmp_path / "package" / "digits")
-    monkeypatch.setattr(published, "SHIPPED", tmp_path / "package")
+    monkeypatch.setattr(shipped, "SHIPPED", tmp_path / "package")
 
     (page,) = show_shipped(tmp_path)
 
@@ -135,7 +135,7 @@ def test_what_was_not_measured_is_not_published(tiny_run, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "another format"])
-@pytest.mark.parametrize("name", [FILE, RECONSTRUCTOR])
+@pytest.mark.parametrize("name", [SHIFT_BLOCK, RECONSTRUCTOR])
 def test_a_damaged_file_is_named(run, tmp_path, name, damage):
     out = publish(run, tmp_path / "out")
     file, what = out.path / name, Path(name).stem.replace("_", "-")
@@ -144,7 +144,7 @@ def test_a_damaged_file_is_named(run, tmp_path, name, damage):
     file.write_bytes(whole[:200] if damage == "cut" else other)
 
     with pytest.raises(ValueError, match=f"{name} is not a published {what.replace('-', ' ')}"):
-        open_directions(out)
+        open_networks(out)
 
 
 def test_the_command_says_how_large_it_is(run, tmp_path, capsys):

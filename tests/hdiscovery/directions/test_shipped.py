@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from hdiscovery.commands import gallery
-from hdiscovery.directions.publish import MEASURED, open_directions, shipped_runs
+from hdiscovery.directions.publish import MEASURED
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.saved import open_networks
+from hdiscovery.directions.shipped import shipped_runs
 from hdiscovery.editing.editor import edit
 from hdiscovery.editing.source import open_source
 from hdiscovery.evaluate.rca import measure_rca
@@ -29,7 +31,7 @@ def results(monkeypatch):
 @both
 def test_it_is_small_and_its_files_are_of_one_training(folder):
     run = RunFolder.open(folder)
-    _, step = open_directions(run)
+    _, step = open_networks(run)
 
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 4e6
     measured = {path.name for path in folder.iterdir()} & set(MEASURED)
@@ -40,7 +42,7 @@ def test_it_is_small_and_its_files_are_of_one_training(folder):
 
 @both
 def test_its_reconstructor_knows_what_was_measured_of_it(folder):
-    discovery, _ = open_directions(RunFolder.open(folder))
+    discovery, _ = open_networks(RunFolder.open(folder))
     told = json.loads((folder / "rca.json").read_text())
 
     again = measure_rca(discovery, pairs=64)
@@ -95,7 +97,7 @@ def test_only_runs_whose_directions_have_names_get_a_page_in_the_demo(monkeypatc
     nameless = tmp_path / "nameless"
     shutil.copytree(DIGITS, nameless, ignore=shutil.ignore_patterns("labels.json", "directions.*"))
     runs = {"digits": DIGITS, "digits-20": DIGITS_20, "nameless": nameless}
-    monkeypatch.setattr("hdiscovery.directions.publish.shipped_runs", lambda: runs)
+    monkeypatch.setattr("hdiscovery.directions.shipped.shipped_runs", lambda: runs)
 
     gallery.show_shipped(tmp_path)
 

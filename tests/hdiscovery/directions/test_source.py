@@ -10,9 +10,10 @@ from hdiscovery.directions.about import Calibration
 from hdiscovery.directions.fingerprint import dm_hash, weights_hash
 from hdiscovery.directions.portable import PortableDirections, load_directions, save_directions
 from hdiscovery.dm.adm_unet import ADMUNet
-from hdiscovery.dm.files import load_dm, save_dm
+from hdiscovery.dm.files import save_dm
+from hdiscovery.dm.open import load_dm
+from hdiscovery.dm.walk import draw_noise
 from hdiscovery.editing.editor import edit
-from hdiscovery.editing.means import draw_noise
 from hdiscovery.editing.source import open_source
 from torch import nn
 

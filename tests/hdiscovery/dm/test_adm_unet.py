@@ -3,15 +3,9 @@
 import pytest
 import torch
 from diffusers.models.embeddings import Timesteps
-from hdiscovery.dm.adm_unet import (
-    TABLE_3,
-    ADMUNet,
-    AttentionBlock,
-    Encoded,
-    ResBlock,
-    UNetConfig,
-    timestep_embedding,
-)
+from hdiscovery.dm.adm_blocks import AttentionBlock, ResBlock, timestep_embedding
+from hdiscovery.dm.adm_config import TABLE_3, UNetConfig
+from hdiscovery.dm.adm_unet import ADMUNet, Encoded
 from hdiscovery.networks.discriminator import Discriminator
 
 

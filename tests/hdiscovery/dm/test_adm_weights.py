@@ -6,8 +6,9 @@ from dataclasses import asdict
 import pytest
 import torch
 from hdiscovery.cli import main
-from hdiscovery.dm.adm_unet import ADMUNet, UNetConfig
-from hdiscovery.dm.files import load_dm
+from hdiscovery.dm.adm_config import UNetConfig
+from hdiscovery.dm.adm_unet import ADMUNet
+from hdiscovery.dm.open import load_dm
 
 TINY = UNetConfig(
     image_size=8, in_channels=1, num_channels=32, channel_mult=(1, 2), num_res_blocks=1,

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hdiscovery.dm.adm_answers import Answers
-from hdiscovery.dm.adm_unet import ADMUNet, UNetConfig
+from hdiscovery.dm.adm_config import UNetConfig
+from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.candidates import Ranked, attentions, computed, rank, ranked
 from hdiscovery.dm.inferred import infer
 from hdiscovery.dm.noise_error import LEVELS, Probe, noise_error, trivial_error

@@ -7,11 +7,15 @@ import diffusers
 import pytest
 import torch
 from hdiscovery.cli import main
-from hdiscovery.dm.adm_unet import ADMUNet, UNetConfig
-from hdiscovery.dm.diffusers_folder import read_folder, write_folder
-from hdiscovery.dm.diffusers_schedule import schedule_from, schedule_name, scheduler_config
-from hdiscovery.dm.files import DiffusionModel, load_dm, save_dm, shipped_models
-from hdiscovery.dm.sample import sample
+from hdiscovery.dm.adm_config import UNetConfig
+from hdiscovery.dm.adm_unet import ADMUNet
+from hdiscovery.dm.diffusers_schedule import schedule_from, scheduler_config
+from hdiscovery.dm.export.diffusers_folder import read_folder, write_folder
+from hdiscovery.dm.files import save_dm
+from hdiscovery.dm.model import DiffusionModel
+from hdiscovery.dm.open import load_dm, shipped_models
+from hdiscovery.dm.schedules import schedule_name
+from hdiscovery.dm.walk import sample
 from safetensors.torch import load_file, save_file
 
 from chainograd.samplers import DDIM, NoiseSchedule, time_grid

@@ -3,11 +3,13 @@
 import diffusers
 import pytest
 import torch
-from hdiscovery.dm.adm_unet import ADMUNet, UNetConfig
+from hdiscovery.dm.adm_config import UNetConfig
+from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.conditioned import under
 from hdiscovery.dm.diffusers_model import diffusers_model
 from hdiscovery.dm.diffusers_unets import ConditionUNet, UnconditionalUNet
-from hdiscovery.dm.files import DiffusionModel, load_dm
+from hdiscovery.dm.model import DiffusionModel
+from hdiscovery.dm.open import load_dm
 from hdiscovery.dm.prediction import PredictsNoise
 from hdiscovery.networks.discriminator import build_discriminator
 

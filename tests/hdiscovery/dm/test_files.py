@@ -4,8 +4,10 @@ import json
 
 import pytest
 import torch
-from hdiscovery.dm.adm_unet import ADMUNet, UNetConfig
-from hdiscovery.dm.files import load_dm, save_dm, shipped_models
+from hdiscovery.dm.adm_config import UNetConfig
+from hdiscovery.dm.adm_unet import ADMUNet
+from hdiscovery.dm.files import save_dm
+from hdiscovery.dm.open import load_dm, shipped_models
 from safetensors.torch import load_file, save_file
 
 TINY = UNetConfig(

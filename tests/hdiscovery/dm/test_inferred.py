@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from hdiscovery.dm.adm_answers import Answers
-from hdiscovery.dm.adm_unet import TABLE_3, ADMUNet, UNetConfig
+from hdiscovery.dm.adm_config import TABLE_3, UNetConfig
+from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.inferred import infer
 
 MULT_256 = (1, 1, 2, 2, 4, 4)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from hdiscovery.cli import main
 from hdiscovery.data.images import save_image
-from hdiscovery.dm.adm_unet import ADMUNet, UNetConfig
-from hdiscovery.dm.files import load_dm
+from hdiscovery.dm.adm_config import UNetConfig
+from hdiscovery.dm.adm_unet import ADMUNet
+from hdiscovery.dm.open import load_dm
 
 from chainograd.samplers import NoiseSchedule
 
@@ -177,7 +178,7 @@ def test_one_image_is_too_few_to_tell_anything(weights, images, capsys):
 
 
 def test_a_state_dict_as_safetensors_is_read_as_one(tmp_path):
-    from hdiscovery.dm.adm_weights import convert
+    from hdiscovery.dm.conversion import convert
     from safetensors.torch import save_file
 
     save_file(weights_of(TINY), tmp_path / "ema.safetensors")

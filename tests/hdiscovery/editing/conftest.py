@@ -6,8 +6,8 @@ import pytest
 import torch
 from hdiscovery.directions.about import About
 from hdiscovery.directions.fingerprint import dm_hash
-from hdiscovery.dm.files import DiffusionModel
 from hdiscovery.dm.hspace import Encoded, HSpaceUNet
+from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.editing.source import Source
 
 from chainograd.samplers import NoiseSchedule, time_grid

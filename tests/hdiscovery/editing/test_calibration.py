@@ -3,11 +3,11 @@
 import pytest
 import torch
 from hdiscovery.directions.fixed import GlobalDirections
+from hdiscovery.dm.walk import draw_noise
 from hdiscovery.editing.calibration import calibrate
 from hdiscovery.editing.distance import Encoder, Pixels, build_features, distance
 from hdiscovery.editing.editor import edit
 from hdiscovery.editing.inversion import generate
-from hdiscovery.editing.means import draw_noise
 
 
 def test_calibrated_strength_1_is_the_same_change_along_every_direction(gaussian, source_of):

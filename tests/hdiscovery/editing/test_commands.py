@@ -175,7 +175,7 @@ def test_labels_of_a_run_are_kept_where_the_gallery_reads_them(tiny_run, tmp_pat
     ("words", "message"),
     [
         (("edit", "RUN", "--image", "PHOTO"), "at least once"),
-        (("edit", "RUN", "--image", "PHOTO", "--direction", "3:1"), "directions 0 … 2"),
+        (("edit", "RUN", "--image", "PHOTO", "--direction", "3:1"), "directions are 0 … 2"),
         (("edit", "RUN", "--image", "PHOTO", "--direction", "1", "--columns", "4"), "odd"),
         (("edit", "RUN", "--image", "PHOTO", "--direction", "1", "--span", "0"), "`--span`"),
         (("edit", "RUN", "--image", "PHOTO", "--direction", "1", "--dm", "a"), "has its diffusion"),

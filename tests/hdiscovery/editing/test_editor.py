@@ -91,7 +91,7 @@ def test_the_run_s_own_update_is_taken(toy, source_of):
 def test_directions_and_strengths_that_do_not_fit_are_refused(toy, source_of):
     source = source_of(toy(noise), GlobalDirections(D))
 
-    with pytest.raises(ValueError, match="`k` 2 is no direction: there are 0 … 1"):
+    with pytest.raises(ValueError, match="Direction 2 in `k` does not exist"):
         edit(source, noise_images(), [0, 2], torch.zeros(1, 2), num_steps=4)
     with pytest.raises(ValueError, match=r"`s` must be \[E, 2\].*got \[1, 3\]"):
         edit(source, noise_images(), [0, 1], torch.zeros(1, 3), num_steps=4)

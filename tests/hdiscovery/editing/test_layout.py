@@ -25,7 +25,7 @@ def test_a_direction_is_a_number_or_a_label_with_or_without_a_strength(about, te
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("8:1", "directions 0 … 7"), ("-1", "directions 0 … 7"), ("3:much", "'much' is not a number"),
+    [("8:1", "are 0 … 7"), ("-1", "are 0 … 7"), ("3:much", "'much' is not a number"),
      ("3:inf", "not a number"), ("thin:1", "labels are: a:1, thick"), ("twice", "several"),
      ("3:", "'' is not a number")],
 )  # fmt: skip
@@ -65,7 +65,7 @@ def test_strengths_alone_are_a_single_edit():
     ("asked", "options", "message"),
     [([], {}, "at least once"), ([Asked(1, None), Asked(1, 2.0)], {}, "only once"),
      ([Asked(k, None) for k in range(3)], {}, "at most two"),
-     ([Asked(1, None)], {"columns": 4}, "`--columns` must be odd"),
+     ([Asked(1, None)], {"columns": 4}, "`--shifts` must be odd"),
      ([Asked(1, None)], {"span": 0}, "`--span` must be positive")],
 )  # fmt: skip
 def test_what_makes_no_sheet_is_refused(asked, options, message):

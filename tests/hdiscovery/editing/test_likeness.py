@@ -4,6 +4,7 @@ import pytest
 import torch
 from hdiscovery.directions.fixed import GlobalDirections, MeanDirections
 from hdiscovery.directions.portable import PortableDirections
+from hdiscovery.dm.walk import draw_noise
 from hdiscovery.editing.distance import Pixels
 from hdiscovery.editing.inversion import generate
 from hdiscovery.editing.likeness import (
@@ -13,7 +14,7 @@ from hdiscovery.editing.likeness import (
     measure_differences,
     most_and_least_alike,
 )
-from hdiscovery.editing.means import draw_noise, measure_means
+from hdiscovery.editing.means import measure_means
 
 from chainograd.samplers import time_grid
 

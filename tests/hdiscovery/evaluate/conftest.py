@@ -7,8 +7,9 @@ import torch
 from hdiscovery.directions.config import DiscoveryConfig
 from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.subject import of_run
-from hdiscovery.dm.adm_unet import ADMUNet, UNetConfig
-from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.dm.adm_config import UNetConfig
+from hdiscovery.dm.adm_unet import ADMUNet
+from hdiscovery.dm.model import DiffusionModel
 from torch import nn
 
 from chainograd.samplers import NoiseSchedule

@@ -98,5 +98,5 @@ def test_without_a_run_the_strength_is_that_of_hs_own_spread(subject):
 
 
 def test_an_unknown_baseline_names_those_there_are(subject):
-    with pytest.raises(ValueError, match="random, pca, jacobian; got 'axes'"):
+    with pytest.raises(ValueError, match=r"'axes' is unknown\. Choose from random, pca, jacobian"):
         baseline("axes", subject, norms={999: 1.0})  # pyright: ignore[reportArgumentType]

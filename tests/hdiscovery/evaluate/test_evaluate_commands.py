@@ -57,7 +57,7 @@ def test_a_run_and_baselines_go_through_the_same_measures_into_one_table(trained
     assert len(raw) == 1  # the same x_T for all
     assert found["losses"]["steps"] == 1
     assert found["left_out"] == {
-        f"rca of {name}": "no reconstructor was trained with them; `fresh` measures them"
+        f"rca of {name}": "no reconstructor was trained with these directions; measure `fresh`"
         for name in ("random", "pca", "jacobian")
     }
     header = out.splitlines()[-30:]
@@ -86,7 +86,7 @@ def test_a_part_measured_later_joins_the_others_of_the_same_checkpoint(trained, 
     found, out = evaluation(trained), capsys.readouterr().out
     assert found["subjects"]["learnt"]["rca"]["pairs"] == 5
     assert "losses" in found
-    assert "fid of learnt: it compares with real images: pass `--data DIR`" in out
+    assert "fid of learnt: FID compares with real images, and no data was named; pass" in out
 
     old = {**found, "step": 0, "subjects": {"gone": {}}}
     (trained / "evaluation.json").write_text(json.dumps(old))

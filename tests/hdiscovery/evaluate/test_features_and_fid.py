@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from hdiscovery.data.real import real_images
 from hdiscovery.directions.subject import pairs
-from hdiscovery.evaluate.digits import digit_classifier_of
+from hdiscovery.evaluate.digits import digit_classifier, digit_classifier_of
 from hdiscovery.evaluate.feature_maps import DigitMaps, UNetMaps
 from hdiscovery.evaluate.features import (
     FeatureNet,
@@ -13,8 +14,6 @@ from hdiscovery.evaluate.features import (
     weights_hash,
 )
 from hdiscovery.evaluate.fid import distance_to, measure_fid
-from hdiscovery.evaluate.judge import digit_classifier
-from hdiscovery.evaluate.real import real_images
 from torch import nn
 
 
@@ -102,14 +101,14 @@ def test_a_classifier_is_trained_once_and_kept_with_its_accuracy(tmp_path, monke
     with torch.no_grad():
         right = (first(mnist(tmp_path, image_size=8)[0]).argmax(1) == y).float().mean().item()
     assert accuracy == pytest.approx(right)
-    with pytest.raises(ValueError, match="not one for digits of 16 pixels"):
+    with pytest.raises(ValueError, match="does not hold a classifier for digits of 16 pixels"):
         digit_classifier_of((1, 16, 16), None, tmp_path / "digits-8.safetensors")
 
 
 @pytest.mark.parametrize("name", ["inception", "net.pt", "digits"])
 def test_a_net_that_is_not_there_says_how_to_get_it(discovery, name, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    ways = {"inception": "torchvision fetches", "net.pt": "unet, digits, inception",
+    ways = {"inception": "let torchvision download it", "net.pt": "unet, digits, inception",
             "digits": "--data DIR"}  # fmt: skip
 
     with pytest.raises(FileNotFoundError, match=ways[name]):
@@ -132,7 +131,7 @@ def test_a_file_of_torch_export_is_a_feature_net(discovery, tmp_path):
     torch.testing.assert_close(net(x), Quarters()(x).detach())
     assert net.described()["sha256"] == feature_net(net.name, discovery.dm).sha256
     (tmp_path / "bad.pt").write_bytes(b"no module")
-    with pytest.raises(ValueError, match="no module that torch can load"):
+    with pytest.raises(ValueError, match="cannot be loaded as a module"):
         feature_net(str(tmp_path / "bad.pt"), discovery.dm)
 
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from hdiscovery.directions.subject import pairs
-from hdiscovery.evaluate.fresh import PairBank, train_fresh
+from hdiscovery.evaluate.fresh import train_fresh
+from hdiscovery.evaluate.kept_pairs import PairBank
 
 
 def test_it_learns_directions_that_can_be_seen(toy, patterns):
@@ -77,7 +78,8 @@ def test_pairs_that_are_there_already_are_not_made_again(toy, patterns):
 def test_pairs_of_another_number_are_refused(toy, patterns, held_out):
     drawn = pairs(toy(patterns), 40, seed=5)
 
-    with pytest.raises(ValueError, match=f"train on and the {held_out} held out, got 40"):
+    expected = f"expected {32 + held_out}: 32 to train on and {held_out} held out"
+    with pytest.raises(ValueError, match=f"has 40 pairs, {expected}"):
         train_fresh(toy(patterns), train_pairs=32, test_pairs=held_out, steps=1, drawn=drawn)
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from hdiscovery.directions.subject import pairs
 from hdiscovery.evaluate import kept_pairs
-from hdiscovery.evaluate.bench import MEASURES, Bench, Sizes, Sources
+from hdiscovery.evaluate.bench import MEASURES, Bench
 from hdiscovery.evaluate.kept_pairs import KeptPairs
+from hdiscovery.evaluate.settings import Sizes, Sources
 
 
 def columns(batches):

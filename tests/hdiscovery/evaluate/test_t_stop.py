@@ -21,7 +21,7 @@ def test_the_first_time_at_or_above_the_threshold_is_taken(threshold, t):
 
 
 def test_a_threshold_that_is_never_reached_says_how_far_it_goes():
-    with pytest.raises(ValueError, match=r"its largest is 0\.3.*smaller `threshold`"):
+    with pytest.raises(ValueError, match=r"its largest value is 0\.3.*smaller `threshold`"):
         first_time([0, 250], [0.0, 0.3], 0.31)
 
 

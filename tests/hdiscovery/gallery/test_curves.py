@@ -31,5 +31,5 @@ def test_a_long_training_is_drawn_as_small_as_a_short_one():
 
 
 def test_a_record_without_a_step_is_refused():
-    with pytest.raises(ValueError, match="needs the key 'step'"):
+    with pytest.raises(ValueError, match="has no key 'step'"):
         training_curves([{"L_G": 0.7}], K=4, S=2.0)

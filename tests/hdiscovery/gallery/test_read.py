@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 from hdiscovery.directions.config import DiscoveryConfig
+from hdiscovery.directions.labels import read_labels
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.gallery.draw import draw_strips, even_shifts
-from hdiscovery.gallery.read import read_labels, shown_run
+from hdiscovery.gallery.read import shown_run
 
 CONFIG = DiscoveryConfig.of(K=3, S=2.0, dm="models/tiny.safetensors")
 ACCURACY = {"rca": 0.5, "shift_error": 0.7, "of_direction": [0.2, None, 0.9]}

@@ -43,7 +43,7 @@ def test_directions_do_not_come_in_the_order_of_their_numbers():
     ("K", "raters", "message"),
     [
         (8, 1, "`raters` must be at least 2.* got 1"),
-        (3, 7, "more than the 6 marks of 3 directions"),
+        (3, 7, "too many: 3 directions have 6 marks"),
     ],
 )
 def test_too_few_and_too_many_raters_are_refused(K, raters, message):

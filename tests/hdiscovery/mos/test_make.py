@@ -86,7 +86,7 @@ def test_the_same_seed_makes_the_same_study_and_another_another(tmp_path, make):
 def test_a_study_that_exists_is_not_touched(tmp_path, make):
     (tmp_path / "study").mkdir()
 
-    with pytest.raises(FileExistsError, match="exists, and its answers"):
+    with pytest.raises(FileExistsError, match="exists already"):
         make(tmp_path / "study")
 
     assert list((tmp_path / "study").iterdir()) == []

@@ -76,15 +76,15 @@ def test_the_table_names_every_direction_and_the_whole(tmp_path):
 @pytest.mark.parametrize(
     ("rater", "answers", "changes", "message"),
     [
-        ("r9", [], {}, "of rater 'r9'; the study has r1, r2, r3"),
+        ("r9", [], {}, "of rater 'r9', who is not in the study.*r1, r2, r3"),
         ("r1", [], {"study": "xyz"}, "of study 'xyz', not of 'abc'"),
-        ("r1", [], {"format": "2"}, "not a file of answers.*'2'"),
-        ("r2", [answer("QQQQ")], {}, "'QQQQ' was not given to rater r2"),
+        ("r1", [], {"format": "2"}, "not an answer file.*'2'"),
+        ("r2", [answer("QQQQ")], {}, "'QQQQ' was not assigned to rater r2"),
         ("r2", [answer("BBBB"), answer("BBBB")], {}, "'BBBB' is answered 2 times"),
-        ("r2", [{"direction": "BBBB"}], {}, "not a file of answers.*'smooth'"),
+        ("r2", [{"direction": "BBBB"}], {}, "not an answer file.*'smooth'"),
         ("r2", [{**answer("BBBB"), "smooth": 1}], {}, "`smooth` of 'BBBB' is 1, not a yes or no"),
         ("r2", [{**answer("BBBB"), "seconds": "9"}], {}, "`seconds` of 'BBBB'"),
-        ("r2", ["BBBB"], {}, "not a file of answers"),
+        ("r2", ["BBBB"], {}, "not an answer file"),
     ],
 )
 def test_a_file_that_does_not_fit_the_study_is_refused(tmp_path, rater, answers, changes, message):

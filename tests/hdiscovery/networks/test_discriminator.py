@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hdiscovery.dm.adm_unet import TABLE_3, ADMUNet, UNetConfig
-from hdiscovery.dm.files import DiffusionModel
+from hdiscovery.dm.adm_config import TABLE_3, UNetConfig
+from hdiscovery.dm.adm_unet import ADMUNet
+from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.networks.discriminator import Discriminator, build_discriminator
 
 from chainograd.samplers import NoiseSchedule

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hdiscovery.dm.adm_unet import TABLE_3
+from hdiscovery.dm.adm_config import TABLE_3
 from hdiscovery.networks.shift_block import ShiftBlock
 
 # Two channels a group: with one, GroupNorm takes the time embedding out again.

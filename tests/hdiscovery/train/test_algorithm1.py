@@ -8,11 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hdiscovery.directions.config import DiscoveryConfig
+from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.run_folder import RunFolder
-from hdiscovery.dm.adm_unet import ADMUNet, UNetConfig
-from hdiscovery.dm.files import DiffusionModel, load_dm
+from hdiscovery.directions.saved import open_run
+from hdiscovery.dm.adm_config import UNetConfig
+from hdiscovery.dm.adm_unet import ADMUNet
+from hdiscovery.dm.model import DiffusionModel
+from hdiscovery.dm.open import load_dm
 from hdiscovery.train.algorithm1 import Trainer
-from hdiscovery.train.loop import Discovery, open_run, train
+from hdiscovery.train.loop import train
 from hdiscovery.train.objective import Objective
 
 from chainograd.samplers import NoiseSchedule
@@ -263,7 +267,7 @@ def test_a_run_folder_in_use_is_refused(tmp_path):
 def test_the_shipped_model_loads_and_a_truncated_or_unknown_one_says_so(tmp_path):
     dm = load_dm("MNIST32-small")
     assert dm.config.h_shape == (128, 4, 4)
-    from hdiscovery.dm.files import shipped_models
+    from hdiscovery.dm.open import shipped_models
 
     whole = shipped_models()["MNIST32-small"].read_bytes()
     cut = tmp_path / "cut.safetensors"

@@ -12,10 +12,11 @@ import pytest
 import torch
 from hdiscovery.directions.config import DiscoveryConfig, run_config
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.saved import open_run
 from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.files import save_dm
 from hdiscovery.train.bank import load_bank
-from hdiscovery.train.loop import open_run, train
+from hdiscovery.train.loop import train
 
 from tests.hdiscovery.train.test_algorithm1 import TINY
 

@@ -9,7 +9,8 @@ from hdiscovery.directions.config import DiscoveryConfig
 from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.publish import publish
 from hdiscovery.directions.run_folder import RunFolder
-from hdiscovery.train.loop import open_run, train
+from hdiscovery.directions.saved import open_run
+from hdiscovery.train.loop import train
 from hdiscovery.train.world import World
 
 CONFIG = DiscoveryConfig.of(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hdiscovery.dm.adm_unet import UNetConfig
+from hdiscovery.dm.adm_config import UNetConfig
 from hdiscovery.dm.export.diffusers_levels import adm_levels, diffusers_levels, refusal
 
 # What is fixed in ADM, and the values of diffusers' fields that say so; the first is given to it.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from hdiscovery.dm.adm_unet import UNetConfig
+from hdiscovery.dm.adm_config import UNetConfig
 
 Side = Literal["Down", "Up"]
 Resampling = Literal["conv", "resnet"]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from hdiscovery.dm.adm_unet import ADMUNet, UNetConfig
+from hdiscovery.dm.adm_config import UNetConfig
+from hdiscovery.dm.adm_state import load_state
+from hdiscovery.dm.adm_unet import ADMUNet
+from hdiscovery.dm.diffusers_model import import_diffusers
 from hdiscovery.dm.export.diffusers_config import adm_config, diffusers_config
 from hdiscovery.dm.export.diffusers_levels import attention_levels
-from hdiscovery.dm.files import load_state
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d import UNet2DModel
@@ -96,17 +97,6 @@ def from_diffusers(theirs: UNet2DModel) -> ADMUNet:
         ours[key] = value.unsqueeze(-1) if like.ndim == 3 else value
     load_state(unet, ours, "the diffusers model")
     return unet.train(theirs.training)
-
-
-def import_diffusers(user: str) -> ModuleType:
-    """Return the diffusers library; its absence names ``user`` and the extra that brings it."""
-    try:
-        import diffusers
-    except ImportError as error:
-        raise ImportError(
-            f"`{user}` needs the diffusers library ({error}): pip install 'chainograd[diffusers]'."
-        ) from error
-    return diffusers
 
 
 def sources(keys: Iterable[str], config: UNetConfig) -> dict[str, tuple[str, ...]]:

@@ -8,10 +8,13 @@ import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 from hdiscovery.directions.config import DiscoveryConfig
 from hdiscovery.directions.discovery import Discovery
-from hdiscovery.dm.adm_unet import TABLE_3, ADMUNet, UNetConfig, timestep_embedding
+from hdiscovery.dm.adm_blocks import timestep_embedding
+from hdiscovery.dm.adm_config import TABLE_3, UNetConfig
+from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.export.diffusers_config import adm_config, diffusers_config
 from hdiscovery.dm.export.diffusers_unet import from_diffusers, to_diffusers
-from hdiscovery.dm.files import DiffusionModel, load_dm
+from hdiscovery.dm.model import DiffusionModel
+from hdiscovery.dm.open import load_dm
 from hdiscovery.train.algorithm1 import Trainer
 
 from chainograd.samplers import NoiseSchedule

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from hdiscovery.dm.files import load_dm
-from hdiscovery.dm.sample import sample
-from hdiscovery.evaluate.judge import digit_classifier, judge, train_classifier
+from hdiscovery.dm.open import load_dm
+from hdiscovery.dm.walk import sample
+from hdiscovery.evaluate.digits import digit_classifier, judge, train_classifier
 from torch import nn
 
 from chainograd.samplers import DDIM, time_grid

@@ -1,0 +1,109 @@
+"""The networks of a run as it saved them: in a checkpoint or, once published, in two files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from hdiscovery.directions.config import run_config
+from hdiscovery.directions.discovery import Discovery
+from hdiscovery.directions.run_folder import RunFolder
+
+FORMAT = "hdiscovery-checkpoint-2"
+SHIFT_BLOCK, RECONSTRUCTOR = "shift_block.safetensors", "reconstructor.safetensors"
+FORMATS = {SHIFT_BLOCK: "hdiscovery-shift-block-1", RECONSTRUCTOR: "hdiscovery-reconstructor-1"}
+
+
+class LeftBehind(nn.Module):
+    """Stands where a published run has no discriminator."""
+
+    def forward(self, *_: Tensor) -> Tensor:
+        """Refuse."""
+        raise ValueError(
+            "A published run has its directions and its reconstructor: the discriminator stayed "
+            "with the run. What it said in training is in records.jsonl."
+        )
+
+
+def is_published(run: RunFolder) -> bool:
+    """Return whether a folder holds a published run."""
+    return (run.path / SHIFT_BLOCK).is_file()
+
+
+def open_networks(run: RunFolder, *, device: torch.device | str = "cpu") -> tuple[Discovery, int]:
+    """Return the networks of a run, published or not, and the training steps behind them.
+
+    Raises:
+        ValueError: If the run has no checkpoint, or a file of it is damaged.
+    """
+    if not is_published(run):
+        return open_run(run, device=device), trained_steps(run)
+    discovery = Discovery.build(run_config(run), device=device)
+    step = _load(discovery.shift_block, run.path / SHIFT_BLOCK)
+    _load(discovery.R, run.path / RECONSTRUCTOR)
+    discovery.D = LeftBehind()
+    return discovery, step
+
+
+def open_run(path: RunFolder, *, device: torch.device | str = "cpu") -> Discovery:
+    """Return the networks of a run's last checkpoint; of the shift block its average, if kept.
+
+    Raises:
+        ValueError: If the run has no checkpoint yet.
+    """
+    discovery = Discovery.build(run_config(path), device=device)
+    checkpoint = path.load_checkpoint()
+    if checkpoint is None:
+        raise ValueError(f"The run {path.path} has no checkpoint yet.")
+    load_networks(discovery, checkpoint)
+    if checkpoint["average"] is not None:
+        discovery.shift_block.load_state_dict(averaged(checkpoint["average"]))
+    return discovery
+
+
+def trained_steps(run: RunFolder) -> int:
+    """Return how many training steps are behind a run's checkpoint; 0 where there is none."""
+    checkpoint = run.load_checkpoint()
+    return checkpoint["step"] if checkpoint else 0
+
+
+def load_networks(discovery: Discovery, state: dict[str, Any]) -> None:
+    """Load the three networks of a checkpoint as they were trained.
+
+    Raises:
+        ValueError: If another version wrote it.
+    """
+    if state.get("format") != FORMAT:
+        raise ValueError(
+            f"The run's checkpoint has the format {state.get('format')!r}, expected {FORMAT!r}: "
+            "another version of hdiscovery wrote it. Use that one, or begin the run anew."
+        )
+    discovery.shift_block.load_state_dict(state["shift_block"])
+    discovery.R.load_state_dict(state["R"])
+    discovery.D.load_state_dict(state["D"])
+
+
+def averaged(average: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state of the shift block that an average of it holds."""
+    prefix = "module."
+    return {name.removeprefix(prefix): v for name, v in average.items() if name.startswith(prefix)}
+
+
+def _load(net: nn.Module, path: Path) -> int:
+    """Load a network from its file; return the training steps behind it."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        expected = FORMATS[path.name]
+        if metadata.get("format") != expected:
+            raise ValueError(f"its format is {metadata.get('format')!r}, expected {expected!r}")
+        net.load_state_dict(state)
+        return int(metadata["step"])
+    except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
+        what = path.stem.replace("_", " ")
+        raise ValueError(f"{path} is not a published {what}: {error}.") from error
