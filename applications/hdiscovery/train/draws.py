@@ -15,9 +15,7 @@ from hdiscovery.train.world import World
 
 
 @contextmanager
-def seeded(
-    seed: int, step: int, rank: int, device: torch.device | str = "cpu"
-) -> Iterator[None]:
+def seeded(seed: int, step: int, rank: int, device: torch.device | str = "cpu") -> Iterator[None]:
     """Draw what a step of a rank draws, whatever was drawn before; leave the streams as they were.
 
     The streams are Python's, and torch's of the CPU and of one device. They serve noise,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hdiscovery.api.gallery import gallery_of_shipped
 from hdiscovery.cli import main
-from hdiscovery.commands.gallery import show_shipped
 from hdiscovery.directions import shipped
 from hdiscovery.directions.publish import publish
 from hdiscovery.directions.run_folder import RunFolder
@@ -115,7 +115,7 @@ def test_the_demo_shows_what_a_shipped_run_has_names_for(run, tmp_path, monkeypa
     publish(run, tmp_path / "package" / "digits")
     monkeypatch.setattr(shipped, "SHIPPED", tmp_path / "package")
 
-    (page,) = show_shipped(tmp_path)
+    (page,) = gallery_of_shipped(tmp_path)
 
     assert page == tmp_path / "digits.html"
     text = page.read_text()
