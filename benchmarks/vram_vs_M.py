@@ -1,7 +1,7 @@
-"""Figure 4: peak memory of training through the sampler against M, plain loop and chain.
+"""Figure 4: peak memory of training through the sampler against M, for plain loop and chain.
 
-Run it as it stands: ``python benchmarks/vram_vs_M.py``. One process per reading; peaks come from
-the allocator on CUDA and from ``chainograd.meter()`` elsewhere.
+Run ``python benchmarks/vram_vs_M.py``. Each reading has its own process. Peaks come from the
+allocator on CUDA, and from ``chainograd.meter()`` elsewhere.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from chainograd import CheckpointedChain, meter
 
 METHODS = ("plain", "chain")
 STEPS = (5, 10, 20, 40)
-TIMED = 20  # the largest M that is timed: a step takes as long whatever M is
+TIMED = 20  # the largest M that is timed, because the time of a step does not depend on M
 
 
 def workload(M: int, batch: int, device: str) -> tuple[Callable[[str], Tensor], int]:
@@ -50,7 +50,7 @@ def workload(M: int, batch: int, device: str) -> tuple[Callable[[str], Tensor], 
 
 
 def memory(method: str, M: int, batch: int, device: str) -> dict[str, Any]:
-    """Return the peak of a training step after a first one: gradients and caches are there."""
+    """Return the peak of a step after a first step, which allocates gradients and caches."""
     objective, node = workload(M, batch, device)
     objective(method).backward()
     with meter(device) as reading:
@@ -60,7 +60,7 @@ def memory(method: str, M: int, batch: int, device: str) -> dict[str, Any]:
 
 
 def timing(M: int, batch: int, device: str, pairs: int = 3) -> dict[str, Any]:
-    """Return seconds of training steps, plain loop and chain in turn, after one of each."""
+    """Return seconds of training steps that alternate between plain loop and chain."""
     objective, _ = workload(M, batch, device)
 
     def step(method: str) -> None:

@@ -1,4 +1,4 @@
-"""What runs that the plain loop has not would leave behind in a step's own objects: taken back."""
+"""Side effects of extra runs on a step's own objects: undone, so that the plain loop's remain."""
 
 from __future__ import annotations
 
@@ -10,35 +10,38 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import Module
-from torch.utils._mode_utils import no_dispatch
 
-from chainograd.captured.parts import names_in
+from chainograd.captured.names import names_in
 from chainograd.errors import ChainError
 from chainograd.replay.buffers import SMALL, put_back
+from chainograd.torch_internals.modes import is_fake, no_dispatch
+from chainograd.torch_internals.tensors import version
 
-# Note [Traces]
-# 1. To measure a step for a byte budget, or to compare slices, runs it more often than the plain
-#    loop. A step that counts its calls, and hooks that collect or add up, must not see these runs.
-# 2. So attributes, closed-over and global variables, and lists, dicts and sets in them are put back
-#    as they were: those of the step, of its modules and of their hooks. Other objects that a step
-#    reaches may belong to somebody else, perhaps to another thread, and are left alone.
-# 3. A tensor among these that was changed in place gets its values back if it is small; the runs
-#    are refused if it is large.
+# Note [Side effects]
+# 1. To measure a step for a byte budget, or to compare slices, the chain runs it more often than
+#    the plain loop does. These runs must not show in a step that counts its calls, or in hooks that
+#    collect or add up.
+# 2. So attributes, closed-over and global variables, and the lists, dicts and sets in them are
+#    restored: those of the step, of its modules and of their hooks. Other objects that a step
+#    reaches may belong to other code, perhaps to another thread, and are left alone.
+# 3. If one of these objects is a tensor that was changed in place, its values are restored if it is
+#    small; if it is large, the runs are refused.
 
 _CONTAINERS = (dict, list, set)
+_FEW = 64  # entries up to which a container is searched for others
+_CODE = (types.FunctionType, types.MethodType, functools.partial)
 
 
 @contextmanager
 def without_side_effects(step: object, others: Iterable[object]) -> Iterator[None]:
-    """Put back what a block changes in the objects of a step: note [Traces].
+    """Undo what a block changes in the objects of a step: note [Side effects].
 
     Raises:
-        ChainError: If it changed a large tensor in place.
+        ChainError: If the block changed a large tensor in place.
     """
     snapshot = _Snapshot()
-    with no_dispatch():  # they are real tensors, under FakeTensorMode too
+    with no_dispatch():  # under FakeTensorMode, too, the step's own tensors may be real
         snapshot.take([step, *others])
     try:
         yield
@@ -66,7 +69,7 @@ class _Snapshot:
             stack.extend(self._opened(thing))
 
     def _opened(self, thing: Any) -> Iterator[object]:
-        """Note what a thing holds; yield what else is the step's own."""
+        """Note what an object holds; yield the step's own objects among that."""
         if isinstance(thing, functools.partial):
             yield from (thing.func, *thing.args, *thing.keywords.values())
         elif isinstance(thing, types.MethodType):
@@ -74,27 +77,34 @@ class _Snapshot:
         elif isinstance(thing, types.FunctionType):
             yield from self._function(thing)
         elif isinstance(thing, Tensor):
-            if not (thing.requires_grad or thing.is_inference() or isinstance(thing, FakeTensor)):
-                size = thing.numel() * thing.element_size() if thing.layout is torch.strided else 0
-                value = thing.detach().clone() if 0 < size <= SMALL else None
-                self.tensors.append((thing, thing._version, value))
+            self._tensor(thing)
             yield from self._table(vars(thing))
         elif isinstance(thing, Module):
-            yield from self._table(vars(thing))
-            tables = [table for table in vars(thing).values() if isinstance(table, dict)]
-            for table in tables:
-                yield from self._table(table)
-                yield from (v for v in table.values() if isinstance(v, (Module, *_CODE, Tensor)))
+            yield from self._module(thing)
         elif isinstance(thing, _CONTAINERS):
             yield from self._container(thing)
         elif callable(thing) and not isinstance(thing, type) and hasattr(thing, "__dict__"):
             yield from self._table(vars(thing))
 
+    def _tensor(self, tensor: Tensor) -> None:
+        if tensor.requires_grad or tensor.is_inference() or is_fake(tensor):
+            return
+        size = tensor.numel() * tensor.element_size() if tensor.layout is torch.strided else 0
+        value = tensor.detach().clone() if 0 < size <= SMALL else None
+        self.tensors.append((tensor, version(tensor), value))
+
+    def _module(self, module: Module) -> Iterator[object]:
+        yield from self._table(vars(module))
+        tables = [table for table in vars(module).values() if isinstance(table, dict)]
+        for table in tables:
+            yield from self._table(table)
+            yield from (v for v in table.values() if isinstance(v, (Module, *_CODE, Tensor)))
+
     def _function(self, function: types.FunctionType) -> Iterator[object]:
         for cell in function.__closure__ or ():
             try:
                 value = cell.cell_contents
-            except ValueError:  # a name that is bound later
+            except ValueError:  # the variable is assigned later
                 continue
             self.undo.append(functools.partial(_fill, cell, value))
             yield from _own(value)
@@ -114,34 +124,35 @@ class _Snapshot:
         held = thing.copy()
         self.undo.append(functools.partial(_refill, thing, held))
         values = held.values() if isinstance(held, dict) else held
-        if len(held) <= 64:
+        if len(held) <= _FEW:
             yield from (value for value in values if isinstance(value, (Tensor, *_CONTAINERS)))
 
     def put_back(self) -> None:
-        """Let everything hold what it held."""
+        """Restore what all objects held."""
         for undo in self.undo:
             undo()
         changed = [
-            (t, v) for t, version, v in self.tensors if v is not None and t._version != version
+            (t, value)
+            for t, count, value in self.tensors
+            if value is not None and version(t) != count
         ]
         put_back([tensor for tensor, _ in changed], [value for _, value in changed])
 
     def refuse_changes(self) -> None:
-        """See that no tensor was changed whose values are not known any more."""
-        for tensor, version, value in self.tensors:
-            if value is None and tensor._version != version:
+        """Refuse changes of tensors whose earlier values were not copied."""
+        for tensor, count, value in self.tensors:
+            if value is None and version(tensor) != count:
                 raise ChainError(
-                    f"A step changed a tensor of shape {tuple(tensor.shape)} in place that is its "
-                    "own, while it was tried beforehand (for a byte budget, or to compare slices). "
-                    "Carry the tensor in the state, or name a plan in place of the budget."
+                    f"A step changed one of its own tensors in place, of shape "
+                    f"{tuple(tensor.shape)}, in a run that only measures the step for a byte "
+                    "budget or compares slices. Its values cannot be restored: only small strided "
+                    "tensors are copied before such runs. Carry the tensor in the state, or name "
+                    "a plan in place of the budget."
                 )
 
 
-_CODE = (types.FunctionType, types.MethodType, functools.partial)
-
-
 def _own(value: object) -> Iterator[object]:
-    """Yield a value if it is among what may be put back."""
+    """Yield a value if it is among the objects that may be restored."""
     if isinstance(value, (Tensor, Module, *_CONTAINERS, *_CODE)):
         yield value
 
@@ -156,19 +167,15 @@ def _fill(cell: Any, value: object) -> None:
 
 
 def _refill(thing: Any, held: Any) -> None:
-    same = len(thing) == len(held)
-    if isinstance(thing, dict):
-        same = same and all(k in thing and thing[k] is v for k, v in held.items())
-        if not same:
-            thing.clear()
-            thing.update(held)
-    elif isinstance(thing, list):
-        if not (same and all(map(_is, thing, held))):
+    """Let a container hold again what it held, unless it still does."""
+    if isinstance(thing, list):
+        if len(thing) != len(held) or any(a is not b for a, b in zip(thing, held, strict=True)):
             thing[:] = held
-    elif not same or thing != held:
+        return
+    if isinstance(thing, dict):
+        same = all(k in thing and thing[k] is v for k, v in held.items())
+    else:
+        same = thing == held
+    if len(thing) != len(held) or not same:
         thing.clear()
         thing.update(held)
-
-
-def _is(a: object, b: object) -> bool:
-    return a is b
