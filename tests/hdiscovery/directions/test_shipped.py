@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from hdiscovery.commands import gallery
+from hdiscovery.api import gallery
 from hdiscovery.directions.publish import MEASURED
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.directions.saved import open_networks
 from hdiscovery.directions.shipped import shipped_runs
 from hdiscovery.editing.editor import edit
 from hdiscovery.editing.source import open_source
-from hdiscovery.evaluate.rca import measure_rca
+from hdiscovery.evaluation.rca import measure_rca
 
 DIGITS, DIGITS_20 = (shipped_runs()[name] for name in ("digits", "digits-20"))
 both = pytest.mark.parametrize("folder", [DIGITS, DIGITS_20], ids=["digits", "digits-20"])
@@ -90,19 +90,23 @@ def test_the_page_says_what_the_files_say(results, tmp_path):
 
 def test_only_runs_whose_directions_have_names_get_a_page_in_the_demo(monkeypatch, tmp_path):
     drawn, written = [], []
-    monkeypatch.setattr(gallery, "drawn", lambda run, **options: drawn.append((run.path, options)))
-    monkeypatch.setattr("hdiscovery.gallery.page.write_page",
-                        lambda out, shown, title: written.append((out.name, title)))  # fmt: skip
+    monkeypatch.setattr(
+        gallery, "_drawn", lambda run, pairs, directions, **_: drawn.append((run.path, directions))
+    )
+    monkeypatch.setattr(
+        gallery, "write_page", lambda out, shown, title: written.append((out.name, title))
+    )
 
     nameless = tmp_path / "nameless"
     shutil.copytree(DIGITS, nameless, ignore=shutil.ignore_patterns("labels.json", "directions.*"))
     runs = {"digits": DIGITS, "digits-20": DIGITS_20, "nameless": nameless}
-    monkeypatch.setattr("hdiscovery.directions.shipped.shipped_runs", lambda: runs)
+    monkeypatch.setattr(gallery, "shipped_runs", lambda: runs)
+    monkeypatch.setattr(gallery, "located", lambda path: runs.get(str(path), path))
 
-    gallery.show_shipped(tmp_path)
+    gallery.gallery_of_shipped(tmp_path)
 
     assert [path for path, _ in drawn] == [DIGITS, DIGITS_20]
-    for path, options in drawn:
+    for path, directions in drawn:
         names = json.loads((path / "labels.json").read_text())
-        assert sorted(map(str, options["only"])) == sorted(names)
+        assert sorted(map(str, directions)) == sorted(names)
     assert written == [(f"{name}.html", f"Named directions: {name}") for name in list(runs)[:2]]
