@@ -1,12 +1,12 @@
-"""Memory of the paper's models: peak bytes of a training step at full size, and the GPU it needs.
+"""What the paper's models need: peak bytes of a training step at full size, on which GPU.
 
-Run ``python benchmarks/paper_scale.py``. With ``--device fake``, the default, the whole step runs
-under ``FakeTensorMode``: shapes are real, and nothing is computed. The peak counts live tensors,
-including weights, gradients and Adam's moments. CUDA's own memory and its libraries' workspaces
-come on top. ``--device cuda`` runs the step and reads the allocator.
+Run it as it stands: ``python benchmarks/paper_scale.py``. With ``--device fake``, the default, the
+whole step runs under ``FakeTensorMode``: shapes are real, numbers are not, and the peak is that of
+live tensors, weights, gradients and Adam's moments included. What CUDA keeps for itself and the
+workspaces of its libraries come on top. ``--device cuda`` runs it, and reads the allocator.
 
-ChatFace's setting is a UNet with the size of Diff-AE's for 256 pixels and frozen weights, and a
-network of four layers that shifts its embedding. The CLIP network of its loss is left out.
+ChatFace's setting is a UNet of the size of Diff-AE's for 256 pixels with frozen weights, and a
+network of four layers that shifts its embedding; its loss, a CLIP network, is left out.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hdiscovery.directions.recipe import from_preset
 from hdiscovery.dm.adm_config import TABLE_3, UNetConfig
 from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.model import DiffusionModel
-from hdiscovery.training.algorithm1 import Trainer
+from hdiscovery.training.trainer import Trainer
 from hdiscovery.training.world import World
 from measured import each_apart, results, save
 from torch import Tensor, nn
@@ -42,11 +42,11 @@ WAYS: dict[str, dict[str, Any]] = {
     "nodes": {"frozen": "off"},
     "nodes, frozen": {"frozen": "auto"},
 }
-SHOWN = ("plain loop", "nodes, frozen")  # only these at full size, because readings take long
+SHOWN = ("plain loop", "nodes, frozen")  # at full size, where readings take long
 
 
 class Unread(World):
-    """A process that does not read its losses, because fake tensors have no values."""
+    """A process that does not look at its losses: fakes have no numbers."""
 
     def average(self, values: Mapping[str, Tensor]) -> dict[str, float]:
         """Return zeros."""
@@ -55,11 +55,11 @@ class Unread(World):
 
 @dataclass(frozen=True)
 class Setting:
-    """A model of the paper and its training.
+    """A model, as it was trained.
 
     Attributes:
-        model: Name in the paper's Table 3.
-        preset: Preset with all other settings.
+        model: Of Table 3.
+        preset: The rest.
         batch: Samples on one GPU.
     """
 
@@ -82,7 +82,7 @@ DIFF_AE = UNetConfig(
 
 
 def discovery_step(setting: Setting, M: int, device: str, **options: Any) -> tuple[Run, Run]:
-    """Return a step of Algorithm 1 with its optimizers, and such a step with a one-step sampler."""
+    """Return a step of Algorithm 1, the optimizers' included, and one whose sampler has one."""
     with no_dispatch():  # a schedule holds real numbers
         schedule = NoiseSchedule.linear()
     config = from_preset(setting.preset, dm=setting.model, M=M, **options)
@@ -101,14 +101,14 @@ def discovery_step(setting: Setting, M: int, device: str, **options: Any) -> tup
     )
 
     def run(sampler: Discovery) -> None:
-        trainer.discovery = sampler
+        trainer.algorithm.discovery = sampler
         trainer.step(*discovery.draw(setting.batch))
 
     return partial(run, discovery), partial(run, first)
 
 
 def chatface_step(M: int, device: str, **options: Any) -> tuple[Run, Run]:
-    """Return a training step of four layers through a sampler at 256 pixels, and one with M = 1."""
+    """Return a step of training four layers through a sampler of 256 pixels; and of one step."""
     with no_dispatch():
         schedule = NoiseSchedule.linear()
     unet = moved(ADMUNet(DIFF_AE), device).requires_grad_(False).eval()
@@ -133,12 +133,12 @@ def chatface_step(M: int, device: str, **options: Any) -> tuple[Run, Run]:
 
 
 def moved(net: nn.Module, device: str) -> Any:
-    """Return a network on its device; fake tensors cannot be moved, and need not be."""
+    """Return a network on its device; fakes, which are there, cannot be moved."""
     return net if torch.device(device).type == "cpu" else net.to(device)
 
 
 def peak(name: str, way: str, M: int, batch: int, device: str) -> int:
-    """Return the peak bytes of a step after a first step, including weights and moments."""
+    """Return the peak bytes of a step after a first one, weights and all included."""
     place = "cpu" if device == "fake" else device
     with FakeTensorMode() if device == "fake" else nullcontext(), meter(place) as reading:
         if name == CHATFACE:
@@ -146,23 +146,22 @@ def peak(name: str, way: str, M: int, batch: int, device: str) -> int:
         else:
             setting = replace(SETTINGS[name], batch=batch)
             run, first = discovery_step(setting, M, place, **WAYS[way])
-        first()  # allocates gradients and moments
+        first()  # gradients and moments are there afterwards
         reading.lap()
         run()
     return reading.peak_bytes
 
 
 def shifted_share(M: int, t_stop: int) -> float:
-    """Return the share of shifted steps in a grid; they need more memory than the others."""
+    """Return which part of a grid's steps is shifted: those are the larger ones."""
     return sum(t >= t_stop for t in time_grid(M)[:-1]) / M
 
 
 def at(name: str, way: str, M: int, batch: int, device: str) -> dict[str, Any]:
-    """Return the peak at M, extrapolated from two smaller M: every step adds a node or a graph.
+    """Return the peak at M: nodes and graphs are added by each step, so that two M tell the third.
 
-    Both smaller M have the same share of shifted steps and are at least 5, because the nodes of
-    CelebAHQ128 need less at M = 4 than the line through all other M predicts. On a real device, M
-    itself is run.
+    The two have the same share of shifted steps, and are 5 or more: the nodes of CelebAHQ128 need
+    less at 4 than the line through all others says. On a real device M itself is run.
     """
     row = {"setting": name, "way": way, "M": M, "batch": batch}
     if device != "fake":
@@ -178,7 +177,7 @@ def at(name: str, way: str, M: int, batch: int, device: str) -> dict[str, Any]:
 
 
 def measure(device: str, M: int | None = None, batch: int | None = None) -> list[dict[str, Any]]:
-    """Return the peaks of all settings and methods, each measured in its own process."""
+    """Return the peaks of all settings and ways, a process each."""
     jobs = []
     for name in (*SETTINGS, CHATFACE):
         if name == CHATFACE:
@@ -191,7 +190,7 @@ def measure(device: str, M: int | None = None, batch: int | None = None) -> list
 
 
 def compared() -> list[dict[str, Any]]:
-    """Return peaks on fake tensors and on real tensors, for sizes that run on this machine."""
+    """Return peaks on fake tensors and on real ones, where a real run is possible here."""
     jobs = [("MNIST32", way, 2, 2, device) for way in WAYS for device in ("fake", "cpu")]
     peaks = each_apart(peak, jobs, "cpu")
     return [
@@ -201,13 +200,13 @@ def compared() -> list[dict[str, Any]]:
 
 
 def gpu_for(peak_bytes: int) -> str:
-    """Return the smallest GPU with that much memory."""
+    """Return the smallest GPU that holds so much."""
     fitting = [f"{size} GB" for size in GPUS if peak_bytes <= size * 2**30]
     return fitting[0] if fitting else f"more than {GPUS[-1]} GB"
 
 
 def table(content: dict[str, Any]) -> str:
-    """Return two Markdown tables: the memory of each setting, and fake against real tensors."""
+    """Return two Markdown tables: what each setting needs, and fakes against real tensors."""
     lines = ["| model | batch a GPU | M | way | GiB | GPU |", "|---|---:|---:|---|---:|---|"]
     for row in content["settings"]:
         lines.append(
@@ -226,9 +225,9 @@ def table(content: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="fake", help="fake (default), or a device to run on")
-    parser.add_argument("--M", type=int, help="number of steps; by default the paper's")
-    parser.add_argument("--batch", type=int, help="batch; by default the paper's")
+    parser.add_argument("--device", default="fake", help="fake (default), or one to run on")
+    parser.add_argument("--M", type=int, help="another number of steps than the paper's")
+    parser.add_argument("--batch", type=int, help="another batch than the paper's")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     out = options.out or results("paper_scale", options.device)

@@ -1,7 +1,7 @@
-"""Figure 4: peak memory of training through the sampler against M, for plain loop and chain.
+"""Figure 4: peak memory of training through the sampler against M, plain loop and chain.
 
-Run ``python benchmarks/vram_vs_M.py``. Each reading has its own process. Peaks come from the
-allocator on CUDA, and from ``chainograd.meter()`` elsewhere.
+Run it as it stands: ``python benchmarks/vram_vs_M.py``. One process per reading; peaks come from
+the allocator on CUDA and from ``chainograd.meter()`` elsewhere.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.recipe import from_preset
-from hdiscovery.training.objective import Objective
+from hdiscovery.training.algorithm1 import Objective
 from measured import apart, default_device, each_apart, in_turn, ratio, results, save
 from torch import Tensor
 
@@ -23,7 +23,7 @@ from chainograd import CheckpointedChain, meter
 
 METHODS = ("plain", "chain")
 STEPS = (5, 10, 20, 40)
-TIMED = 20  # the largest M that is timed, because the time of a step does not depend on M
+TIMED = 20  # the largest M that is timed: a step takes as long whatever M is
 
 
 def workload(M: int, batch: int, device: str) -> tuple[Callable[[str], Tensor], int]:
@@ -50,7 +50,7 @@ def workload(M: int, batch: int, device: str) -> tuple[Callable[[str], Tensor], 
 
 
 def memory(method: str, M: int, batch: int, device: str) -> dict[str, Any]:
-    """Return the peak of a step after a first step, which allocates gradients and caches."""
+    """Return the peak of a training step after a first one: gradients and caches are there."""
     objective, node = workload(M, batch, device)
     objective(method).backward()
     with meter(device) as reading:
@@ -60,7 +60,7 @@ def memory(method: str, M: int, batch: int, device: str) -> dict[str, Any]:
 
 
 def timing(M: int, batch: int, device: str, pairs: int = 3) -> dict[str, Any]:
-    """Return seconds of training steps that alternate between plain loop and chain."""
+    """Return seconds of training steps, plain loop and chain in turn, after one of each."""
     objective, _ = workload(M, batch, device)
 
     def step(method: str) -> None:

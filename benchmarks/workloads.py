@@ -1,7 +1,7 @@
 """Three samplers to train through: discovery on MNIST, a UNet of diffusers, a small transformer.
 
-Each is a value: its step, its initial noise, its loss, and the tensors that get gradients. Under
-``FakeTensorMode`` its tensors are fake.
+Each is a value: its step, the noise it begins with, its loss, and what wants a gradient. Real
+tensors or fake ones, whichever mode is on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hdiscovery.dm.adm_config import UNetConfig
 from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.dm.open import load_dm
-from hdiscovery.training.objective import Objective
+from hdiscovery.training.algorithm1 import Objective
 from torch import Tensor, nn
 from torch.utils._mode_utils import no_dispatch
 
@@ -35,27 +35,27 @@ SMALLEST = UNetConfig(
 
 @dataclass
 class Evaluations:
-    """The number of steps of the whole batch; a slice counts as its share of the batch."""
+    """How many steps of the whole batch have run; a slice counts as its part of the batch."""
 
     count: float = 0.0
 
 
 @dataclass(eq=False)
 class Workload:
-    """A chain of M steps, and its loss.
+    """A chain of M steps, and what is asked of it.
 
     Attributes:
-        name: Name in tables.
+        name: What it is called in tables.
         M: Number of steps.
         step: ``step(x, i, *args) -> x``.
         x_T: The noise, ``[N, C, H, W]``.
-        args: Further arguments of every step.
-        loss: A function of the result.
-        wanted: Tensors that get a ``.grad`` in a run.
+        args: What every step is given besides.
+        loss: Of the result.
+        wanted: Tensors whose ``.grad`` a run leaves.
         frozen: Whether the network's weights need no gradient.
-        kind: A function of the step index; equal values mean equal cost.
+        kind: Equal for steps that cost the same.
         checkpoint_itself: Turns the model's own gradient checkpointing on or off, if it has one.
-        evaluations: Counts the evaluated steps.
+        evaluations: Counts what the step is given.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Workload:
     evaluations: Evaluations = field(default_factory=Evaluations)
 
     def __post_init__(self) -> None:
-        # The closure avoids `self`: the chain treats everything it reaches as part of the step.
+        # Not `self` in the closure: a chain takes what it reaches to be part of the step.
         plain, batch, evaluations = self.step, len(self.x_T), self.evaluations
 
         def counted(x: Tensor, i: int, *args: Tensor) -> Tensor:
@@ -81,13 +81,13 @@ class Workload:
         self.step = counted
 
     def forget(self) -> None:
-        """Clear all gradients, as before a training step."""
+        """Let go of gradients, as before a training step."""
         for tensor in self.wanted:
             tensor.grad = None
 
 
 def mnist(M: int, batch: int, device: str, size: Size = "bench") -> Workload:
-    """Return step 2 of Algorithm 1, which trains the shift block and the reconstructor."""
+    """Return step 2 of Algorithm 1: trained are the shift block and the reconstructor."""
     reconstructor = "lenet" if size == "bench" else "difference"
     config = from_preset(
         "MNIST32-400-20-32-5", M=M, batch_size=max(batch, 2), head_std=0.1,
@@ -111,7 +111,7 @@ def mnist(M: int, batch: int, device: str, size: Size = "bench") -> Workload:
 
 
 def unet(M: int, batch: int, device: str, size: Size = "bench") -> Workload:
-    """Return diffusers' UNet with trainable weights, as if a reward of the sample trained it."""
+    """Return diffusers' UNet, all of whose weights are trained, as by a reward of the sample."""
     widths, layers = ((32, 64, 64, 128), 2) if size == "bench" else ((32, 32), 1)
     edge = 32 if size == "bench" else 8
     torch.manual_seed(0)
@@ -133,7 +133,7 @@ def unet(M: int, batch: int, device: str, size: Size = "bench") -> Workload:
 
 
 def dit(M: int, batch: int, device: str, size: Size = "bench") -> Workload:
-    """Return diffusers' DiT with frozen weights; the gradient goes to the initial noise."""
+    """Return diffusers' DiT with frozen weights; the noise that it begins with is improved."""
     heads, width, layers, edge = (6, 32, 6, 16) if size == "bench" else (2, 16, 2, 8)
     torch.manual_seed(0)
     net = DiTTransformer2DModel(
@@ -165,13 +165,13 @@ def _mnist_model(device: str, size: Size) -> DiffusionModel:
     if size == "bench":
         net.load_state_dict(shipped.unet.state_dict())
     else:
-        for p in net.parameters():  # layers that start at zero would stop every gradient
+        for p in net.parameters():  # layers that begin as zero would hide all behind them
             nn.init.normal_(p, std=0.05)
     return DiffusionModel(net, schedule, "MNIST32")
 
 
 def _place(net: nn.Module, device: str) -> None:
-    if torch.device(device).type != "cpu":  # fake tensors cannot be moved, and need not be
+    if torch.device(device).type != "cpu":  # fakes, which are there, cannot be moved
         nn.Module.to(net, device)  # diffusers' own `to` hides its signature
 
 

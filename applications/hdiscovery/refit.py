@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from hdiscovery.directions.history import enter
 from hdiscovery.directions.publish import MEASURED
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.directions.saved import open_run
@@ -119,7 +120,7 @@ def refit(
     anew = torch.optim.Adam(R.parameters(), config.rates["omega"])
     optimizers = {**checkpoint["optimizers"], "omega": anew.state_dict()}
     run.save_checkpoint({**checkpoint, "R": R.state_dict(), "optimizers": optimizers})
-    run.write_json("config.json", asdict(discovery.config))
+    enter(run, "refitted", config=discovery.config, before=config, step=checkpoint["step"])
     known = [accuracy(R, bank.batches(256, discovery.device), K=subject.K, S=subject.S)
              for bank in (test, train)]  # fmt: skip
     return FreshReconstructor(R, *known)

@@ -2,9 +2,11 @@
 
 import inspect
 import json
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import hdiscovery
 import pytest
@@ -64,6 +66,12 @@ def test_the_names_are_there_and_documented():
         assert all(f"{section}:" in text for section in ("Args", "Returns", "Raises", "Example"))
     with pytest.raises(AttributeError, match="no attribute 'judge'"):
         _ = hdiscovery.judge
+
+
+def test_the_reference_shows_exactly_what_is_public():
+    page = (Path(__file__).parents[2] / "docs" / "reference.md").read_text()
+
+    assert sorted(re.findall(r"auto\w+:: hdiscovery\.(\w+)\n", page)) == hdiscovery.__all__
 
 
 def test_the_import_brings_no_library():

@@ -77,7 +77,7 @@ def test_one_word_means_one_thing_in_all_commands():
 
     # `image` is a command's input, `images` a number; steps of a sampler are never plain `steps`.
     assert "steps" not in meanings
-    for name in ("device", "overwrite", "image", "inversion_steps", "seed", "shifts", "data"):
+    for name in ("device", "overwrite", "image", "inversion_steps", "seed", "shifts"):
         assert len(meanings[name]) == 1, (name, meanings[name])
 
 

@@ -157,8 +157,8 @@ def rank(
     Example:
         >>> import hdiscovery
         >>> sizes = Sizes(samples=2, shifts=3, references=5)
-        >>> hdiscovery.rank(run, sizes=sizes, device="cpu").K
-        32
+        >>> len(hdiscovery.rank(run, sizes=sizes, device="cpu").directions)
+        2
     """
     sizes, sources = sizes or Sizes(), sources or Sources()
     folder = own_run(Path(run))

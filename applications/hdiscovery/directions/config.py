@@ -10,15 +10,15 @@ from typing import Any
 from hdiscovery.directions.checked import did_you_mean
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.directions.settings import (
-    Loss,
-    Memory,
-    Model,
-    Networks,
-    Optimizer,
-    Run,
-    Sampling,
-    Shift,
-    Training,
+    LossSettings,
+    MemorySettings,
+    ModelSettings,
+    NetworksSettings,
+    OptimizerSettings,
+    RunSettings,
+    SamplingSettings,
+    ShiftSettings,
+    TrainingSettings,
 )
 
 
@@ -49,15 +49,15 @@ class DiscoveryConfig:
         (8, 5)
     """
 
-    model: Model = field(default_factory=Model)
-    sampling: Sampling = field(default_factory=Sampling)
-    shift: Shift = field(default_factory=Shift)
-    networks: Networks = field(default_factory=Networks)
-    loss: Loss = field(default_factory=Loss)
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    training: Training = field(default_factory=Training)
-    memory: Memory = field(default_factory=Memory)
-    run: Run = field(default_factory=Run)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    shift: ShiftSettings = field(default_factory=ShiftSettings)
+    networks: NetworksSettings = field(default_factory=NetworksSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    memory: MemorySettings = field(default_factory=MemorySettings)
+    run: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self) -> None:
         for name, kind in GROUPS.items():
@@ -126,8 +126,9 @@ class DiscoveryConfig:
 
 
 GROUPS: dict[str, type] = {
-    "model": Model, "sampling": Sampling, "shift": Shift, "networks": Networks, "loss": Loss,
-    "optimizer": Optimizer, "training": Training, "memory": Memory, "run": Run,
+    "model": ModelSettings, "sampling": SamplingSettings, "shift": ShiftSettings,
+    "networks": NetworksSettings, "loss": LossSettings, "optimizer": OptimizerSettings,
+    "training": TrainingSettings, "memory": MemorySettings, "run": RunSettings,
 }  # fmt: skip
 GROUP_OF = {leaf.name: group for group, kind in GROUPS.items() for leaf in fields(kind)}
 CHANGEABLE = ("steps", "settle_steps", "learning_rate", "learning_rate_R", "learning_rate_D",

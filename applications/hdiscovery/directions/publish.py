@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hdiscovery.directions.history import enter_published
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.directions.saved import (
     FORMATS,
@@ -51,6 +52,7 @@ def publish(run: RunFolder, out: Path, *, dtype: torch.dtype = torch.float16) ->
                 "Measure again (`hdiscovery evaluate` and `rank`), or remove that file."
             )
     published = RunFolder.create(out, run.read_json("config.json"))
+    enter_published(published, discovery.config, discovery.dm, step)
     for name in MEASURED:
         if (run.path / name).is_file():
             published.write_json(name, run.read_json(name))

@@ -24,13 +24,13 @@ from hdiscovery.networks.shift_block import ShiftForm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
+class ModelSettings:
     """The frozen diffusion model.
 
     Attributes:
         dm: A weight file, the folder of a diffusers pipeline, or the name of a shipped diffusion
             model. It is empty in presets whose model is not shipped.
-        autocast: ``"bf16"`` runs the UNet and the shift block under bfloat16 autocast.
+        autocast: "bf16" runs the UNet and the shift block under bfloat16 autocast.
         compile: Train with a UNet that `torch.compile` has compiled, which takes minutes at the
             start. On a CPU it needs a C++ compiler.
         shard_dm: Shard the model over the processes (FSDP2), if it is too large for one GPU.
@@ -46,7 +46,7 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
+class SamplingSettings:
     """The sampling chain from noise to image.
 
     Attributes:
@@ -64,7 +64,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shift:
+class ShiftSettings:
     """The directions, and how a shift along them enters the chain.
 
     Attributes:
@@ -73,8 +73,8 @@ class Shift:
         min_shift: Smallest absolute value of a shift; the paper has none. The reconstructor cannot
             tell shifts near 0 apart.
         t_stop: Last time (0-based, inclusive) at which samples are shifted.
-        update: ``"asymmetric"`` lets the shift enter only the predicted x_0, as the paper does;
-            ``"symmetric"`` lets it enter the predicted noise as well.
+        update: "asymmetric" lets the shift enter only the predicted x_0, as the paper does;
+            "symmetric" lets it enter the predicted noise as well.
     """
 
     K: CountFromTwo = 32
@@ -95,7 +95,7 @@ class Shift:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Networks:
+class NetworksSettings:
     """The shift block and the reconstructor R; the discriminator D follows from the model.
 
     Attributes:
@@ -124,7 +124,7 @@ class Networks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loss:
+class LossSettings:
     """Weights of the terms of the loss.
 
     Attributes:
@@ -133,7 +133,7 @@ class Loss:
         lambda_1: Weight of the cross entropy of k.
         lambda_2: Weight of the l1 error of s.
         lambda_l1: Weight of the weighted l1 distance to the unshifted sample, the paper's ablation.
-        l1_gamma: gamma in the weight of that distance, ``gamma / (gamma + |s|)``.
+        l1_gamma: gamma in the weight of that distance, gamma / (gamma + |s|).
     """
 
     lambda_G: NotNegative = 1.0
@@ -147,14 +147,14 @@ class Loss:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Optimizer:
+class OptimizerSettings:
     """Adam and the moving average.
 
     Attributes:
         learning_rate: Of Adam, for all three networks.
         learning_rate_R: Of R, if it differs.
         learning_rate_D: Of D, if it differs.
-        adam: ``"dense"`` also moves directions that a step did not draw, by momentum; ``"lazy"``
+        adam: "dense" also moves directions that a step did not draw, by momentum; "lazy"
             leaves them where they are.
         ema: Decay of the moving average of the shift block, which is then what is evaluated; 0
             keeps no average. Steps that settle use the average's directions.
@@ -181,7 +181,7 @@ class Optimizer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
+class TrainingSettings:
     """How long, and on which samples.
 
     Attributes:
@@ -212,17 +212,17 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
+class MemorySettings:
     """How the gradient through the chain is computed; every choice returns the same gradient.
 
     Attributes:
-        plan: ``"nodes"`` goes back in the memory of one step. ``"graph"`` keeps the graphs of all
-            M steps and takes a third less time. A number of bytes such as ``"8GiB"`` takes the
+        plan: "nodes" goes back in the memory of one step. "graph" keeps the graphs of all
+            M steps and takes a third less time. A number of bytes such as "8GiB" takes the
             fastest plan that fits.
         micro_batch: Samples whose graphs exist at once; the losses see the whole batch. By
             default all samples of a process.
-        frozen: ``"auto"`` lets layers of the frozen model save less for the backward pass.
-            ``"off"`` leaves them to torch.
+        frozen: "auto" lets layers of the frozen model save less for the backward pass.
+            "off" leaves them to torch.
     """
 
     plan: str = "nodes"
@@ -242,7 +242,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class RunSettings:
     """Where a run begins and what it writes.
 
     Attributes:

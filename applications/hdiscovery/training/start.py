@@ -12,7 +12,7 @@ from hdiscovery.directions.recipe import refuse_no_model
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.directions.saved import is_published
 from hdiscovery.dm.open import load_dm
-from hdiscovery.training.loop import start_of
+from hdiscovery.training.start_from import start_of
 from hdiscovery.training.world import World, launcher, restarted
 
 BEGUN_BY = "begun_by.txt"  # in a run's folder
@@ -37,8 +37,9 @@ def resumed(out: Path, changes: dict[str, Any], world: World) -> tuple[RunFolder
     """Return the run and its own config, changed where a run may change on its way.
 
     Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is a published one, or does not fit the processes that are there.
+        FileNotFoundError: If there is no run.
+        ValueError: If it is a published run, a change is none that a run can make, or the run does
+            not fit the processes that are there.
     """
     run = RunFolder.open(out)
     if is_published(run):
@@ -48,7 +49,6 @@ def resumed(out: Path, changes: dict[str, Any], world: World) -> tuple[RunFolder
         )
     config = run_config(run).changed(**changes)
     refuse_processes(config, world)
-    run.write_json("config.json", asdict(config))
     return run, config
 
 
@@ -74,9 +74,10 @@ def refuse_unfit(config: DiscoveryConfig, world: World) -> None:
         ValueError: If networks do not fit, or the batch cannot be shared out.
     """
     refuse_processes(config, world)
-    refuse_model(config, load_dm(config.model.dm))
+    dm = load_dm(config.model.dm)
+    refuse_model(config, dm)
     if config.run.start_from:
-        start_of(config)
+        start_of(config, dm)
 
 
 def refuse_processes(config: DiscoveryConfig, world: World) -> None:

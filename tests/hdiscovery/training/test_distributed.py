@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from hdiscovery.directions.run_folder import RunFolder
-from hdiscovery.training.loop import seeded
+from hdiscovery.training.draws import seeded
 from hdiscovery.training.world import World
 
 from tests.hdiscovery.training.test_resume import config, weights
