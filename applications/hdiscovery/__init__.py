@@ -18,26 +18,21 @@ if TYPE_CHECKING:
     from hdiscovery.api.invert import invert as invert
     from hdiscovery.api.open import open as open
 
-# Where each public name is. A module is imported when its name is first asked for, so that
-# `import hdiscovery` is fast and needs no library of the extra.
-_MODULES = {
-    "edit": "edit",
-    "evaluate": "evaluate",
-    "gallery": "gallery",
-    "invert": "invert",
-    "open": "open",
-    "rank": "evaluate",
-}
-__all__ = list(_MODULES)
+__all__ = ["edit", "evaluate", "gallery", "invert", "open", "rank"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    """Import a public name when it is first asked for.
+
+    ``import hdiscovery`` is therefore fast, and needs no library of the extra.
+    """
+    if name not in __all__:
         raise AttributeError(f"module 'hdiscovery' has no attribute {name!r}")
     from hdiscovery.extra import needs_extra
 
     with needs_extra():
-        return getattr(import_module(f"hdiscovery.api.{_MODULES[name]}"), name)
+        module = import_module(f"hdiscovery.api.{'evaluate' if name == 'rank' else name}")
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

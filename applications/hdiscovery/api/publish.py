@@ -19,7 +19,7 @@ from hdiscovery.directions.shipped import located, own_run
 from hdiscovery.dm.device import device_of
 from hdiscovery.dm.walk import draw_noise
 from hdiscovery.editing.calibration import calibrate
-from hdiscovery.editing.distance import build_features
+from hdiscovery.editing.distance import FeatureName, build_features
 from hdiscovery.editing.means import Means, measure_means
 from hdiscovery.editing.source import FILE, Source, open_run_source
 from hdiscovery.progress import Bars, counted, silent
@@ -34,7 +34,7 @@ def publish_file(
     samples: int = 20,
     mean: bool = True,
     calibration_samples: int = 8,
-    calibration_features: Literal["encoder", "pixels"] = "encoder",
+    calibration_features: FeatureName = "encoder",
     seed: int = 0,
     dtype: Precision = "float16",
     overwrite: bool = False,
@@ -106,7 +106,7 @@ def _means(source: Source, samples: int, seed: int, dtype: torch.dtype, progress
 
 
 def _calibration(
-    source: Source, samples: int, features: str, seed: int, progress: Bars
+    source: Source, samples: int, features: FeatureName, seed: int, progress: Bars
 ) -> Calibration:
     x_T = draw_noise(source.dm, samples, seed)
     net = build_features(features, source.dm)

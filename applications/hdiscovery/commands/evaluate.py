@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
@@ -13,7 +13,6 @@ from hdiscovery.evaluate.settings import (
     PARTS,
     BaselineName,
     BaselineStrength,
-    Part,
     Sizes,
     Sources,
 )
@@ -65,7 +64,7 @@ def run(options: Options) -> None:
     """Measure, rank if asked to, and print what was found."""
     from hdiscovery.api.evaluate import evaluate, rank
 
-    parts: list[Part] = [part for part in get_args(Part) if part in options.only]
+    parts = [part for part in PARTS if options.only.count(part)]
     how = {"sizes": options.sizes, "sources": options.sources, "compile": options.compile,
            "device": options.device, "progress": bars}  # fmt: skip
     if parts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
@@ -22,18 +22,11 @@ from hdiscovery.evaluate.rca import accuracy
 from hdiscovery.evaluate.rescoring import rescore
 from hdiscovery.evaluate.settings import Sizes, Sources
 from hdiscovery.evaluate.sweep import Sweep, sweeps
+from hdiscovery.progress import Bars
 
 
 class LeftOut(Exception):  # noqa: N818
     """A measure cannot be taken, for the reason given; the other measures still can."""
-
-
-class Named(Protocol):
-    """A function from a name to a progress bar of that name."""
-
-    def __call__(self, name: str) -> Progress:
-        """Return the progress bar."""
-        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +46,7 @@ class Bench:
     subject: Subject
     sizes: Sizes
     sources: Sources
-    progress: Named
+    progress: Bars
     R: nn.Module | None
     kept: list[Sweep] = field(default_factory=list)
     pairs: KeptPairs = field(init=False)

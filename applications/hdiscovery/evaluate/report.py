@@ -9,10 +9,11 @@ from typing import Any
 from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.subject import Subject, of_run, with_directions
 from hdiscovery.evaluate.baselines import baseline, learnt_norms, spread_norms
-from hdiscovery.evaluate.bench import MEASURES, Bench, LeftOut, Named
+from hdiscovery.evaluate.bench import MEASURES, Bench, LeftOut
 from hdiscovery.evaluate.equilibrium import measure_equilibrium
 from hdiscovery.evaluate.ranking import MARKS
 from hdiscovery.evaluate.settings import PARTS, BaselineName, BaselineStrength, Sizes, Sources
+from hdiscovery.progress import Bars, silent
 
 FORMAT = "hdiscovery-evaluation-1"
 
@@ -29,7 +30,7 @@ def evaluate(
     strength: BaselineStrength = "learnt",
     sizes: Sizes | None = None,
     sources: Sources | None = None,
-    progress: Named = lambda name: iter,
+    progress: Bars = silent,
 ) -> Iterator[Report]:
     """Measure a run and baselines; yield the report after each part.
 
@@ -103,8 +104,8 @@ def _subjects(
         if not any(norms.values()):
             raise ValueError(
                 "The baselines have no strength: they take the strength of the learnt directions, "
-                "which are still 0 everywhere. Train the run first, or pass `--baseline-strength "
-                "spread`."
+                "which are still 0 everywhere. Train the run first, or pass "
+                "`--baseline-strength spread`."
             )
         for name in names:
             directions = baseline(name, learnt, norms=norms, seed=sizes.seed + 2)

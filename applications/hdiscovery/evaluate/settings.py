@@ -18,16 +18,16 @@ class Sizes:
     """How much is measured.
 
     Attributes:
-        pairs: Pairs for RCA; the paper's protocol takes 5,000.
-        fresh_pairs: Pairs that a fresh reconstructor is trained on, None for 128 a direction; a
-            quarter more are held out.
+        pairs: Pairs for RCA; the paper takes 5,000.
+        fresh_pairs: Pairs that a fresh reconstructor is trained on; None means 128 for each
+            direction. A quarter as many are held out for testing.
         fresh_steps: Updates of the fresh reconstructor.
-        images: Samples of each kind for FID, and the largest number of real images.
-        samples: Samples that every direction is tried on, for marks, probes and rank.
-        shifts: Shifts of each of these samples, odd.
-        references: Unshifted samples to compare the shifted ones with.
+        images: Raw samples, shifted samples, and at most as many real images, for FID.
+        samples: Samples that every direction is applied to, for marks, probes and rank.
+        shifts: Shifts of each of these samples, an odd number.
+        references: Unshifted samples to compare with.
         batch_size: Samples at once.
-        seed: Of all that is drawn.
+        seed: Seed of everything that is drawn.
 
     Raises:
         ValueError: If a number is out of range.
@@ -52,7 +52,7 @@ class Sizes:
                 raise ValueError(f"`{name}` must be at least {bound}, got {value}.")
         if self.shifts % 2 == 0:
             raise ValueError(
-                f"`shifts` must be odd, so that s = 0 is among them, got {self.shifts}."
+                f"`shifts` must be odd, so that s = 0 is in the middle, got {self.shifts}."
             )
 
 

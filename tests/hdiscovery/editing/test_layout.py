@@ -65,7 +65,7 @@ def test_strengths_alone_are_a_single_edit():
     ("asked", "options", "message"),
     [([], {}, "at least once"), ([Asked(1, None), Asked(1, 2.0)], {}, "only once"),
      ([Asked(k, None) for k in range(3)], {}, "at most two"),
-     ([Asked(1, None)], {"columns": 4}, "`--columns` must be odd"),
+     ([Asked(1, None)], {"columns": 4}, "`--shifts` must be odd"),
      ([Asked(1, None)], {"span": 0}, "`--span` must be positive")],
 )  # fmt: skip
 def test_what_makes_no_sheet_is_refused(asked, options, message):
