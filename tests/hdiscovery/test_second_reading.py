@@ -173,14 +173,14 @@ def test_published_runs_are_ranked_and_shipped_ones_are_left_alone(published, ca
 def test_a_label_that_is_taken_away_stays_away(tmp_path, capsys):
     import shutil
 
-    from hdiscovery.editing.source import open_source
+    from hdiscovery.directions.open import open_directions
 
     run = tmp_path / "digits"
     shutil.copytree(shipped_runs()["digits"], run)
-    named = next(k for k, label in enumerate(open_source(run).about.labels) if label)
+    named = next(k for k, label in enumerate(open_directions(run).about.labels) if label)
 
     assert main(["label", str(run), f"{named}="]) == 0
-    assert open_source(run).about.labels[named] == ""
+    assert open_directions(run).about.labels[named] == ""
 
 
 def test_pages_that_cannot_be_written_are_an_error_of_one_line(capsys):

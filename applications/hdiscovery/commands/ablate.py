@@ -40,8 +40,8 @@ def add_options(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Train, measure, write ``ablation.json``, ``ablation.md`` and ``ablation.png``, and print."""
     from hdiscovery.ablation import picture, study, variants
+    from hdiscovery.directions.open import open_directions
     from hdiscovery.directions.run_folder import RunFolder
-    from hdiscovery.directions.saved import open_run
     from hdiscovery.dm.device import device_of
     from hdiscovery.evaluate.settings import Sizes, Sources
 
@@ -72,7 +72,7 @@ def run(options: Namespace) -> None:
         folder.write_json("ablation.json", {"variants": table, "reports": reports})
         folder.write_text("ablation.md", study.table(reports) + "\n")
     found = {
-        n: (open_run(run, device=device), picture.best_direction(reports[n]))
+        n: (open_directions(run.path, device=device), picture.best_direction(reports[n]))
         for n, run in runs.items()
     }
     drawn = picture.draw_variants(found, options.out / "ablation.png")

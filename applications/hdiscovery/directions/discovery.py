@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from chainograd import CheckpointedChain
-from chainograd.samplers import DDIM, time_grid
+from chainograd.samplers import time_grid
 from hdiscovery.directions.config import DiscoveryConfig
-from hdiscovery.directions.step import AsymmetricDDIM, Directions, SymmetricDDIM, shifted_chain
-from hdiscovery.dm.autocast import autocast
+from hdiscovery.directions.draw import Drawn, draw
+from hdiscovery.directions.sampler import Sampler
 from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.dm.open import load_dm
 from hdiscovery.networks.discriminator import build_discriminator
@@ -20,7 +19,6 @@ from hdiscovery.networks.reconstructor import build_reconstructor
 from hdiscovery.networks.shift_block import ShiftBlock
 
 SMALLEST = {"lenet": 32}  # edge of an image, by the reconstructor that needs it
-UPDATES = {"asymmetric": AsymmetricDDIM, "symmetric": SymmetricDDIM}
 
 
 @dataclass(slots=True, eq=False)
@@ -81,45 +79,37 @@ class Discovery:
         for net in (shift_block, R, D):
             if torch.device(device).type != "cpu":  # fakes, which are there, cannot be moved
                 net.to(device)
-        grid = time_grid(config.M, dm.schedule.num_train_steps, convention=config.grid)
-
-        def predict(x: Tensor, t: Tensor) -> Tensor:
-            with autocast(config.autocast, x.device):
-                return dm.unet(x, t)[:, :channels].to(x.dtype)
-
-        step = UPDATES[config.update](
-            dm, shift_block, grid, t_stop=config.t_stop, precision=config.autocast
+        sampler = sampler_of(config)
+        return cls(
+            config, dm, shift_block, R, D, sampler.real(dm), sampler.shifted(dm, shift_block)
         )
-        real = CheckpointedChain(
-            DDIM(predict, dm.schedule, grid), config.M, micro_batch=config.micro_batch
-        )
-        return cls(config, dm, shift_block, R, D, real, shifted_chain(step, **_options(config)))
-
-    def along(self, directions: Directions) -> CheckpointedChain:
-        """Return the chain ``x_T, k, s -> x_0`` of other directions under the same settings."""
-        step: Any = self.shifted.step
-        other = type(step)(
-            self.dm, directions, step.grid, t_stop=step.t_stop, precision=step.precision
-        )
-        return shifted_chain(other, **_options(self.config))
 
     @property
     def device(self) -> torch.device:
         """Where the networks are."""
         return self.shift_block.weight.device
 
-    def draw(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw ``x_T`` from N(0, I), and k and s, one a sample.
-
-        ``k ~ U{0 … K-1}``; ``s ~ U[-S, S]``, without what is nearer to 0 than ``min_shift``. All
-        come from the CPU's global stream: the same ones on every device.
-        """
+    def draw(self, n: int) -> Drawn:
+        """Draw n triples of x_T, k and s from torch's global stream."""
         config = self.config
-        x_T = torch.randn(n, *self.dm.image_shape)
-        k = torch.randint(config.K, (n,))
-        s = 2 * torch.rand(n) - 1
-        s = s * (config.S - config.min_shift) + s.sign() * config.min_shift
-        return x_T.to(self.device), k.to(self.device), s.to(self.device)
+        return draw(
+            n, self.dm.image_shape, K=config.K, S=config.S, min_shift=config.min_shift,
+            device=self.device,
+        )  # fmt: skip
+
+
+def sampler_of(config: DiscoveryConfig) -> Sampler:
+    """Return the sampler of a run."""
+    return Sampler(
+        M=config.M,
+        t_stop=config.t_stop,
+        convention=config.grid,
+        update=config.update,
+        precision=config.autocast,
+        plan=config.plan,
+        micro_batch=config.micro_batch,
+        frozen=config.frozen,
+    )
 
 
 def refuse_model(config: DiscoveryConfig, dm: DiffusionModel) -> None:
@@ -139,7 +129,3 @@ def refuse_model(config: DiscoveryConfig, dm: DiffusionModel) -> None:
             f"`reconstructor` {config.reconstructor!r} needs images of 32 pixels or more, and "
             f"those of {dm.name} have {size}. Take 'difference'."
         )
-
-
-def _options(config: DiscoveryConfig) -> dict[str, Any]:
-    return {"plan": config.plan, "micro_batch": config.micro_batch, "frozen": config.frozen}

@@ -19,6 +19,7 @@ from hdiscovery.directions.about import About, Calibration
 from hdiscovery.dm.tensors import save_tensors
 
 FORMAT = "hdiscovery-directions-1"
+FILE = "directions.safetensors"  # its name in a run's folder
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from hdiscovery.commands import gallery
+from hdiscovery.directions.open import open_directions
 from hdiscovery.directions.publish import MEASURED
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.directions.saved import open_networks
 from hdiscovery.directions.shipped import shipped_runs
 from hdiscovery.editing.editor import edit
-from hdiscovery.editing.source import open_source
 from hdiscovery.evaluate.rca import measure_rca
 
 DIGITS, DIGITS_20 = (shipped_runs()[name] for name in ("digits", "digits-20"))
@@ -55,7 +55,7 @@ def test_its_reconstructor_knows_what_was_measured_of_it(folder):
 
 @pytest.mark.parametrize("kind", ["direct", "mean", "global"])
 def test_a_name_edits_a_digit(kind):
-    source = open_source(Path("digits"), kind)
+    source = open_directions(Path("digits"), kind)
     k = next(k for k, name in enumerate(source.about.labels) if name)
     x_T = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
 
