@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hdiscovery.directions.config import from_preset
 from hdiscovery.directions.discovery import Discovery
+from hdiscovery.directions.recipe import from_preset
 from hdiscovery.dm.adm_config import TABLE_3, UNetConfig
 from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.model import DiffusionModel
@@ -166,7 +166,7 @@ def at(name: str, way: str, M: int, batch: int, device: str) -> dict[str, Any]:
     row = {"setting": name, "way": way, "M": M, "batch": batch}
     if device != "fake":
         return {**row, "peak_bytes": peak(name, way, M, batch, device)}
-    t_stop = 0 if name == CHATFACE else from_preset(SETTINGS[name].preset, dm="x").t_stop
+    t_stop = 0 if name == CHATFACE else from_preset(SETTINGS[name].preset, dm="x").shift.t_stop
     alike = [m for m in range(5, M + 1) if shifted_share(m, t_stop) == shifted_share(M, t_stop)]
     few, more = alike[0], alike[min(1, len(alike) - 1)]
     first = peak(name, way, few, batch, device)
@@ -183,7 +183,7 @@ def measure(device: str, M: int | None = None, batch: int | None = None) -> list
         if name == CHATFACE:
             steps, samples = M or CHATFACE_M, 1
         else:
-            steps = M or from_preset(SETTINGS[name].preset, dm="x").M
+            steps = M or from_preset(SETTINGS[name].preset, dm="x").sampling.M
             samples = batch or SETTINGS[name].batch
         jobs += [(name, way, steps, samples, device) for way in SHOWN]
     return each_apart(at, jobs, device)

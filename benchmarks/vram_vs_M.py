@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hdiscovery.directions.config import from_preset
 from hdiscovery.directions.discovery import Discovery
+from hdiscovery.directions.recipe import from_preset
 from hdiscovery.train.objective import Objective
 from measured import apart, default_device, each_apart, in_turn, ratio, results, save
 from torch import Tensor

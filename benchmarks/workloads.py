@@ -15,8 +15,8 @@ from diffusers import (
     DiTTransformer2DModel,  # pyright: ignore[reportPrivateImportUsage]
     UNet2DModel,  # pyright: ignore[reportPrivateImportUsage]
 )
-from hdiscovery.directions.config import from_preset
 from hdiscovery.directions.discovery import Discovery
+from hdiscovery.directions.recipe import from_preset
 from hdiscovery.dm.adm_config import UNetConfig
 from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.model import DiffusionModel
@@ -106,7 +106,7 @@ def mnist(M: int, batch: int, device: str, size: Size = "bench") -> Workload:
         "MNIST discovery", M, step, x_T, (k, s),
         lambda x: objective(x_0, x, k, s)["loss"],
         [*discovery.shift_block.parameters(), *discovery.R.parameters()],
-        frozen=True, kind=lambda i: grid[i] >= config.t_stop,
+        frozen=True, kind=lambda i: grid[i] >= config.shift.t_stop,
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ def described(config: Any) -> str:
     Raises:
         KeyError: If the docstring leaves a field out.
     """
-    texts = _attributes(inspect.getdoc(config) or "")
+    texts = attributes(config)
     lines = []
     for field in fields(config):
         option = f"--{field.name.replace('_', '-')}"
@@ -31,9 +31,14 @@ def described(config: Any) -> str:
     return "\n".join(lines)
 
 
-def _attributes(docstring: str) -> dict[str, str]:
-    """Return what a Google-style docstring says of each attribute, in one line each."""
-    _, _, section = docstring.partition("Attributes:\n")
+def attributes(config: Any) -> dict[str, str]:
+    """Return what a class's Google-style docstring says of each attribute, in one line each."""
+    _, _, section = (inspect.getdoc(config) or "").partition("Attributes:\n")
     section = re.split(r"\n(?=\S)", section)[0]
     entries = re.findall(r"^    (\w+): (.*(?:\n(?:        .*|\s*$))*)", section, re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in entries}
+
+
+def summary(config: Any) -> str:
+    """Return the first line of a docstring."""
+    return (inspect.getdoc(config) or "").partition("\n")[0]

@@ -100,16 +100,17 @@ def refit(
     discovery, checkpoint = open_run(run, device=device), run.load_checkpoint()
     assert checkpoint is not None  # open_run has read it
     config = discovery.config
-    if reconstructor is not None and reconstructor != config.reconstructor:
+    if reconstructor is not None and reconstructor != config.networks.reconstructor:
         if warm_start:
             raise ValueError(
-                f"`warm_start` goes on with the run's own reconstructor, {config.reconstructor!r}, "
-                f"and `reconstructor` asks for {reconstructor!r}. Leave one of them out."
+                "`warm_start` goes on with the run's own reconstructor, "
+                f"{config.networks.reconstructor!r}, and `reconstructor` asks for "
+                f"{reconstructor!r}. Leave one of them out."
             )
-        discovery = replace(discovery, config=replace(config, reconstructor=reconstructor))
-    checkpoint = rescaled(checkpoint, discovery.shift_block, scale, config.S)
+        discovery = replace(discovery, config=config.replace(reconstructor=reconstructor))
+    checkpoint = rescaled(checkpoint, discovery.shift_block, scale, config.shift.S)
     train, test = _banks(checkpoint["buffers"])
-    training, K, S = TrainedRun(discovery.config), config.K, config.S
+    training, K, S = TrainedRun(discovery.config), config.shift.K, config.shift.S
     with seeded(seed):
         image_shape = discovery.dm.image_shape
         new = discovery.R if warm_start else training.new_reconstructor(image_shape)

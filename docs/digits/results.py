@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Any
 
 import compared
+from hdiscovery.directions.config import from_tables
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -38,7 +39,9 @@ def read(folder: Path) -> dict[str, Any]:
     """Return the JSON files of a published run by name, and its records."""
     names = ("config", "evaluation", "ranking", "labels")
     lines = (folder / "records.jsonl").read_text().splitlines()
-    return {**_present(folder, names), "records": [json.loads(line) for line in lines]}
+    found = _present(folder, names)
+    found["config"] = from_tables(found["config"], str(folder / "config.json"))
+    return {**found, "records": [json.loads(line) for line in lines]}
 
 
 def read_beside(folder: Path = SHIPPED) -> dict[str, Any]:
@@ -101,13 +104,13 @@ def named(run: dict[str, Any]) -> str:
 
 def settings(run: dict[str, Any]) -> str:
     """Return the fields of the run's config that are not the paper's preset's."""
-    from hdiscovery.directions.config import from_preset
+    from hdiscovery.directions.recipe import from_preset
 
-    paper = from_preset("MNIST32-400-20-32-5")
+    paper = from_preset("MNIST32-400-20-32-5").leaves()
     lines = ["| field | paper | here |", "|---|---:|---:|"]
     for name, value in run["config"].items():
-        if value != getattr(paper, name):
-            lines.append(f"| `{name}` | {getattr(paper, name)} | {value} |")
+        if value != paper[name]:
+            lines.append(f"| `{name}` | {paper[name]} | {value} |")
     return "\n".join(lines)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ HEADER = (
 
 def under(discovery: Discovery, **changes: Any) -> Discovery:
     """Return the same networks under a config with these changes."""
-    other = Discovery.build(replace(discovery.config, **changes), discovery.dm)
+    other = Discovery.build(discovery.config.replace(**changes), discovery.dm)
     other.shift_block.load_state_dict(discovery.shift_block.state_dict())
     other.R.load_state_dict(discovery.R.state_dict())
     other.R.eval()

@@ -94,4 +94,4 @@ def test_a_run_of_another_version_is_refused_by_its_fields(tmp_path, capsys):
     (tmp_path / "config.json").write_text('{"K": 3, "depth": 2}')
 
     assert run("evaluate", tmp_path) == 2
-    assert "unknown fields ['depth']" in capsys.readouterr().err
+    assert "unknown field `depth`" in capsys.readouterr().err

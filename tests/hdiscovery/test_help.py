@@ -1,14 +1,14 @@
 """What commands say of themselves."""
 
 import shlex
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib import import_module
 
 import pytest
 from hdiscovery.cli import _parser, main
 from hdiscovery.commands import COMMANDS
 from hdiscovery.describe import described
-from hdiscovery.directions.config import DiscoveryConfig
+from hdiscovery.directions.config import GROUP_OF
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -35,16 +35,16 @@ def test_examples_are_commands_that_can_be_read(name):
     for line in lines:
         if line[:1] == ["hdiscovery"]:
             _, rest = parser.parse_known_args(line[1:])
-            known = {f"--{field.name.replace('_', '-')}" for field in fields(DiscoveryConfig)}
             own = getattr(import_module(f"hdiscovery.commands.{line[1]}"), "OWN_HELP", False)
-            assert own or {word for word in rest if word.startswith("--")} <= known
+            assert own or not rest
 
 
-def test_every_field_of_a_run_is_explained():
-    said = described(DiscoveryConfig)
+def test_every_field_of_a_run_is_explained(capsys):
+    assert main(["train", "--help"]) == 0
+    said = capsys.readouterr().out
 
-    for field in fields(DiscoveryConfig):
-        assert f"--{field.name.replace('_', '-')}" in said
+    for name in GROUP_OF:
+        assert f"--{name.replace('_', '-')} " in said or f"--{name.replace('_', '-')}," in said
 
 
 def test_a_field_without_an_explanation_is_an_error():

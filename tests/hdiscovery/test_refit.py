@@ -1,6 +1,6 @@
 """A new reconstructor for a run, fitted to the pairs in its buffer."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -41,12 +41,12 @@ def test_r_and_its_optimizer_are_new_and_all_else_is_what_it_was(run):
 def test_the_run_goes_on_from_it(run, config):  # noqa: F811
     refit(run, passes=2, batch_size=4)
 
-    records = list(train(run, replace(config, steps=6)))
+    records = list(train(run, config.replace(steps=6)))
 
     assert [r["step"] for r in records] == [4, 5]
     omega = {place: v for place, v in weights(run).items() if "/omega/state" in place}
     counts = {float(v) for place, v in omega.items() if place.endswith("/step")}
-    assert counts == {2.0 * config.r_updates}
+    assert counts == {2.0 * config.training.r_updates}
 
 
 def test_the_newest_pairs_are_held_out(run, monkeypatch):
@@ -110,7 +110,7 @@ def test_numbers_out_of_range_are_refused(run, options, words):
 
 
 def test_a_run_without_a_buffer_is_refused(config, tmp_path):  # noqa: F811
-    own = replace(config, r_updates=1, steps=1)
+    own = config.replace(r_updates=1, steps=1)
     run = RunFolder.create(tmp_path / "plain", asdict(own))
     list(train(run, own))
     with pytest.raises(ValueError, match="no buffer of two batches or more"):
@@ -129,10 +129,10 @@ def test_the_new_one_may_be_of_another_kind_and_the_run_goes_on_with_it(run):
     found = refit(run, passes=1, batch_size=4, reconstructor="deep-difference")
 
     own = run_config(run)
-    assert own.reconstructor == "deep-difference"
+    assert own.networks.reconstructor == "deep-difference"
     shapes = {name: v.shape for name, v in open_run(run).R.state_dict().items()}
     assert shapes == {name: v.shape for name, v in found.R.state_dict().items()}
-    assert [r["step"] for r in train(run, replace(own, steps=5))] == [4]
+    assert [r["step"] for r in train(run, own.replace(steps=5))] == [4]
 
 
 def test_a_warm_start_and_another_kind_are_refused_and_nothing_changes(run):
@@ -141,7 +141,7 @@ def test_a_warm_start_and_another_kind_are_refused_and_nothing_changes(run):
         refit(run, warm_start=True, reconstructor="deep-difference")
     with pytest.raises(ValueError, match="`reconstructor` 'lenet' needs images of"):
         refit(run, reconstructor="lenet")
-    assert run_config(run).reconstructor == "difference"
+    assert run_config(run).networks.reconstructor == "difference"
     assert all(torch.equal(v, before[place]) for place, v in weights(run).items())
 
 
@@ -163,7 +163,7 @@ def test_scaled_directions_shift_as_before_by_s_over_scale(run, monkeypatch, sca
 
     refit(run, batch_size=4, scale=scale)
 
-    after, S = open_run(run), before.config.S
+    after, S = open_run(run), before.config.shift.S
     changed = (before.shifted(x_T, k, s) - before.real(x_T)).abs().max()
     assert changed > 1e-3
     torch.testing.assert_close(after.shifted(x_T, k, s / scale), before.shifted(x_T, k, s),

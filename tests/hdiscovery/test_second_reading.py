@@ -3,7 +3,7 @@
 import json
 import os
 import stat
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ TINY = ("--K", "2", "--M", "2", "--batch-size", "2", "--steps", "2", "--save-eve
 @pytest.fixture
 def small(tmp_path):
     """Return a run of one step."""
-    config = DiscoveryConfig(K=2, M=2, batch_size=2, steps=1, save_every=1,
+    config = DiscoveryConfig.of(K=2, M=2, batch_size=2, steps=1, save_every=1,
                              reconstructor="difference")  # fmt: skip
     run = RunFolder.create(tmp_path / "small", asdict(config))
     list(train(run, config))
@@ -89,14 +89,14 @@ def test_only_its_own_launcher_goes_on_with_a_run_that_it_began(tmp_path, monkey
     monkeypatch.setattr("hdiscovery.commands.train.launcher", lambda: "another 1")
     assert main(again) == 2
     assert "already holds a run" in capsys.readouterr().err
-    assert run_config(RunFolder.open(Path(out))).learning_rate != 0.25
+    assert run_config(RunFolder.open(Path(out))).optimizer.learning_rate != 0.25
     monkeypatch.undo()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert main(again) == 0
 
 
 def test_a_checkpoint_is_not_written_of_weights_that_are_not_finite(small):
-    config = replace(run_config(small), steps=4)
+    config = run_config(small).replace(steps=4)
     running = train(small, config)
     before = (small.path / "checkpoint.pt").read_bytes()
 
@@ -117,10 +117,10 @@ def test_a_switch_can_be_turned_off_and_a_refused_change_is_not_kept(tmp_path, c
     resume = ["train", "MNIST32-demo", "--out", str(out), "--device", "cpu", "--resume"]
 
     assert main([*resume, "--no-r-augment"]) == 0
-    assert not run_config(RunFolder.open(out)).r_augment
+    assert not run_config(RunFolder.open(out)).training.r_augment
     assert main([*resume, "--shard-dm"]) == 2
     assert "--no-shard-dm" in capsys.readouterr().err
-    assert not run_config(RunFolder.open(out)).shard_dm
+    assert not run_config(RunFolder.open(out)).model.shard_dm
 
 
 def test_what_was_measured_of_another_checkpoint_is_not_published(small, tmp_path):

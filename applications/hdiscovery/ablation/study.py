@@ -31,7 +31,7 @@ def open_variant(folder: Path, name: str, config: DiscoveryConfig) -> RunFolder:
     if not (path / "config.json").exists():
         return RunFolder.create(path, asdict(config))
     run = RunFolder.open(path)
-    before, now = asdict(run_config(run)), asdict(config)
+    before, now = run_config(run).leaves(), config.leaves()
     changed = [field for field in now if before[field] != now[field]]
     if changed:
         raise ValueError(

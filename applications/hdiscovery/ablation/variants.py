@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from hdiscovery.directions.config import DiscoveryConfig
+from hdiscovery.directions.config import DiscoveryConfig, from_tables
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -58,21 +57,16 @@ def configs(base: DiscoveryConfig, variants: Variants) -> dict[str, DiscoveryCon
         ValueError: If a field is unknown or out of range, a name is none for a folder, or two
             variants are the same.
     """
-    known = {field.name for field in fields(DiscoveryConfig)}
     found: dict[str, DiscoveryConfig] = {}
     for name, changes in variants.items():
         if not re.fullmatch(r"[\w.+-]+", name):
             raise ValueError(
                 f"A variant's name is that of its folder: letters, digits, `_.+-`; got {name!r}."
             )
-        if unknown := sorted(set(changes) - known):
-            raise ValueError(
-                f"Variant {name!r} changes unknown fields {unknown}; fields are: "
-                f"{', '.join(sorted(known))}."
-            )
+        settings = from_tables(changes, f"Variant {name!r}")
         try:
-            found[name] = replace(base, **changes)
-        except (ValueError, TypeError) as error:
+            found[name] = base.replace(**settings)
+        except ValueError as error:
             raise ValueError(f"Variant {name!r}: {error}") from error
     for name, config in found.items():
         same = [other for other in found if other != name and found[other] == config]

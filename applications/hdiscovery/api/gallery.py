@@ -90,7 +90,7 @@ def gallery_of_shipped(
     pages = []
     for name, path in shipped_runs().items():
         run = RunFolder.open(path)
-        named = read_labels(run, K=run_config(run).K)
+        named = read_labels(run, K=run_config(run).shift.K)
         if named:
             pages.append(gallery(
                 name, out=folder / f"{name}.html", directions=named, pairs=0,

@@ -155,7 +155,7 @@ def _model(model: DirectionSet | str | Path, device: str) -> tuple[DiffusionMode
     folder = located(Path(model))
     if (folder / "config.json").is_file():
         config = run_config(RunFolder(folder))
-        return load_dm(config.dm, device=device_of(device)), config.grid
+        return load_dm(config.model.dm, device=device_of(device)), config.sampling.grid
     return load_dm(str(model), device=device_of(device)), "asyrp"
 
 

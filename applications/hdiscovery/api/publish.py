@@ -120,7 +120,7 @@ def _calibration(
 
 def _label_run(path: Path, words: Sequence[str]) -> list[str]:
     run = own_run(path)
-    K = run_config(run).K
+    K = run_config(run).shift.K
     known = read_labels(run, K=K)
     labels = changed([known.get(k, "") for k in range(K)], words)
     if words:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from hdiscovery.commands.train import bar, changed_fields
-from hdiscovery.directions.config import DiscoveryConfig, from_preset, presets
+import tyro
+
+from hdiscovery.commands.train import bar
+from hdiscovery.directions.recipe import from_preset, preset
+from hdiscovery.flags import read_flags
 
 HELP = "train variants of a recipe and measure them alike"
 EXAMPLES = (
@@ -16,28 +20,47 @@ EXAMPLES = (
     "hdiscovery ablate MNIST32-demo --out runs/own --variants own.toml",
     "# own.toml: a table a variant, such as [strong-l1] with a line lambda_l1 = 3.0",
 )
-TAKES_FIELDS = True
-FIELDS = DiscoveryConfig
+TAKES_FIELDS = OWN_HELP = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateOptions:
+    """Train variants of a recipe and measure them alike.
+
+    Attributes:
+        preset: Name of the preset that is varied; `hdiscovery train --help` lists them.
+        out: Folder with a run of each variant; a run that was begun goes on.
+        variants: A TOML file with a table for each variant; by default the paper's ablations.
+        only: Names of some of the variants.
+        data: Folder of real images, for FID; without it FID is left out.
+        features: Feature net of FID, as for evaluate.
+        pairs: Pairs for RCA.
+        fresh_pairs: Pairs for a fresh reconstructor, as for evaluate.
+        fresh_steps: Updates of the fresh reconstructor.
+        images: Samples for FID.
+        samples: Samples that each direction is tried on.
+        device: auto, cpu, cuda, cuda:1, …
+    """
+
+    preset: tyro.conf.Positional[str]
+    out: Path
+    variants: Path | None = None
+    only: tuple[str, ...] = ()
+    data: Path | None = None
+    features: str = "unet"
+    pairs: int = 1000
+    fresh_pairs: int | None = None
+    fresh_steps: int = 1000
+    images: int = 1000
+    samples: int = 8
+    device: str = "auto"
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """Declare the options."""
-    add = parser.add_argument
-    add("preset", help=f"the recipe, one of {', '.join(presets())}")
-    add("--out", type=Path, required=True, help="folder with a run of each; begun ones go on")
-    add("--variants", type=Path, metavar="TOML", help="the variants; by default the paper's")
-    add("--only", nargs="+", metavar="NAME", help="some of the variants")
-    add("--data", type=Path, help="real images, for FID; without them it is left out")
-    add("--features", default="unet", help="feature net of FID, as for evaluate")
-    add("--pairs", type=int, default=1000, help="pairs for RCA")
-    add("--fresh-pairs", type=int, help="pairs for a fresh reconstructor, as for evaluate")
-    add("--fresh-steps", type=int, default=1000, help="its updates")
-    add("--images", type=int, default=1000, help="samples for FID")
-    add("--samples", type=int, default=8, help="samples that each direction is tried on")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
+    """Declare nothing: the options are those of `AblateOptions` and the fields of the config."""
 
 
-def run(options: Namespace) -> None:
+def run(arguments: Namespace) -> None:
     """Train, measure, write ``ablation.json``, ``ablation.md`` and ``ablation.png``, and print."""
     from hdiscovery.ablation import picture, study, variants
     from hdiscovery.directions.open import open_directions
@@ -45,6 +68,10 @@ def run(options: Namespace) -> None:
     from hdiscovery.dm.device import device_of
     from hdiscovery.evaluate.settings import Sizes, Sources
 
+    options, changes = read_flags(
+        AblateOptions, arguments.rest, command="ablate", examples=EXAMPLES,
+        shown=lambda own: preset(own.preset),
+    )  # fmt: skip
     table = variants.PAPER if options.variants is None else variants.read_variants(options.variants)
     if options.only:
         unknown = sorted(set(options.only) - set(table))
@@ -52,7 +79,7 @@ def run(options: Namespace) -> None:
             raise ValueError(f"`only` names {unknown}; the variants are: {', '.join(table)}.")
         table = {name: table[name] for name in options.only}
     device = device_of(options.device)
-    base = from_preset(options.preset, **changed_fields(options.rest))
+    base = from_preset(options.preset, **changes)
     configs = variants.configs(base, table)
     runs = {name: study.open_variant(options.out, name, c) for name, c in configs.items()}
     sizes = Sizes(

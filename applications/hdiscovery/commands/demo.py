@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hdiscovery.commands.gallery import show, show_shipped
 from hdiscovery.commands.train import resumed, train_in
-from hdiscovery.directions.config import from_preset
+from hdiscovery.directions.recipe import from_preset
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.dm.autocast import fast_mode
 from hdiscovery.train.world import World
@@ -36,8 +36,9 @@ def run(options: Namespace) -> None:
     rca, last = run.read_json("rca.json"), list(run.records())[-10:]
     L_G = sum(record["L_G"] for record in last) / len(last)
     print(f"L_G over the last {len(last)} steps   {L_G:.3f}   (ln 2 = 0.693)")
-    print(f"shift error                {rca['shift_error']:.2f}    (S/2 = {config.S / 2:g})")
-    print(f"RCA on {rca['pairs']} pairs           {rca['rca']:.2f}    (chance = {1 / config.K:g})")
+    print(f"shift error                {rca['shift_error']:.2f}    (S/2 = {config.shift.S / 2:g})")
+    rca_row = f"RCA on {rca['pairs']} pairs           {rca['rca']:.2f}"
+    print(f"{rca_row}    (chance = {1 / config.shift.K:g})")
     print(f"open {page.resolve()}")
     for other in others:
         print(f"and, of a longer run, {other.resolve()}")

@@ -13,6 +13,7 @@ from hdiscovery.evaluate.settings import (
     PARTS,
     BaselineName,
     BaselineStrength,
+    Part,
     Sizes,
     Sources,
 )
@@ -64,7 +65,7 @@ def run(options: Options) -> None:
     """Measure, rank if asked to, and print what was found."""
     from hdiscovery.api.evaluate import evaluate, rank
 
-    parts = [part for part in PARTS if options.only.count(part)]
+    parts: list[Part] = [part for part in PARTS if options.only.count(part)]
     how = {"sizes": options.sizes, "sources": options.sources, "compile": options.compile,
            "device": options.device, "progress": bars}  # fmt: skip
     if parts:

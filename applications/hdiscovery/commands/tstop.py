@@ -118,6 +118,6 @@ def preset_t_stop(name: str) -> int:
     Raises:
         ValueError: If there is no such preset.
     """
-    from hdiscovery.directions.config import from_preset
+    from hdiscovery.directions.recipe import from_preset
 
-    return from_preset(name, dm="any").t_stop
+    return from_preset(name, dm="any").shift.t_stop

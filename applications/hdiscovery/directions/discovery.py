@@ -51,30 +51,34 @@ class Discovery:
         *,
         device: torch.device | str = "cpu",
     ) -> Discovery:
-        """Make the networks from ``config.seed``, the same ones on every device.
+        """Make the networks from ``config.run.seed``, the same ones on every device.
 
         Args:
             config: How the run is made.
-            dm: The diffusion model, on ``device``; by default the one that ``config.dm`` names.
+            dm: The diffusion model, on ``device``; by default the model that ``config.model.dm``
+                names.
             device: Where everything lives.
         """
-        dm = load_dm(config.dm, device=device) if dm is None else dm
+        dm = load_dm(config.model.dm, device=device) if dm is None else dm
         refuse_model(config, dm)
         channels, size, _ = dm.image_shape
         with torch.random.fork_rng():
-            torch.manual_seed(config.seed)
+            torch.manual_seed(config.run.seed)
             shift_block = ShiftBlock(
                 dm.unet.h_shape[0],
                 dm.unet.embedding_channels,
-                config.K,
-                form=config.shift_form,
-                timed=not config.time_invariant,
-                head_std=config.head_std,
+                config.shift.K,
+                form=config.networks.shift_form,
+                timed=not config.networks.time_invariant,
+                head_std=config.networks.head_std,
             )
             R = build_reconstructor(
-                config.reconstructor, channels=channels, image_size=size, num_directions=config.K,
-                dropout=config.r_dropout,
-            )  # fmt: skip
+                config.networks.reconstructor,
+                channels=channels,
+                image_size=size,
+                num_directions=config.shift.K,
+                dropout=config.networks.r_dropout,
+            )
             D = build_discriminator(dm)
         for net in (shift_block, R, D):
             if torch.device(device).type != "cpu":  # fakes, which are there, cannot be moved
@@ -91,9 +95,9 @@ class Discovery:
 
     def draw(self, n: int) -> Drawn:
         """Draw n triples of x_T, k and s from torch's global stream."""
-        config = self.config
+        shift = self.config.shift
         return draw(
-            n, self.dm.image_shape, K=config.K, S=config.S, min_shift=config.min_shift,
+            n, self.dm.image_shape, K=shift.K, S=shift.S, min_shift=shift.min_shift,
             device=self.device,
         )  # fmt: skip
 
@@ -101,14 +105,14 @@ class Discovery:
 def sampler_of(config: DiscoveryConfig) -> Sampler:
     """Return the sampler of a run."""
     return Sampler(
-        M=config.M,
-        t_stop=config.t_stop,
-        convention=config.grid,
-        update=config.update,
-        precision=config.autocast,
-        plan=config.plan,
-        micro_batch=config.micro_batch,
-        frozen=config.frozen,
+        M=config.sampling.M,
+        t_stop=config.shift.t_stop,
+        convention=config.sampling.grid,
+        update=config.shift.update,
+        precision=config.model.autocast,
+        plan=config.memory.plan,
+        micro_batch=config.memory.micro_batch,
+        frozen=config.memory.frozen,
     )
 
 
@@ -119,13 +123,13 @@ def refuse_model(config: DiscoveryConfig, dm: DiffusionModel) -> None:
         ValueError: If its times or its images do not fit.
     """
     T, (_, size, _) = dm.schedule.num_train_steps, dm.image_shape
-    if max(time_grid(config.M, T, convention=config.grid)) < config.t_stop:
+    if max(time_grid(config.sampling.M, T, convention=config.sampling.grid)) < config.shift.t_stop:
         raise ValueError(
-            f"`t_stop` {config.t_stop} leaves no step to be shifted: {dm.name} has the times 0 … "
-            f"{T - 1}. Choose a smaller one; the paper's 400 and 500 are of 1,000."
+            f"`t_stop` {config.shift.t_stop} leaves no step to be shifted: {dm.name} has the "
+            f"times 0 … {T - 1}. Choose a smaller one; the paper's 400 and 500 are of 1,000."
         )
-    if size < SMALLEST.get(config.reconstructor, 0):
+    if size < SMALLEST.get(config.networks.reconstructor, 0):
         raise ValueError(
-            f"`reconstructor` {config.reconstructor!r} needs images of 32 pixels or more, and "
-            f"those of {dm.name} have {size}. Take 'difference'."
+            f"`reconstructor` {config.networks.reconstructor!r} needs images of 32 pixels or more, "
+            f"and those of {dm.name} have {size}. Take 'difference'."
         )

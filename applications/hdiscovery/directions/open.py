@@ -90,8 +90,8 @@ def directions_of(
         return about_run(config, dm, f, sampler.times(dm), folder)
 
     return DirectionSet(
-        name=name, kind="direct", dm=dm, f=f, K=config.K, S=config.S, sampler=sampler, known=known,
-        R=networks.R, run=TrainedRun(config, step, folder),
+        name=name, kind="direct", dm=dm, f=f, K=config.shift.K, S=config.shift.S,
+        sampler=sampler, known=known, R=networks.R, run=TrainedRun(config, step, folder),
     )  # fmt: skip
 
 

@@ -60,7 +60,7 @@ def load_directions(path: Path, *, with_mean: bool = True) -> PortableDirections
     """
     if not path.is_file():
         raise FileNotFoundError(
-            f"There is no file {path} of directions; `hdiscovery directions RUN` writes one."
+            f"There is no file {path} of directions; `hdiscovery publish RUN --to file` writes one."
         )
     try:
         with safe_open(path, framework="pt") as file:
@@ -78,7 +78,7 @@ def _about(path: Path, metadata: dict[str, str]) -> About:
     if metadata.get("format") != FORMAT:
         raise ValueError(
             f"{path} does not hold directions (metadata 'format' is {metadata.get('format')!r}, "
-            f"expected {FORMAT!r}). `hdiscovery directions RUN` writes such a file."
+            f"expected {FORMAT!r}). `hdiscovery publish RUN --to file` writes such a file."
         )
     try:
         entries: dict[str, Any] = json.loads(metadata["about"])

@@ -41,19 +41,20 @@ def about_run(
     Raises:
         ValueError: If one of these files is damaged.
     """
+    K = config.shift.K
     about = About(
-        dm=config.dm,
+        dm=config.model.dm,
         dm_hash=dm_hash(dm),
         shift_block_hash=weights_hash(shift_block),
-        K=config.K,
-        S=config.S,
-        M=config.M,
-        t_stop=config.t_stop,
-        grid=config.grid,
-        update=config.update,
+        K=K,
+        S=config.shift.S,
+        M=config.sampling.M,
+        t_stop=config.shift.t_stop,
+        grid=config.sampling.grid,
+        update=config.shift.update,
         times=tuple(times),
-        labels=("",) * config.K,
-        scores=(None,) * config.K,
+        labels=("",) * K,
+        scores=(None,) * K,
     )
     return about if folder is None else _with_files(about, folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import warnings
@@ -15,6 +16,7 @@ import torch
 
 # The newest first. The one before is kept until the newest is complete and on the disk.
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
+HISTORY = "history.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,8 @@ class RunFolder:
     """Where a training writes. Nothing in it is ever half-written or silently overwritten.
 
     Attributes:
-        path: The folder: ``config.json``, ``records.jsonl``, ``checkpoint.pt`` and results.
+        path: The folder: ``config.json``, ``history.jsonl``, ``records.jsonl``, ``checkpoint.pt``
+            and results.
     """
 
     path: Path
@@ -120,6 +123,23 @@ class RunFolder:
         """Append one line to ``records.jsonl``."""
         with (self.path / "records.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
+
+    def append_history(self, entry: Mapping[str, Any]) -> None:
+        """Append one line to ``history.jsonl``, and wait until it is on the disk."""
+        path = self.path / HISTORY
+        cut = path.exists() and not path.read_bytes().endswith(b"\n")
+        with path.open("a") as file:
+            file.write("\n" * cut + json.dumps(entry) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return the entries of ``history.jsonl``; a line that a kill cut short is left out."""
+        path, entries = self.path / HISTORY, []
+        for line in path.read_text().splitlines() if path.exists() else ():
+            with contextlib.suppress(json.JSONDecodeError):
+                entries.append(json.loads(line))
+        return entries
 
     def keep_records(self, *, before: int) -> None:
         """Drop records of steps from ``before`` on: a resumed run writes them again."""

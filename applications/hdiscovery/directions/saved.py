@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hdiscovery.directions.config import run_config
 from hdiscovery.directions.discovery import Discovery
+from hdiscovery.directions.history import open_model
 from hdiscovery.directions.run_folder import RunFolder
 
 FORMAT = "hdiscovery-checkpoint-2"
@@ -38,27 +39,32 @@ def open_networks(run: RunFolder, *, device: torch.device | str = "cpu") -> tupl
     """Return the networks of a run, published or not, and the training steps behind them.
 
     Raises:
-        ValueError: If the run has no checkpoint, or a file of it is damaged.
+        ValueError: If the run has no checkpoint, a file of it is damaged, or its diffusion model
+            is another one than it was trained with.
     """
     if not is_published(run):
         return open_run(run, device=device), trained_steps(run)
-    discovery = Discovery.build(run_config(run), device=device)
+    discovery = _built(run, device)
     step = _load(discovery.shift_block, run.path / SHIFT_BLOCK)
     _load(discovery.R, run.path / RECONSTRUCTOR)
     discovery.D = LeftBehind()
     return discovery, step
 
 
-def open_run(path: RunFolder, *, device: torch.device | str = "cpu") -> Discovery:
+def open_run(run: RunFolder, *, device: torch.device | str = "cpu") -> Discovery:
     """Return the networks of a run's last checkpoint; of the shift block its average, if kept.
 
     Raises:
-        ValueError: If the run has no checkpoint yet.
+        ValueError: If the run has no checkpoint yet, or its diffusion model is another one than
+            it was trained with.
     """
-    discovery = Discovery.build(run_config(path), device=device)
-    checkpoint = path.load_checkpoint()
+    discovery = _built(run, device)
+    checkpoint = run.load_checkpoint()
     if checkpoint is None:
-        raise ValueError(f"The run {path.path} has no checkpoint yet.")
+        raise ValueError(
+            f"The run {run.path} has no checkpoint yet. Train it on with `hdiscovery train --out "
+            f"{run.path} --resume`; `--save-every` sets how often a checkpoint is written."
+        )
     load_networks(discovery, checkpoint)
     if checkpoint["average"] is not None:
         discovery.shift_block.load_state_dict(averaged(checkpoint["average"]))
@@ -91,6 +97,12 @@ def averaged(average: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the state of the shift block that an average of it holds."""
     prefix = "module."
     return {name.removeprefix(prefix): v for name, v in average.items() if name.startswith(prefix)}
+
+
+def _built(run: RunFolder, device: torch.device | str) -> Discovery:
+    """Return a run's networks as they are before anything is loaded."""
+    config = run_config(run)
+    return Discovery.build(config, open_model(run, config, device=device), device=device)
 
 
 def _load(net: nn.Module, path: Path) -> int:

@@ -29,17 +29,17 @@ class TrainedRun:
     @property
     def min_shift(self) -> float:
         """Least size of a shift in the training."""
-        return self.config.min_shift
+        return self.config.shift.min_shift
 
     @property
     def weights(self) -> tuple[float, float]:
         """lambda_1 and lambda_2, of the cross entropy and of the l1 error."""
-        return self.config.lambda_1, self.config.lambda_2
+        return self.config.loss.lambda_1, self.config.loss.lambda_2
 
     @property
     def augment(self) -> bool:
         """Whether a reconstructor that sees a pair again sees it turned, scaled and moved."""
-        return self.config.r_augment
+        return self.config.training.r_augment
 
     def in_folder(self) -> RunFolder:
         """Return the run's folder.
@@ -67,6 +67,6 @@ class TrainedRun:
         """Return an untrained reconstructor of the run's architecture for images of a shape."""
         config, (channels, size, _) = self.config, image_shape
         return build_reconstructor(
-            config.reconstructor, channels=channels, image_size=size, num_directions=config.K,
-            dropout=config.r_dropout,
+            config.networks.reconstructor, channels=channels, image_size=size,
+            num_directions=config.shift.K, dropout=config.networks.r_dropout,
         )  # fmt: skip

@@ -92,8 +92,8 @@ def asked(weights: Path, inferred: Inferred, answers: Answers) -> str:
     """Return what to do about published weights of which something is not known."""
     return (
         f"`weights` {weights} are an ADM UNet's, and do not tell everything of it. Give what its "
-        f"authors say: {command(weights, inferred, answers)}. What fits best, `hdiscovery inspect "
-        f"{shlex.quote(str(weights))} --image-size PIXELS --images FOLDER` finds."
+        f"authors say: {command(weights, inferred, answers)}. What fits best, `hdiscovery convert "
+        f"{shlex.quote(str(weights))} --inspect --image-size PIXELS --images FOLDER` finds."
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,13 +62,13 @@ def shown_run(
     ]
     return ShownRun(
         name=directions.name,
-        dm=Path(training.config.dm).name,
+        dm=Path(training.config.model.dm).name,
         K=K,
         S=directions.S,
         shifts=shifts,
         directions=shown,
         records=records,
-        facts=_facts(asdict(training.config), training.step, accuracy, records),
+        facts=_facts(training.config.leaves(), training.step, accuracy, records),
         alarms=[*_stale(ranked_at, training.step), *_alarms(records, K=K)],
     )
 

@@ -1,268 +1,119 @@
-"""Algorithm 1, one step after another."""
+"""Algorithm 1 of the paper: one training step, from top to bottom. The numbers are its lines.
+
+Where the listing is unclear or wrong, the code does what is sound:
+
+* k and s are drawn for each sample, not once for a batch: R's batch norm would reveal one k.
+* D returns logits. Its gradients are off in step 2: line 29 would add L_G's gradient to psi.
+* The loop over nodes (18-35) is the backward pass of `chainograd.CheckpointedChain`. It keeps the
+  nodes of lines 7-14, and ``backward()`` runs each sampling step again, from the last to the first.
+"""
 
 from __future__ import annotations
 
-import math
-import random
-from typing import Any
-
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hdiscovery.directions.discovery import Discovery
-from hdiscovery.directions.saved import FORMAT, averaged, load_networks
-from hdiscovery.train.augment import moved_alike
-from hdiscovery.train.objective import Objective, discriminator_loss
-from hdiscovery.train.optimizers import keep_drawn_rows, optimizers, set_rates
+from hdiscovery.train.optimizers import clear, optimizers, step_directions
+from hdiscovery.train.weighted_l1 import weighted_l1
 from hdiscovery.train.world import World
 
-Pair = tuple[Tensor, Tensor, Tensor, Tensor]  # x_0, shifted x_0, k, s
 
+class Algorithm1:
+    """Updates phi (shift block), omega (R) and psi (D) of a run through its whole sampler.
 
-class Trainer:
-    """Trains phi (shift block), omega (R) and psi (D) of a run through its whole sampler.
-
-    Each of the two phases of a step has one backward pass and, among several processes, one
-    reduction of gradients.
+    Each of the two steps has one backward pass and, among several processes, one reduction of
+    gradients.
 
     Args:
-        discovery: The networks, the same ones in every process.
+        discovery: The networks, the same in every process.
         world: The processes that train together.
     """
 
-    def __init__(self, discovery: Discovery, world: World | None = None) -> None:
-        self.discovery, self.world = discovery, world or World(device=discovery.device)
-        self.config = config = discovery.config
-        if config.sync_batch_norm:
-            discovery.R = nn.SyncBatchNorm.convert_sync_batchnorm(discovery.R)
+    def __init__(self, discovery: Discovery, world: World) -> None:
+        self.discovery, self.world = discovery, world
         self.optimizers = optimizers(discovery)
-        self.D = self.world.wrap(discovery.D)
-        self.own_objective = Objective(discovery)
-        self.objective = self.world.wrap(self.own_objective)
-        self.average = average_of(discovery) if config.ema else None
-        self.buffer: list[Pair] = []
+        self.D = world.wrap(discovery.D)
+        self.objective = world.wrap(Objective(discovery))
 
     def step(
         self, x_T: Tensor, k: Tensor, s: Tensor, x_0: Tensor | None = None
-    ) -> dict[str, float]:
-        """Do one step and return its record, averaged over the processes.
+    ) -> tuple[dict[str, float], tuple[Tensor, Tensor]]:
+        """Do one step; return its record, averaged over the processes, and x_0 and x~_0.
 
         Args:
             x_T: Noise, ``[N, C, H, W]``.
             k: Directions, ``[N]``.
             s: Shifts, ``[N]``.
-            x_0: What the frozen model makes of ``x_T``, if that is known.
+            x_0: The unshifted sample of ``x_T``, if it is known.
 
         Raises:
-            FloatingPointError: If a loss is not finite. No network was changed, unless it is of
-                R alone; then D has made its step.
+            FloatingPointError: If a loss is not finite. If it is a loss of step 2, D was updated.
         """
-        x_0 = self._real(x_T) if x_0 is None else x_0
-        shifted = self.discovery.shifted(x_T, k, s)
-        record = self._train_discriminator(x_0, shifted.detach())
-        record |= self._train_directions(x_0, shifted, k, s)
-        self._train_reconstructor_again((x_0, shifted.detach(), k, s))
-        if self.average is not None:
-            self.average.update_parameters(self.discovery.shift_block)
-        return record
+        if x_0 is None:
+            with torch.no_grad():
+                x_0 = self.discovery.real(x_T)  # 4-6
+        shifted = self.discovery.shifted(x_T, k, s)  # 7-14
+        record = self.update_discriminator(x_0, shifted.detach())  # 15-16
+        record |= self.update_directions(x_0, shifted, k, s)  # 17-36
+        return record, (x_0, shifted.detach())
 
-    def settle(
-        self, x_T: Tensor, k: Tensor, s: Tensor, x_0: Tensor | None = None, *, rate: float
-    ) -> dict[str, float]:
-        """Do a step that leaves the directions as they are, and return its record.
-
-        No gradient goes through the sampler, which is what a step is dear for. The discriminator
-        learns on, so that L_G still says whether shifted samples can be told from others. Where the
-        shift block has a moving average, the directions are those of the average from here on: they
-        are what is evaluated, and what the reconstructor has to know.
-
-        Args:
-            x_T: Noise, ``[N, C, H, W]``.
-            k: Directions, ``[N]``.
-            s: Shifts, ``[N]``.
-            x_0: What the frozen model makes of ``x_T``, if that is known.
-            rate: Learning rate of the reconstructor.
-
-        Raises:
-            FloatingPointError: If a loss is not finite; then D may have made its step.
-        """
-        x_0 = self._real(x_T) if x_0 is None else x_0
-        if self.average is not None:
-            self.discovery.shift_block.load_state_dict(self.average.module.state_dict())
-        with torch.no_grad():
-            shifted = self.discovery.shifted(x_T, k, s)
-        record = self._train_discriminator(x_0, shifted)
-        set_rates(self.optimizers, {**self.config.rates, "omega": rate})
-        record |= self._train_reconstructor(x_0, shifted, k, s)
-        self._train_reconstructor_again((x_0, shifted, k, s))
-        return record
-
-    def _real(self, x_T: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.discovery.real(x_T)
-
-    def _train_discriminator(self, x_0: Tensor, shifted: Tensor) -> dict[str, float]:
-        """Phase 1: let D tell shifted samples from others."""
-        psi = self.optimizers["psi"]
+    def update_discriminator(self, x_0: Tensor, shifted: Tensor) -> dict[str, float]:
+        """Step 1: update D, so that it tells shifted samples from others."""
         self.discovery.D.requires_grad_(True)
-        psi.zero_grad()
+        clear(self.optimizers, "psi")
         real, fake = self.D(torch.cat([x_0, shifted])).chunk(2)
-        L_D = discriminator_loss(real, fake)
+        L_D = bce(real, 1) + bce(fake, 0)  # 15
         right = torch.cat([real > 0, fake < 0]).float().mean()  # 1/2 in equilibrium
-        record = self._finite({"L_D": L_D, "accuracy_D": right})
+        record = self.world.average_finite({"L_D": L_D, "accuracy_D": right})
         L_D.backward()
-        psi.step()
+        self.optimizers["psi"].step()  # 16
         return record
 
-    def _train_directions(
+    def update_directions(
         self, x_0: Tensor, shifted: Tensor, k: Tensor, s: Tensor
     ) -> dict[str, float]:
-        """Phase 2: train shift block and reconstructor; the chain goes back node by node."""
+        """Step 2: update shift block and R; the chain goes back node by node."""
         self.discovery.D.requires_grad_(False)
-        for name in ("phi", "omega", "heads"):
-            if name in self.optimizers:
-                self.optimizers[name].zero_grad()
-        terms = self.objective(x_0, shifted, k, s)
-        record = self._finite(terms)
-        terms["loss"].backward()
-        if "heads" in self.optimizers:
-            for head in self.discovery.shift_block.heads:
-                keep_drawn_rows(head)
-            self.optimizers["heads"].step()
-        self.optimizers["phi"].step()
+        clear(self.optimizers, "phi", "heads", "omega")
+        terms = self.objective(x_0, shifted, k, s)  # 26-28
+        record = self.world.average_finite(terms)
+        terms["loss"].backward()  # 18-35
+        step_directions(self.optimizers, self.discovery.shift_block)  # 36
         self.optimizers["omega"].step()
         return record
 
-    def _train_reconstructor(
-        self, x_0: Tensor, shifted: Tensor, k: Tensor, s: Tensor
-    ) -> dict[str, float]:
-        """Train R alone on samples that have no graph."""
-        self.discovery.D.requires_grad_(False)
-        omega = self.optimizers["omega"]
-        omega.zero_grad()
-        terms = self.own_objective(x_0, shifted, k, s)
-        record = self._finite(terms)
-        terms["loss"].backward()
-        self.world.average_gradients(list(self.discovery.R.parameters()))
-        omega.step()
-        return record
 
-    def _train_reconstructor_again(self, pair: Pair) -> None:
-        """Train R on recent pairs: sampling is dear, R is cheap and starves on one batch a step."""
-        if self.config.r_updates == 1:
-            return
-        self.buffer = [*self.buffer, pair][-self.config.r_buffer :]
-        omega, parameters = self.optimizers["omega"], list(self.discovery.R.parameters())
-        for _ in range(self.config.r_updates - 1):
-            parts = random.choices(self.buffer, k=4)
-            x_0, shifted, k, s = (torch.cat(column) for column in zip(*parts, strict=True))
-            if self.config.r_augment:
-                x_0, shifted = moved_alike(x_0, shifted)
-            omega.zero_grad()
-            self.own_objective.reconstruction(x_0, shifted, k, s).backward()
-            self.world.average_gradients(parameters)
-            omega.step()
+class Objective(nn.Module):
+    """Lines 26-28: the loss of shift block and R.
 
-    def _finite(self, terms: dict[str, Tensor]) -> dict[str, float]:
-        """Return terms as numbers, the same ones in every process."""
-        record = self.world.average(terms)
-        for name, value in record.items():
-            if not math.isfinite(value):
-                raise FloatingPointError(f"{name} is {value}")
-        return record
+        L = lambda_G L_G + lambda_1 CE(k_hat, k) + lambda_2 |s_hat - s| + lambda_l1 L_l1
 
-    def refuse_not_finite(self) -> None:
-        """Check that no weight and no moment of an optimizer has become infinite.
+    The shift block is a part of it because distributed training averages the gradients of one
+    module's parameters.
+    """
 
-        Raises:
-            FloatingPointError: If one has.
-        """
-        nets = (self.discovery.shift_block, self.discovery.R, self.discovery.D)
-        moments = [m for each in self.optimizers.values() for own in each.state.values()
-                   for m in own.values()]  # fmt: skip
-        for tensor in (*(p for net in nets for p in net.parameters()), *moments):
-            if isinstance(tensor, Tensor) and not tensor.isfinite().all():
-                raise FloatingPointError("A weight or a moment of Adam is not finite")
+    def __init__(self, discovery: Discovery) -> None:
+        super().__init__()
+        self.weights = discovery.config.loss
+        self.shift_block, self.R = discovery.shift_block, discovery.R
+        self._frozen = (discovery.D,)  # in a tuple, so that its parameters are not the module's
 
-    def state(self, step: int) -> dict[str, Any]:
-        """Return everything a resumed run needs; in rank 0, of all processes.
-
-        There is no state of random streams in it: what step i draws depends on the run's seed, on i
-        and on the rank alone.
-        """
-        discovery, buffers = self.discovery, self.world.gather(_on_cpu(self.buffer))
-        return {
-            "format": FORMAT,
-            "step": step,
-            "shift_block": discovery.shift_block.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "R": discovery.R.state_dict(),
-            "D": discovery.D.state_dict(),
-            "optimizers": {name: each.state_dict() for name, each in self.optimizers.items()},
-            "buffers": [[list(pair) for pair in buffer] for buffer in buffers],
-        }
-
-    def begin_with(self, state: dict[str, Any]) -> None:
-        """Load the networks and optimizers of another run's checkpoint; this run's step is 0.
-
-        The pairs that R was trained on again are left behind: they were sampled otherwise. The
-        directions are multiplied by ``start_scale``. What a published run has not, its
-        discriminator and the optimizers, begins anew, and so does R where ``state["R"]`` is None.
-        Of a shift block with a moving average, a run that keeps none begins with the average.
-        """
-        if self.average is None and state["average"] is not None:
-            state = {**state, "shift_block": averaged(state["average"])}
-        if state["R"] is None:
-            state = {**state, "R": self.discovery.R.state_dict()}
-            if state["optimizers"] is not None:
-                own = self.optimizers["omega"].state_dict()
-                state["optimizers"] = {**state["optimizers"], "omega": own}
-        if state["optimizers"] is None:
-            discovery = self.discovery
-            discovery.shift_block.load_state_dict(state["shift_block"])
-            discovery.R.load_state_dict(state["R"])
-            self._begin_average()
-        else:
-            self.restore({**state, "buffers": [[]]})
-        blocks: list[Any] = [self.discovery.shift_block]
-        if self.average is not None:
-            blocks.append(self.average.module)
-        with torch.no_grad():
-            for head in (head for block in blocks for head in block.heads):
-                head.mul_(self.config.start_scale)
-
-    def _begin_average(self) -> None:
-        """Let the average be the shift block as it is, not as it was drawn."""
-        if self.average is not None:
-            self.average.module.load_state_dict(self.discovery.shift_block.state_dict())
-
-    def restore(self, state: dict[str, Any]) -> int:
-        """Load what `state` returned; return the next step.
-
-        Other rates hold from here on, if the config has others. Among another number of processes,
-        each takes the buffer of the rank that is left over by division.
-        """
-        load_networks(self.discovery, state)
-        self._begin_average()
-        if self.average is not None and state["average"] is not None:
-            self.average.load_state_dict(state["average"])
-        for name, each in self.optimizers.items():
-            each.load_state_dict(state["optimizers"][name])
-        set_rates(self.optimizers, self.config.rates)
-        buffers, device = state["buffers"], self.discovery.device
-        mine = buffers[self.world.rank % len(buffers)]
-        self.buffer = [
-            (x.to(device), y.to(device), k.to(device), s.to(device)) for x, y, k, s in mine
-        ]
-        return state["step"]
+    def forward(self, x_0: Tensor, shifted: Tensor, k: Tensor, s: Tensor) -> dict[str, Tensor]:
+        """Return the loss with its terms, and the accuracy of R."""
+        (D,), weights = self._frozen, self.weights
+        logits, s_hat = self.R(x_0, shifted)
+        L_G = bce(D(shifted), 1)
+        L_k, L_s = F.cross_entropy(logits, k), F.l1_loss(s_hat, s)
+        L_l1 = weighted_l1(x_0, shifted, s, gamma=weights.l1_gamma)
+        loss = weights.lambda_G * L_G + weights.lambda_1 * L_k + weights.lambda_2 * L_s
+        loss = loss + weights.lambda_l1 * L_l1
+        right = (logits.argmax(1) == k).float().mean()
+        return {"L_G": L_G, "cross_entropy": L_k, "shift_error": L_s, "l1": L_l1, "loss": loss,
+                "accuracy": right}  # fmt: skip
 
 
-def average_of(discovery: Discovery) -> AveragedModel:
-    """Return the moving average of a shift block, ``phi' = ema phi' + (1 - ema) phi``."""
-    decay = discovery.config.ema
-    return AveragedModel(discovery.shift_block, multi_avg_fn=get_ema_multi_avg_fn(decay))
-
-
-def _on_cpu(buffer: list[Pair]) -> list[Pair]:
-    return [(x.cpu(), y.cpu(), k.cpu(), s.cpu()) for x, y, k, s in buffer]
+def bce(logits: Tensor, target: float) -> Tensor:
+    """Return the paper's ``BCELoss(D(x), target)``, of logits; "real" (1) means: not shifted."""
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))

@@ -1,19 +1,15 @@
-"""Unshifted samples that are drawn once and used again and again."""
+"""A bank: unshifted samples that a run draws once and uses in every step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from hdiscovery.directions.discovery import Discovery
-from hdiscovery.dm.tensors import save_tensors
 
 Progress = Callable[[range], Iterable[int]]
 
@@ -63,7 +59,7 @@ def drawn_pairs(
         numbers: Of the pairs.
         progress: Wraps the loop over batches.
     """
-    batch = max(1, discovery.config.batch_size)
+    batch = max(1, discovery.config.training.batch_size)
     noise, samples = [], []
     for start in progress(range(0, len(numbers), batch)):
         part = numbers[start : start + batch]
@@ -76,25 +72,5 @@ def drawn_pairs(
 
 
 def _noise(discovery: Discovery, number: int) -> Tensor:
-    seed = discovery.config.seed * 1_000_000_007 + number
+    seed = discovery.config.run.seed * 1_000_000_007 + number
     return torch.randn(discovery.dm.image_shape, generator=torch.Generator().manual_seed(seed))
-
-
-def save_bank(path: Path, x_T: Tensor, x_0: Tensor) -> None:
-    """Write a bank, complete or not at all."""
-    save_tensors(path, {"x_T": x_T, "x_0": x_0})
-
-
-def load_bank(path: Path, *, seed: int) -> Bank:
-    """Read a bank.
-
-    Raises:
-        ValueError: If the file is damaged.
-    """
-    try:
-        content = load_file(path)
-        return Bank(content["x_T"], content["x_0"], seed)
-    except (SafetensorError, KeyError, OSError) as error:
-        raise ValueError(
-            f"The bank {path} is damaged ({error}). Remove it: the next run makes it again."
-        ) from error

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer, SparseAdam
 
 from hdiscovery.directions.discovery import Discovery
+from hdiscovery.networks.shift_block import ShiftBlock
 
 # Note [Dense or lazy]
 # The K heads of the shift block are one tensor, and most of its rows get no gradient in a step that
@@ -22,7 +23,7 @@ def optimizers(discovery: Discovery) -> dict[str, Optimizer]:
     reconstructor, psi the discriminator.
     """
     config, block = discovery.config, discovery.shift_block
-    heads = block.heads if config.adam == "lazy" else []
+    heads = block.heads if config.optimizer.adam == "lazy" else []
     rest = [p for p in block.parameters() if not any(p is head for head in heads)]
     found: dict[str, Optimizer] = {
         "phi": Adam(rest, config.rates["phi"]),
@@ -39,6 +40,22 @@ def set_rates(found: dict[str, Optimizer], rates: dict[str, float]) -> None:
     for name, optimizer in found.items():
         for group in optimizer.param_groups:
             group["lr"] = rates[name]
+
+
+def clear(found: dict[str, Optimizer], *letters: str) -> None:
+    """Clear the gradients of what some optimizers move; the heads may have none of their own."""
+    for letter in letters:
+        if letter in found:
+            found[letter].zero_grad()
+
+
+def step_directions(found: dict[str, Optimizer], block: ShiftBlock) -> None:
+    """Update the shift block; of lazily optimized heads only the rows that were drawn."""
+    if "heads" in found:
+        for head in block.heads:
+            keep_drawn_rows(head)
+        found["heads"].step()
+    found["phi"].step()
 
 
 def keep_drawn_rows(head: Tensor) -> None:

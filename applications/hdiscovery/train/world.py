@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
@@ -69,6 +70,18 @@ class World:
             dist.all_reduce(numbers)
             numbers /= self.size
         return dict(zip(values, numbers.tolist(), strict=True))
+
+    def average_finite(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return numbers, averaged over the processes, the same ones in every process.
+
+        Raises:
+            FloatingPointError: If a number is not finite.
+        """
+        record = self.average(terms)
+        for name, value in record.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(f"{name} is {value}")
+        return record
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Average the gradients of parameters over the processes, in one reduction."""

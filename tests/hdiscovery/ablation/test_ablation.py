@@ -9,7 +9,8 @@ from hdiscovery.ablation.picture import best_direction
 from hdiscovery.ablation.study import open_variant, table
 from hdiscovery.ablation.variants import PAPER, configs, read_variants
 from hdiscovery.cli import main
-from hdiscovery.directions.config import DiscoveryConfig
+from hdiscovery.directions.config import DiscoveryConfig, run_config
+from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.files import save_dm
 
@@ -41,7 +42,7 @@ def ablate(folder, *more):
 
 def test_every_variant_is_a_run_with_its_own_fields_and_the_same_measures(folder):
     runs = {name: folder / "out" / name for name in ("paper", "l1-only")}
-    fields = {n: json.loads((path / "config.json").read_text()) for n, path in runs.items()}
+    fields = {n: run_config(RunFolder(path)).leaves() for n, path in runs.items()}
     assert [fields[name]["lambda_G"] for name in runs] == [1.0, 0.0]
     assert [fields[name]["lambda_l1"] for name in runs] == [0.0, 1.0]
     assert {n: f for n, f in fields["paper"].items() if "lambda" not in n} == {
@@ -95,15 +96,18 @@ def test_the_papers_variants_change_one_choice_each():
     found = configs(BASE, PAPER)
 
     assert found["paper"] == BASE
-    assert (found["l1-only"].lambda_G, found["l1-only"].lambda_l1) == (0.0, 1.0)
-    assert found["symmetric"].update == "symmetric"
+    assert (found["l1-only"].loss.lambda_G, found["l1-only"].loss.lambda_l1) == (0.0, 1.0)
+    assert found["symmetric"].shift.update == "symmetric"
 
 
 @pytest.mark.parametrize(
     ("variants", "message"),
     [
         ({"a/b": {}}, "name is that of its folder"),
-        ({"a": {"lamda_G": 0.0}}, r"unknown fields \['lamda_G'\]"),
+        (
+            {"a": {"lamda_G": 0.0}},
+            r"Variant 'a' has the unknown field `lamda_G`. Did you mean `loss.lambda_G`",
+        ),
         ({"a": {"K": 1}}, "Variant 'a': `K` must be at least 2"),
         ({"a": {}, "b": {}}, "'a' and 'b' are the same"),
     ],

@@ -1,8 +1,10 @@
 """Every field of a run is checked before anything is made."""
 
 import pytest
-from hdiscovery.commands.train import changed_fields
-from hdiscovery.directions.config import DiscoveryConfig, from_preset, presets
+from hdiscovery.commands.train import TrainOptions
+from hdiscovery.directions.config import DiscoveryConfig
+from hdiscovery.directions.recipe import from_preset, presets
+from hdiscovery.flags import read_flags
 
 
 @pytest.mark.parametrize(
@@ -29,7 +31,7 @@ from hdiscovery.directions.config import DiscoveryConfig, from_preset, presets
 )
 def test_a_field_out_of_range_is_refused_by_name(changes, message):
     with pytest.raises(ValueError, match=message):
-        DiscoveryConfig(**changes)
+        DiscoveryConfig.of(**changes)
 
 
 def test_an_unknown_preset_says_which_exist():
@@ -45,17 +47,20 @@ def test_the_presets_are_table_4_of_the_paper():
         "AFHQ128-400-40-256-2": (400, 40, 256, 2.0, 64, 15000, "resnet18"),
     }
     for name, row in table.items():
-        c = from_preset(name, dm="x")
-        assert (c.t_stop, c.M, c.K, c.S, c.batch_size, c.steps, c.reconstructor) == row
-        assert (c.lambda_G, c.lambda_1, c.lambda_2, c.learning_rate) == (1.0, 0.1, 0.1, 1e-3)
-        assert (c.min_shift, c.head_std, c.r_updates, c.lambda_l1) == (0.0, 0.0, 1, 0.0)
+        c = from_preset(name, dm="x").leaves()
+        names = ("t_stop", "M", "K", "S", "batch_size", "steps", "reconstructor")
+        assert tuple(c[n] for n in names) == row
+        names = ("lambda_G", "lambda_1", "lambda_2", "learning_rate")
+        assert tuple(c[n] for n in names) == (1.0, 0.1, 0.1, 1e-3)
+        names = ("min_shift", "head_std", "r_updates", "lambda_l1")
+        assert tuple(c[n] for n in names) == (0.0, 0.0, 1, 0.0)
     assert set(presets()) == {*table, "MNIST32-demo"}
 
 
 def test_what_networks_depend_on_cannot_change_on_the_way():
     config = DiscoveryConfig()
 
-    assert config.changed(steps=7, lambda_G=0.5, plan="graph").steps == 7
+    assert config.changed(steps=7, lambda_G=0.5, plan="graph").training.steps == 7
     with pytest.raises(ValueError, match="`K` of a run cannot change"):
         config.changed(K=8)
     with pytest.raises(ValueError, match="`bank` of a run cannot change"):
@@ -63,17 +68,17 @@ def test_what_networks_depend_on_cannot_change_on_the_way():
 
 
 def test_rates_are_one_unless_they_are_given():
-    config = DiscoveryConfig(learning_rate=0.1, learning_rate_D=0.2)
+    config = DiscoveryConfig.of(learning_rate=0.1, learning_rate_D=0.2)
 
     assert config.rates == {"phi": 0.1, "heads": 0.1, "omega": 0.1, "psi": 0.2}
 
 
 def test_options_are_checked_with_the_presets_own_fields_not_with_the_defaults():
-    words = [
-        "--micro-batch",
-        "4",
-    ]  # not with "graph", which this preset has and the defaults have not
+    # `micro_batch` does not go with "graph", which this preset has and the defaults have not.
+    _, changes = read_flags(
+        TrainOptions, ["--micro-batch", "4"], command="train", shown=TrainOptions.start
+    )
 
-    assert from_preset("MNIST32-400-20-32-5", **changed_fields(words)).micro_batch == 4
+    assert from_preset("MNIST32-400-20-32-5", **changes).memory.micro_batch == 4
     with pytest.raises(ValueError, match="`plan` 'graph' keeps every graph"):
-        from_preset("MNIST32-demo", **changed_fields(words))
+        from_preset("MNIST32-demo", **changes)

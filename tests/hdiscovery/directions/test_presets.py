@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from hdiscovery.directions.config import from_preset
 from hdiscovery.directions.discovery import Discovery
+from hdiscovery.directions.recipe import from_preset
 from hdiscovery.dm.adm_config import TABLE_3
 from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.model import DiffusionModel
@@ -31,11 +31,11 @@ def test_a_preset_makes_a_step_at_full_size(name):
         assert sum(p.numel() for p in unet.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
         assert unet.h_shape == h_shape
         d = Discovery.build(config, DiffusionModel(unet, schedule, row))
-        x_T, k, s = d.draw(config.batch_size)
+        x_T, k, s = d.draw(config.training.batch_size)
         with torch.no_grad():
             x_0 = d.real(x_T)
         shifted = d.shifted(x_T, k, s)
-        assert shifted.shape == x_0.shape == (config.batch_size, *unet.image_shape)
+        assert shifted.shape == x_0.shape == (config.training.batch_size, *unet.image_shape)
 
         discriminator_loss(d.D(x_0), d.D(shifted.detach())).backward()
         d.D.requires_grad_(False)
@@ -43,4 +43,4 @@ def test_a_preset_makes_a_step_at_full_size(name):
 
         for net in (d.shift_block, d.R, d.D):
             assert all(p.grad is not None for p in net.parameters())
-        assert d.shift_block.weight.shape == (config.K, h_shape[0], h_shape[0])
+        assert d.shift_block.weight.shape == (config.shift.K, h_shape[0], h_shape[0])

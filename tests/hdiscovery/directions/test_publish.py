@@ -30,7 +30,7 @@ from hdiscovery.evaluate.rca import measure_rca
 def run(tiny_run, tmp_path):
     """A copy of the tiny run, its accuracy measured."""
     run = RunFolder.open(shutil.copytree(tiny_run, tmp_path / "run"))
-    K = run.read_json("config.json")["K"]
+    K = run.read_json("config.json")["shift"]["K"]
     run.write_json("rca.json", {"rca": 0.5, "shift_error": 1.0, "of_direction": [0.5] * K})
     return run
 
@@ -152,4 +152,4 @@ def test_the_command_says_how_large_it_is(run, tmp_path, capsys):
     assert "MB" in capsys.readouterr().out
     assert main(["publish", str(run.path), "--out", str(tmp_path / "out")]) == 2
     assert "already holds a run" in capsys.readouterr().err
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["K"] == 3
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["shift"]["K"] == 3

@@ -50,7 +50,7 @@ def test_its_reconstructor_knows_what_was_measured_of_it(folder):
     # Three standard errors of 64 pairs: far above that of a network that was not trained.
     error = (told["rca"] * (1 - told["rca"]) / 64) ** 0.5
     assert abs(again.rca - told["rca"]) < 3 * error
-    assert told["rca"] - 3 * error > 10 / discovery.config.K
+    assert told["rca"] - 3 * error > 10 / discovery.config.shift.K
 
 
 @pytest.mark.parametrize("kind", ["direct", "mean", "global"])

@@ -1,7 +1,7 @@
 """A UNet whose parts are compiled is the same UNet, and trains the same."""
 
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 
 import pytest
@@ -59,10 +59,10 @@ def test_traced_parts_give_the_same_samples_to_the_bit_and_the_same_gradients(tr
 @pytest.mark.parametrize("plan", ["graph", "nodes", "1GiB"])
 def test_a_run_with_compile_ends_as_one_without(traced, config, tmp_path, plan):  # noqa: F811
     for name, compile_ in (("plain", False), ("compiled", True)):
-        own = replace(config, compile=compile_, plan=plan)
+        own = config.replace(compile=compile_, plan=plan)
         run = RunFolder.create(tmp_path / name, asdict(own))
         records = list(train(run, own))
-        assert len(records) == config.steps
+        assert len(records) == config.training.steps
         assert bool(traced) == compile_
     assert_same(RunFolder(tmp_path / "plain"), RunFolder(tmp_path / "compiled"))
 

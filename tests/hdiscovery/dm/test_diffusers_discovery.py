@@ -12,7 +12,7 @@ LEVELS = {
     "sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (32, 64),
     "layers_per_block": 1, "norm_num_groups": 8,
 }  # fmt: skip
-CONFIG = DiscoveryConfig(
+CONFIG = DiscoveryConfig.of(
     K=3, S=2.0, M=4, t_stop=400, batch_size=4, steps=2, head_std=0.1, reconstructor="difference"
 )
 
@@ -49,7 +49,7 @@ def test_directions_train_in_it_and_their_gradient_is_the_plain_loops(make, pred
     phi = list(d.shift_block.parameters())
 
     x = x_T
-    for i in range(CONFIG.M):
+    for i in range(CONFIG.sampling.M):
         x = d.shifted.step(x, i, k, s)
     plain = torch.autograd.grad(x.square().sum(), phi)
     through = torch.autograd.grad(d.shifted(x_T, k, s).square().sum(), phi)

@@ -19,7 +19,7 @@ from chainograd.samplers import NoiseSchedule
 TINY = UNetConfig(
     image_size=8, in_channels=1, num_channels=32, channel_mult=(1, 1), num_res_blocks=1
 )
-CONFIG = DiscoveryConfig(
+CONFIG = DiscoveryConfig.of(
     K=3, S=2.0, M=4, t_stop=400, batch_size=4, steps=2, head_std=0.1, reconstructor="difference"
 )
 

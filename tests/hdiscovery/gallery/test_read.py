@@ -12,7 +12,7 @@ from hdiscovery.directions.trained_run import TrainedRun
 from hdiscovery.gallery.draw import draw_strips, even_shifts
 from hdiscovery.gallery.read import shown_run
 
-CONFIG = DiscoveryConfig(K=3, S=2.0, dm="models/tiny.safetensors")
+CONFIG = DiscoveryConfig.of(K=3, S=2.0, dm="models/tiny.safetensors")
 ACCURACY = {"rca": 0.5, "shift_error": 0.7, "of_direction": [0.2, None, 0.9]}
 
 

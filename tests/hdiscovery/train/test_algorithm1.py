@@ -2,7 +2,7 @@
 
 import math
 import random
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ from chainograd.samplers import NoiseSchedule
 TINY = UNetConfig(
     image_size=8, in_channels=1, num_channels=32, channel_mult=(1, 1), num_res_blocks=1
 )
-CONFIG = DiscoveryConfig(
+CONFIG = DiscoveryConfig.of(
     K=3, S=2.0, M=4, t_stop=400, batch_size=4, steps=2, head_std=0.1, reconstructor="difference"
 )
 
@@ -36,9 +36,7 @@ def tiny(dtype=torch.float64, **changes):
         torch.nn.init.normal_(p, std=0.05)
     unet.requires_grad_(False).eval().to(dtype)
     dm = DiffusionModel(unet, NoiseSchedule.linear(), "tiny")
-    d = Discovery.build(
-        CONFIG if not changes else DiscoveryConfig(**{**asdict(CONFIG), **changes}), dm
-    )
+    d = Discovery.build(CONFIG.replace(**changes), dm)
     for net in (d.shift_block, d.R, d.D):
         net.to(dtype)
     torch.nn.init.normal_(d.D.out[3].weight, std=0.1)
@@ -63,21 +61,21 @@ def test_the_chain_gives_the_gradients_of_algorithm_1_by_hand_and_leaves_psi_alo
         terms = loss(x_0, shifted, k, s)
         expected = (
             terms["L_G"]
-            + config.lambda_1 * terms["cross_entropy"]
-            + config.lambda_2 * terms["shift_error"]
+            + config.loss.lambda_1 * terms["cross_entropy"]
+            + config.loss.lambda_2 * terms["shift_error"]
         )
         assert terms["loss"] == expected
         return terms["loss"]
 
     nodes, x = [], x_T.clone()
     with torch.no_grad():
-        for i in range(config.M):
+        for i in range(config.sampling.M):
             nodes.append(x)
             x = step(x, i, k, s)
     leaf = x.detach().requires_grad_()
     objective(leaf).backward()
     g = leaf.grad
-    for i in reversed(range(config.M)):
+    for i in reversed(range(config.sampling.M)):
         node = nodes.pop().detach().requires_grad_(i > 0)
         y = step(node, i, k, s)
         if y.requires_grad:
@@ -197,12 +195,12 @@ def test_a_step_of_r_alone_goes_along_its_loss_at_the_rate_it_is_told(r_updates)
 
 
 def test_the_last_steps_of_a_run_are_r_s_own(tmp_path):
-    config = replace(CONFIG, M=1, steps=1, batch_size=2, save_every=1)
+    config = CONFIG.replace(M=1, steps=1, batch_size=2, save_every=1)
     run = RunFolder.create(tmp_path / "run", asdict(config))
     list(train(run, config))
     before = open_run(run)
 
-    records = list(train(run, replace(config, settle_steps=2)))
+    records = list(train(run, config.replace(settle_steps=2)))
 
     after = open_run(run)
     assert [record["step"] for record in records] == [1, 2]
@@ -211,7 +209,7 @@ def test_the_last_steps_of_a_run_are_r_s_own(tmp_path):
 
 
 def test_the_rate_of_r_falls_along_half_a_cosine():
-    config = DiscoveryConfig(steps=10, settle_steps=4, learning_rate=1.0, learning_rate_R=8.0)
+    config = DiscoveryConfig.of(steps=10, settle_steps=4, learning_rate=1.0, learning_rate_R=8.0)
 
     rates = [config.settle_rate(step) for step in range(10, 14)]
 
@@ -245,7 +243,7 @@ def test_the_frozen_model_stays_in_eval_mode():
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(tmp_path, monkeypatch):
-    config = DiscoveryConfig(K=3, M=1, batch_size=2, steps=3, save_every=1,
+    config = DiscoveryConfig.of(K=3, M=1, batch_size=2, steps=3, save_every=1,
                              reconstructor="difference")  # fmt: skip
     run = RunFolder.create(tmp_path / "run", asdict(config))
     running = train(run, config)

@@ -81,7 +81,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused_with_one_that_can():
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_run_whose_worker_is_killed_ends_as_one_that_was_not(tmp_path, config):
     words = ["--K", "3", "--M", "2", "--batch-size", "4", "--steps", "5", "--save-every", "1",
-             "--reconstructor", "difference", "--dm", config.dm, "--ema", "0.9"]  # fmt: skip
+             "--reconstructor", "difference", "--dm", config.model.dm, "--ema", "0.9"]  # fmt: skip
     for name, kill in (("whole", False), ("killed", True)):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
                    "--nproc-per-node", "2", "--max-restarts", "3",

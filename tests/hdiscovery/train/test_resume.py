@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def config(tmp_path):
     for p in unet.parameters():
         torch.nn.init.normal_(p, std=0.05)
     save_dm(tmp_path / "dm.safetensors", unet)
-    return DiscoveryConfig(
+    return DiscoveryConfig.of(
         dm=str(tmp_path / "dm.safetensors"), K=3, S=2.0, M=2, batch_size=4, steps=4, head_std=0.1,
         reconstructor="difference", **EVERYTHING,
     )  # fmt: skip
@@ -62,7 +62,7 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize("alone", [0, 3])
 def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(tmp_path, config, alone):
-    config = replace(config, steps=4 - alone, settle_steps=alone)
+    config = config.replace(steps=4 - alone, settle_steps=alone)
     whole = RunFolder.create(tmp_path / "whole", asdict(config))
     parts = RunFolder.create(tmp_path / "parts", asdict(config))
     torch.manual_seed(0)
@@ -117,9 +117,9 @@ def test_the_average_is_what_is_evaluated(tmp_path, config):
 
 
 def test_a_run_that_changes_its_precision_draws_another_bank(tmp_path, config):
-    run = RunFolder.create(tmp_path / "run", asdict(replace(config, steps=1)))
-    list(train(run, replace(config, steps=1)))
-    list(train(run, replace(config, steps=2, autocast="bf16")))
+    run = RunFolder.create(tmp_path / "run", asdict(config.replace(steps=1)))
+    list(train(run, config.replace(steps=1)))
+    list(train(run, config.replace(steps=2, autocast="bf16")))
 
     exact, rounded = (
         load_bank(run.path / name, seed=0) for name in ("bank.safetensors", "bank-bf16.safetensors")

@@ -1,6 +1,6 @@
 """A run that begins with the networks of another, such as one of fewer sampling steps."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from hdiscovery.directions.saved import open_run
 from hdiscovery.train.loop import train
 from hdiscovery.train.world import World
 
-CONFIG = DiscoveryConfig(
+CONFIG = DiscoveryConfig.of(
     K=2, M=1, batch_size=2, steps=1, head_std=0.1, reconstructor="difference", r_updates=2
 )
 
@@ -29,7 +29,7 @@ def test_a_run_begins_with_networks_and_optimizers_of_another_and_not_with_its_p
     earlier, tmp_path
 ):
     # At so small a rate nothing moves but zeros: what it ends with is what it began with.
-    config = replace(CONFIG, M=2, start_from=str(earlier.path), learning_rate=1e-30, r_updates=1)
+    config = CONFIG.replace(M=2, start_from=str(earlier.path), learning_rate=1e-30, r_updates=1)
     run = RunFolder.create(tmp_path / "later", asdict(config))
 
     (record,) = train(run, config)
@@ -45,15 +45,15 @@ def test_a_run_begins_with_networks_and_optimizers_of_another_and_not_with_its_p
     states = checkpoint["optimizers"]["psi"]["state"].values()
     assert all(state["step"] == 2 for state in states)
     assert checkpoint["buffers"] == [[]]
-    assert ended.config.M == 2
+    assert ended.config.sampling.M == 2
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.5])
 def test_directions_begin_as_strong_as_asked_and_the_rest_as_it_was(tmp_path, ema):
-    earlier = RunFolder.create(tmp_path / "earlier", asdict(replace(CONFIG, ema=ema)))
-    list(train(earlier, replace(CONFIG, ema=ema)))
-    config = replace(
-        CONFIG, start_from=str(earlier.path), start_scale=0.25, learning_rate=1e-30, ema=ema
+    earlier = RunFolder.create(tmp_path / "earlier", asdict(CONFIG.replace(ema=ema)))
+    list(train(earlier, CONFIG.replace(ema=ema)))
+    config = CONFIG.replace(
+        start_from=str(earlier.path), start_scale=0.25, learning_rate=1e-30, ema=ema
     )
     run = RunFolder.create(tmp_path / "later", asdict(config))
 
@@ -66,10 +66,10 @@ def test_directions_begin_as_strong_as_asked_and_the_rest_as_it_was(tmp_path, em
 
 
 def test_a_run_without_an_average_begins_with_that_of_the_other(tmp_path):
-    own = replace(CONFIG, ema=0.5, steps=3, learning_rate=0.1)
+    own = CONFIG.replace(ema=0.5, steps=3, learning_rate=0.1)
     earlier = RunFolder.create(tmp_path / "earlier", asdict(own))
     list(train(earlier, own))
-    config = replace(CONFIG, start_from=str(earlier.path), learning_rate=1e-30)
+    config = CONFIG.replace(start_from=str(earlier.path), learning_rate=1e-30)
     run = RunFolder.create(tmp_path / "later", asdict(config))
 
     list(train(run, config))
@@ -83,8 +83,8 @@ def test_a_run_without_an_average_begins_with_that_of_the_other(tmp_path):
 def test_a_run_begins_with_a_published_one_whose_discriminator_stayed(earlier, tmp_path):
     earlier.write_json("rca.json", {"rca": 0.5})
     publish(earlier, tmp_path / "published", dtype=torch.float32)
-    config = replace(
-        CONFIG, start_from=str(tmp_path / "published"), start_scale=0.5, learning_rate=1e-30,
+    config = CONFIG.replace(
+        start_from=str(tmp_path / "published"), start_scale=0.5, learning_rate=1e-30,
         r_updates=1, ema=0.5,
     )  # fmt: skip
     run = RunFolder.create(tmp_path / "later", asdict(config))
@@ -109,7 +109,7 @@ def test_a_reconstructor_of_another_kind_begins_anew_and_the_rest_does_not(
     if published:
         earlier.write_json("rca.json", {"rca": 0.5})
         publish(earlier, start := tmp_path / "published", dtype=torch.float32)
-    config = replace(CONFIG, start_from=str(start), reconstructor="deep-difference", r_updates=1,
+    config = CONFIG.replace(start_from=str(start), reconstructor="deep-difference", r_updates=1,
                      learning_rate=1e-30)  # fmt: skip
     run = RunFolder.create(tmp_path / "later", asdict(config))
 
@@ -128,11 +128,11 @@ def test_a_reconstructor_of_another_kind_begins_anew_and_the_rest_does_not(
 
 
 def test_a_run_that_was_begun_so_goes_on_from_its_own_checkpoint(earlier, tmp_path):
-    config = replace(CONFIG, start_from=str(earlier.path))
+    config = CONFIG.replace(start_from=str(earlier.path))
     run = RunFolder.create(tmp_path / "later", asdict(config))
     list(train(run, config))
 
-    records = list(train(run, replace(config, steps=2)))
+    records = list(train(run, config.replace(steps=2)))
 
     assert [record["step"] for record in records] == [1]
 
@@ -146,7 +146,7 @@ def test_a_run_that_was_begun_so_goes_on_from_its_own_checkpoint(earlier, tmp_pa
     ],
 )
 def test_a_run_that_does_not_fit_is_refused_by_the_field(earlier, changes, message):
-    config = replace(CONFIG, **{"start_from": str(earlier.path), **changes})
+    config = CONFIG.replace(**{"start_from": str(earlier.path), **changes})
 
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         refuse_unfit(config, World())
@@ -156,4 +156,4 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path):
     RunFolder.create(tmp_path / "new", asdict(CONFIG))
 
     with pytest.raises(ValueError, match="new has no checkpoint yet"):
-        refuse_unfit(replace(CONFIG, start_from=str(tmp_path / "new")), World())
+        refuse_unfit(CONFIG.replace(start_from=str(tmp_path / "new")), World())

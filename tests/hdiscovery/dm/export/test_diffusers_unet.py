@@ -328,7 +328,7 @@ def test_a_missing_diffusers_names_the_extra_that_brings_it(monkeypatch):
 def test_a_network_of_diffusers_is_a_backbone_of_discovery():
     unet = from_diffusers(theirs()).requires_grad_(False)
     dm = DiffusionModel(unet, NoiseSchedule.linear(), "theirs")
-    config = DiscoveryConfig(K=3, S=2.0, M=2, batch_size=4, head_std=0.1,
+    config = DiscoveryConfig.of(K=3, S=2.0, M=2, batch_size=4, head_std=0.1,
                              reconstructor="difference")  # fmt: skip
     discovery = Discovery.build(config, dm)
     before = {key: value.clone() for key, value in discovery.shift_block.state_dict().items()}

@@ -1,0 +1,90 @@
+"""Begins a run in a new folder, or takes up one that is there."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hdiscovery.directions.config import DiscoveryConfig, run_config
+from hdiscovery.directions.discovery import refuse_model
+from hdiscovery.directions.recipe import refuse_no_model
+from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.saved import is_published
+from hdiscovery.dm.open import load_dm
+from hdiscovery.train.start_from import start_of
+from hdiscovery.train.world import World, launcher, restarted
+
+BEGUN_BY = "begun_by.txt"  # in a run's folder
+
+
+def begin(out: Path, config: DiscoveryConfig, world: World) -> RunFolder:
+    """Make a new run folder, once everything that a run needs is there.
+
+    Raises:
+        FileExistsError: If the folder holds a run.
+        FileNotFoundError: If there is no such diffusion model, or no run to start from.
+        ValueError: If networks do not fit, or the batch cannot be shared out.
+    """
+    refuse_no_model(config, "The run")
+    refuse_unfit(config, world)  # before there is a folder
+    run = RunFolder.create(out, asdict(config))
+    run.write_text(BEGUN_BY, launcher())
+    return run
+
+
+def take_up(out: Path, changes: dict[str, Any], world: World) -> tuple[RunFolder, DiscoveryConfig]:
+    """Return a run and its own config, with the changes that a run may make on its way.
+
+    Raises:
+        FileNotFoundError: If there is no run.
+        ValueError: If it is a published run, a change is none that a run can make, or the run does
+            not fit the processes that are there.
+    """
+    run = RunFolder.open(out)
+    if is_published(run):
+        raise ValueError(
+            f"{out} is a published run: it has no checkpoint to go on from. Begin a new run with "
+            f"its networks, by `--start-from {out}` and another `--out`."
+        )
+    config = run_config(run).changed(**changes)
+    refuse_processes(config, world)
+    return run, config
+
+
+def begun_here(out: Path) -> bool:
+    """Return whether this process's launcher began the run, and now starts its processes again.
+
+    ``torchrun`` does so after a process died. The run then goes on, also before its first
+    checkpoint.
+    """
+    path = out / BEGUN_BY
+    return restarted() and path.is_file() and path.read_text() == launcher()
+
+
+def refuse_unfit(config: DiscoveryConfig, world: World) -> None:
+    """Check what of a config only shows outside it.
+
+    Raises:
+        FileNotFoundError: If there is no such diffusion model, or no run to start from.
+        ValueError: If networks do not fit, or the batch cannot be shared out.
+    """
+    refuse_processes(config, world)
+    dm = load_dm(config.model.dm)
+    refuse_model(config, dm)
+    if config.run.start_from:
+        start_of(config, dm)
+
+
+def refuse_processes(config: DiscoveryConfig, world: World) -> None:
+    """Check that a run fits the processes that are there.
+
+    Raises:
+        ValueError: If the batch cannot be shared out, or the model cannot.
+    """
+    world.share(config.training.batch_size)
+    if config.model.shard_dm and world.size == 1:
+        raise ValueError(
+            "`shard_dm` shares the diffusion model out over several processes, but there is one. "
+            "Start them with torchrun, or pass `--no-shard-dm`."
+        )
