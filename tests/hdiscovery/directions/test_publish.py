@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hdiscovery.api.gallery import gallery_of_shipped
 from hdiscovery.cli import main
-from hdiscovery.commands.gallery import show_shipped
 from hdiscovery.directions import shipped
 from hdiscovery.directions.open import open_directions
 from hdiscovery.directions.portable import FILE as DIRECTIONS
@@ -18,7 +18,6 @@ from hdiscovery.directions.saved import (
     SHIFT_BLOCK,
     is_published,
     open_networks,
-    open_run,
     trained_steps,
 )
 from hdiscovery.directions.shipped import located, shipped_runs
@@ -72,7 +71,7 @@ def test_it_knows_its_steps_and_what_was_measured_and_has_no_checkpoint(run, tmp
 
 
 def test_its_accuracy_can_be_measured_again(run, tmp_path):
-    own = measure_rca(open_run(run), pairs=32)
+    own = measure_rca(open_directions(run.path), pairs=32)
     out = publish(run, tmp_path / "out", dtype=torch.float32).path
 
     assert main(["evaluate", str(out), "--only", "rca", "--pairs", "32"]) == 0
@@ -115,7 +114,7 @@ def test_the_demo_shows_what_a_shipped_run_has_names_for(run, tmp_path, monkeypa
     publish(run, tmp_path / "package" / "digits")
     monkeypatch.setattr(shipped, "SHIPPED", tmp_path / "package")
 
-    (page,) = show_shipped(tmp_path)
+    (page,) = gallery_of_shipped(tmp_path)
 
     assert page == tmp_path / "digits.html"
     text = page.read_text()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hdiscovery.commands import gallery
+from hdiscovery.api import gallery
 from hdiscovery.directions.open import open_directions
 from hdiscovery.directions.publish import MEASURED
 from hdiscovery.directions.run_folder import RunFolder
@@ -42,15 +42,15 @@ def test_it_is_small_and_its_files_are_of_one_training(folder):
 
 @both
 def test_its_reconstructor_knows_what_was_measured_of_it(folder):
-    discovery, _ = open_networks(RunFolder.open(folder))
+    directions = open_directions(folder)
     told = json.loads((folder / "rca.json").read_text())
 
-    again = measure_rca(discovery, pairs=64)
+    again = measure_rca(directions, pairs=64)
 
     # Three standard errors of 64 pairs: far above that of a network that was not trained.
     error = (told["rca"] * (1 - told["rca"]) / 64) ** 0.5
     assert abs(again.rca - told["rca"]) < 3 * error
-    assert told["rca"] - 3 * error > 10 / discovery.config.shift.K
+    assert told["rca"] - 3 * error > 10 / directions.K
 
 
 @pytest.mark.parametrize("kind", ["direct", "mean", "global"])
@@ -89,20 +89,18 @@ def test_the_page_says_what_the_files_say(results, tmp_path):
 
 
 def test_only_runs_whose_directions_have_names_get_a_page_in_the_demo(monkeypatch, tmp_path):
-    drawn, written = [], []
-    monkeypatch.setattr(gallery, "drawn", lambda run, **options: drawn.append((run.path, options)))
-    monkeypatch.setattr("hdiscovery.gallery.page.write_page",
-                        lambda out, shown, title: written.append((out.name, title)))  # fmt: skip
-
     nameless = tmp_path / "nameless"
     shutil.copytree(DIGITS, nameless, ignore=shutil.ignore_patterns("labels.json", "directions.*"))
     runs = {"digits": DIGITS, "digits-20": DIGITS_20, "nameless": nameless}
-    monkeypatch.setattr("hdiscovery.directions.shipped.shipped_runs", lambda: runs)
+    drawn = []
+    monkeypatch.setattr(gallery, "shipped_runs", lambda: runs)
+    monkeypatch.setattr(gallery, "gallery", lambda name, **options: drawn.append((name, options)))
 
-    gallery.show_shipped(tmp_path)
+    gallery.gallery_of_shipped(tmp_path)
 
-    assert [path for path, _ in drawn] == [DIGITS, DIGITS_20]
-    for path, options in drawn:
-        names = json.loads((path / "labels.json").read_text())
-        assert sorted(map(str, options["only"])) == sorted(names)
-    assert written == [(f"{name}.html", f"Named directions: {name}") for name in list(runs)[:2]]
+    assert [name for name, _ in drawn] == ["digits", "digits-20"]
+    for name, options in drawn:
+        names = json.loads((runs[name] / "labels.json").read_text())
+        assert sorted(map(str, options["directions"])) == sorted(names)
+        assert options["title"] == f"Named directions: {name}"
+        assert options["out"] == tmp_path / f"{name}.html"

@@ -37,10 +37,11 @@ class Reads(nn.Module):
         return amounts.abs(), amounts.gather(1, k)[:, 0]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PatternSampler(Sampler):
-    """Makes x_0 = x_T / 4, and adds ``s * f[k]`` to it, where f is a tensor of patterns."""
+    """Makes x_0 = x_T / 4, and adds ``s * patterns[k]`` to it."""
 
+    patterns: torch.Tensor
     seen: Callable[[int], object] = int  # called with the number of samples that are shifted
 
     def real(self, dm):
@@ -49,7 +50,7 @@ class PatternSampler(Sampler):
     def shifted(self, dm, f):
         def chain(x_T, k, s):
             self.seen(len(x_T))
-            return x_T / 4 + s[:, None, None, None] * f[k]
+            return x_T / 4 + s[:, None, None, None] * self.patterns[k]
 
         return chain
 
@@ -68,10 +69,10 @@ def discovery():
 def toy(discovery):
     """Return a maker of direction sets that add ``s * patterns[k]`` to x_0 = x_T / 4."""
 
-    def make(patterns, **changes):
+    def make(patterns, *, t_stop=400, **changes):
         made = replace(
-            directions_of(discovery), name="toy", K=len(patterns), f=patterns, R=Reads(patterns),
-            sampler=PatternSampler(M=4, t_stop=400),
+            directions_of(discovery), name="toy", K=len(patterns), R=Reads(patterns),
+            sampler=PatternSampler(M=4, t_stop=t_stop, patterns=patterns),
         )  # fmt: skip
         return replace(made, **changes)
 

@@ -43,7 +43,7 @@ def test_it_sees_pairs_as_the_run_does(toy, patterns):
     subject = toy(patterns)
     as_they_are, moved = (
         train_fresh(
-            replace(subject, run=TrainedRun(replace(subject.run.config, r_augment=augment))),
+            replace(subject, run=TrainedRun(subject.run.config.replace(r_augment=augment))),
             train_pairs=32,
             test_pairs=8,
             steps=3,
