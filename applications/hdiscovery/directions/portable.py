@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hdiscovery.directions.about import About, Calibration
+from hdiscovery.dm.file_kind import kind_of
 from hdiscovery.dm.tensors import save_tensors
 
 FORMAT = "hdiscovery-directions-1"
@@ -69,7 +70,11 @@ def load_directions(path: Path, *, with_mean: bool = True) -> PortableDirections
             mean = file.get_tensor("mean") if with_mean and "mean" in names else None
             directions = PortableDirections(about, file.get_tensor("global"), mean)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}.") from error
+        raise ValueError(
+            f"{path} cannot be read as safetensors: it is truncated or of another kind. By its "
+            f"first bytes it is {kind_of(path)} ({error}). `hdiscovery publish RUN --to file` "
+            "writes a file of directions."
+        ) from error
     _check(path, directions)
     return directions
 
