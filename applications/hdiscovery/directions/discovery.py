@@ -61,25 +61,9 @@ class Discovery:
         """
         dm = load_dm(config.model.dm, device=device) if dm is None else dm
         refuse_model(config, dm)
-        channels, size, _ = dm.image_shape
         with torch.random.fork_rng():
             torch.manual_seed(config.run.seed)
-            shift_block = ShiftBlock(
-                dm.unet.h_shape[0],
-                dm.unet.embedding_channels,
-                config.shift.K,
-                form=config.networks.shift_form,
-                timed=not config.networks.time_invariant,
-                head_std=config.networks.head_std,
-            )
-            R = build_reconstructor(
-                config.networks.reconstructor,
-                channels=channels,
-                image_size=size,
-                num_directions=config.shift.K,
-                dropout=config.networks.r_dropout,
-            )
-            D = build_discriminator(dm)
+            shift_block, R, D = _drawn_networks(config, dm)
         for net in (shift_block, R, D):
             if torch.device(device).type != "cpu":  # fakes, which are there, cannot be moved
                 net.to(device)
@@ -100,6 +84,23 @@ class Discovery:
             n, self.dm.image_shape, K=shift.K, S=shift.S, min_shift=shift.min_shift,
             device=self.device,
         )  # fmt: skip
+
+
+def _drawn_networks(
+    config: DiscoveryConfig, dm: DiffusionModel
+) -> tuple[ShiftBlock, nn.Module, nn.Module]:
+    """Return new networks phi, omega and psi, drawn in this order from torch's global stream."""
+    networks, K = config.networks, config.shift.K
+    shift_block = ShiftBlock(
+        dm.unet.h_shape[0], dm.unet.embedding_channels, K, form=networks.shift_form,
+        timed=not networks.time_invariant, head_std=networks.head_std,
+    )  # fmt: skip
+    channels, size, _ = dm.image_shape
+    R = build_reconstructor(
+        networks.reconstructor, channels=channels, image_size=size, num_directions=K,
+        dropout=networks.r_dropout,
+    )  # fmt: skip
+    return shift_block, R, build_discriminator(dm)
 
 
 def sampler_of(config: DiscoveryConfig) -> Sampler:

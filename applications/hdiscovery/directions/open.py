@@ -56,20 +56,14 @@ def open_directions(
             "`hdiscovery publish RUN --to file` wrote, or one of the runs that come with the "
             f"package: {', '.join(shipped_runs()) or 'none'}."
         )
-    if where.is_dir():
-        if dm is not None or another_dm:
-            raise ValueError(
-                f"The run {where} has its diffusion model; `--dm` and `--another-dm` go with a "
-                f"file of directions, such as {where / FILE}."
-            )
-        return _open_run(where, kind, device)
-    file = load_directions(where, with_mean=kind != "global")
-    if kind == "direct":
+    if where.is_file():
+        return _open_file(where, kind, dm, another_dm, device)
+    if dm is not None or another_dm:
         raise ValueError(
-            f"{where} holds means only; for the direct directions pass the run's folder, which has "
-            "the shift block."
+            f"The run {where} has its diffusion model; `--dm` and `--another-dm` go with a file of "
+            f"directions, such as {where / FILE}."
         )
-    return _of_file(file, where, kind, _model(file, where, dm, another_dm, device))
+    return _open_run(where, kind, device)
 
 
 def directions_of(
@@ -122,6 +116,20 @@ def _open_run(path: Path, kind: Kind | None, device: torch.device | str) -> Dire
     return replace(means, name=direct.name, run=direct.run)
 
 
+def _open_file(
+    path: Path, kind: Kind | None, dm: str | None, another_dm: bool, device: torch.device | str
+) -> DirectionSet:
+    file = load_directions(path, with_mean=kind != "global")
+    if kind == "direct":
+        raise ValueError(
+            f"{path} holds means only; for the direct directions pass the run's folder, which has "
+            "the shift block."
+        )
+    model = _load_model(file.about, path, dm, device)
+    check_model(model, file, path, another_dm=another_dm)
+    return _of_file(file, path, kind, model)
+
+
 def _of_file(
     file: PortableDirections, path: Path, kind: Kind | None, dm: DiffusionModel
 ) -> DirectionSet:
@@ -145,26 +153,37 @@ def _fixed(file: PortableDirections, kind: Kind, path: Path, device: torch.devic
     return MeanDirections(file.mean, file.about.times).to(device)
 
 
-def _model(
-    file: PortableDirections,
-    path: Path,
-    dm: str | None,
-    another_dm: bool,
-    device: torch.device | str,
+def _load_model(
+    about: About, path: Path, dm: str | None, device: torch.device | str
 ) -> DiffusionModel:
-    about = file.about
     try:
-        model = load_dm(dm or about.dm, device=device)
+        return load_dm(dm or about.dm, device=device)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"The directions in {path} need the diffusion model {about.dm!r} (sha256 "
             f"{about.dm_hash[:12]}…), and there is no {dm or about.dm!r} here. Pass `--dm FILE`."
         ) from error
-    if model.unet.h_shape != tuple(file.global_.shape[1:]):
+
+
+def check_model(
+    model: DiffusionModel, file: PortableDirections, path: Path, *, another_dm: bool = False
+) -> None:
+    """Refuse a diffusion model that a file's directions were not found in.
+
+    Args:
+        model: The diffusion model.
+        file: The content of the file.
+        path: The file, for the error.
+        another_dm: Whether another model with the same h-space may be taken.
+
+    Raises:
+        ValueError: If it is another model.
+    """
+    about, shape = file.about, tuple(file.global_.shape[1:])
+    if model.unet.h_shape != shape:
         raise ValueError(
             f"`dm` {model.name} has an h-space of shape {model.unet.h_shape}, the directions in "
-            f"{path} one of {tuple(file.global_.shape[1:])}. Pass the model they were found in, "
-            f"{about.dm!r}."
+            f"{path} one of {shape}. Pass the model they were found in, {about.dm!r}."
         )
     found = dm_hash(model)
     if found != about.dm_hash and not another_dm:
@@ -174,4 +193,3 @@ def _model(
             "mean nothing unless it is a fine-tuned copy. Pass the right one by `--dm FILE`, or "
             "`--another-dm` to try all the same."
         )
-    return model

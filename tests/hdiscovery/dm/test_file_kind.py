@@ -69,7 +69,8 @@ def test_a_file_that_holds_no_weights_is_refused_with_what_it_is(tmp_path, conte
     path = tmp_path / f"x{suffix}"
     path.write_bytes(content)
 
-    with pytest.raises(ValueError, match=r"another kind|no state dict|more than tensors") as refused:
+    words = r"another kind|no state dict|more than tensors"
+    with pytest.raises(ValueError, match=words) as refused:
         read_weights(path)
 
     assert str(path) in str(refused.value)
