@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from hdiscovery.directions.history import enter
+from hdiscovery.directions.pairs import Progress
 from hdiscovery.directions.publish import MEASURED
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.directions.saved import open_run
 from hdiscovery.directions.seeds import seeded
-from hdiscovery.directions.subject import Progress, of_run
+from hdiscovery.directions.trained_run import TrainedRun
 from hdiscovery.dm.autocast import Autocast
 from hdiscovery.evaluation.fresh import FreshReconstructor, fit
 from hdiscovery.evaluation.kept_pairs import PairBank
@@ -110,18 +111,20 @@ def refit(
         discovery = replace(discovery, config=config.replace(reconstructor=reconstructor))
     checkpoint = rescaled(checkpoint, discovery.shift_block, scale, config.shift.S)
     train, test = _banks(checkpoint["buffers"])
-    subject = of_run(discovery)
+    training, K, S = TrainedRun(discovery.config), config.shift.K, config.shift.S
     with seeded(seed):
-        R = discovery.R if warm_start else subject.new_R().to(discovery.device)
-        fit(R, train, subject.weights, steps=-(-passes * len(train) // batch_size),
+        image_shape = discovery.dm.image_shape
+        new = discovery.R if warm_start else training.new_reconstructor(image_shape)
+        R = new.to(discovery.device)
+        fit(R, train, training.weights, steps=-(-passes * len(train) // batch_size),
             batch_size=batch_size, learning_rate=learning_rate, seed=seed,
-            device=discovery.device, augment=subject.augment, weight_decay=weight_decay,
+            device=discovery.device, augment=training.augment, weight_decay=weight_decay,
             label_smoothing=label_smoothing, precision=autocast, progress=progress)  # fmt: skip
     anew = torch.optim.Adam(R.parameters(), config.rates["omega"])
     optimizers = {**checkpoint["optimizers"], "omega": anew.state_dict()}
     run.save_checkpoint({**checkpoint, "R": R.state_dict(), "optimizers": optimizers})
     enter(run, "refitted", config=discovery.config, before=config, step=checkpoint["step"])
-    known = [accuracy(R, bank.batches(256, discovery.device), K=subject.K, S=subject.S)
+    known = [accuracy(R, bank.batches(256, discovery.device), K=K, S=S)
              for bank in (test, train)]  # fmt: skip
     return FreshReconstructor(R, *known)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from chainograd.samplers.schedule import GridConvention
@@ -81,6 +81,11 @@ class About:
                     f"`{name}` must have one entry for each of the {self.K} directions, got "
                     f"{len(values)}."
                 )
+
+    def unnamed(self) -> About:
+        """Return the same for other directions, of which no label, score or strength is known."""
+        nothing = (None,) * self.K
+        return replace(self, labels=("",) * self.K, scores=nothing, score_name="", calibration=None)
 
     def title(self, k: int) -> str:
         """Return how a direction is called, such as ``3 (thicker)``."""

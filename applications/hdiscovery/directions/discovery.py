@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from chainograd import CheckpointedChain
-from chainograd.samplers import DDIM, time_grid
+from chainograd.samplers import time_grid
 from hdiscovery.directions.config import DiscoveryConfig
-from hdiscovery.directions.step import AsymmetricDDIM, Directions, SymmetricDDIM, shifted_chain
-from hdiscovery.dm.autocast import autocast
+from hdiscovery.directions.draw import Drawn, draw
+from hdiscovery.directions.sampler import Sampler
 from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.dm.open import load_dm
 from hdiscovery.networks.discriminator import build_discriminator
@@ -20,7 +19,6 @@ from hdiscovery.networks.reconstructor import build_reconstructor
 from hdiscovery.networks.shift_block import ShiftBlock
 
 SMALLEST = {"lenet": 32}  # edge of an image, by the reconstructor that needs it
-UPDATES = {"asymmetric": AsymmetricDDIM, "symmetric": SymmetricDDIM}
 
 
 @dataclass(slots=True, eq=False)
@@ -63,71 +61,60 @@ class Discovery:
         """
         dm = load_dm(config.model.dm, device=device) if dm is None else dm
         refuse_model(config, dm)
-        channels, size, _ = dm.image_shape
         with torch.random.fork_rng():
             torch.manual_seed(config.run.seed)
-            shift_block = ShiftBlock(
-                dm.unet.h_shape[0],
-                dm.unet.embedding_channels,
-                config.shift.K,
-                form=config.networks.shift_form,
-                timed=not config.networks.time_invariant,
-                head_std=config.networks.head_std,
-            )
-            R = build_reconstructor(
-                config.networks.reconstructor,
-                channels=channels,
-                image_size=size,
-                num_directions=config.shift.K,
-                dropout=config.networks.r_dropout,
-            )
-            D = build_discriminator(dm)
+            shift_block, R, D = _drawn_networks(config, dm)
         for net in (shift_block, R, D):
             if torch.device(device).type != "cpu":  # fakes, which are there, cannot be moved
                 net.to(device)
-        grid = time_grid(
-            config.sampling.M, dm.schedule.num_train_steps, convention=config.sampling.grid
+        sampler = sampler_of(config)
+        return cls(
+            config, dm, shift_block, R, D, sampler.real(dm), sampler.shifted(dm, shift_block)
         )
-
-        def predict(x: Tensor, t: Tensor) -> Tensor:
-            with autocast(config.model.autocast, x.device):
-                return dm.unet(x, t)[:, :channels].to(x.dtype)
-
-        step = UPDATES[config.shift.update](
-            dm, shift_block, grid, t_stop=config.shift.t_stop, precision=config.model.autocast
-        )
-        real = CheckpointedChain(
-            DDIM(predict, dm.schedule, grid),
-            config.sampling.M,
-            micro_batch=config.memory.micro_batch,
-        )
-        return cls(config, dm, shift_block, R, D, real, shifted_chain(step, **_options(config)))
-
-    def along(self, directions: Directions) -> CheckpointedChain:
-        """Return the chain ``x_T, k, s -> x_0`` of other directions under the same settings."""
-        step: Any = self.shifted.step
-        other = type(step)(
-            self.dm, directions, step.grid, t_stop=step.t_stop, precision=step.precision
-        )
-        return shifted_chain(other, **_options(self.config))
 
     @property
     def device(self) -> torch.device:
         """Where the networks are."""
         return self.shift_block.weight.device
 
-    def draw(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw ``x_T`` from N(0, I), and k and s, one a sample.
+    def draw(self, n: int) -> Drawn:
+        """Draw n triples of x_T, k and s from torch's global stream."""
+        shift = self.config.shift
+        return draw(
+            n, self.dm.image_shape, K=shift.K, S=shift.S, min_shift=shift.min_shift,
+            device=self.device,
+        )  # fmt: skip
 
-        ``k ~ U{0 … K-1}``; ``s ~ U[-S, S]``, without what is nearer to 0 than ``min_shift``. All
-        come from the CPU's global stream: the same ones on every device.
-        """
-        config = self.config
-        x_T = torch.randn(n, *self.dm.image_shape)
-        k = torch.randint(config.shift.K, (n,))
-        s = 2 * torch.rand(n) - 1
-        s = s * (config.shift.S - config.shift.min_shift) + s.sign() * config.shift.min_shift
-        return x_T.to(self.device), k.to(self.device), s.to(self.device)
+
+def _drawn_networks(
+    config: DiscoveryConfig, dm: DiffusionModel
+) -> tuple[ShiftBlock, nn.Module, nn.Module]:
+    """Return new networks phi, omega and psi, drawn in this order from torch's global stream."""
+    networks, K = config.networks, config.shift.K
+    shift_block = ShiftBlock(
+        dm.unet.h_shape[0], dm.unet.embedding_channels, K, form=networks.shift_form,
+        timed=not networks.time_invariant, head_std=networks.head_std,
+    )  # fmt: skip
+    channels, size, _ = dm.image_shape
+    R = build_reconstructor(
+        networks.reconstructor, channels=channels, image_size=size, num_directions=K,
+        dropout=networks.r_dropout,
+    )  # fmt: skip
+    return shift_block, R, build_discriminator(dm)
+
+
+def sampler_of(config: DiscoveryConfig) -> Sampler:
+    """Return the sampler of a run."""
+    return Sampler(
+        M=config.sampling.M,
+        t_stop=config.shift.t_stop,
+        convention=config.sampling.grid,
+        update=config.shift.update,
+        precision=config.model.autocast,
+        plan=config.memory.plan,
+        micro_batch=config.memory.micro_batch,
+        frozen=config.memory.frozen,
+    )
 
 
 def refuse_model(config: DiscoveryConfig, dm: DiffusionModel) -> None:
@@ -147,11 +134,3 @@ def refuse_model(config: DiscoveryConfig, dm: DiffusionModel) -> None:
             f"`reconstructor` {config.networks.reconstructor!r} needs images of 32 pixels or more, "
             f"and those of {dm.name} have {size}. Take 'difference'."
         )
-
-
-def _options(config: DiscoveryConfig) -> dict[str, Any]:
-    return {
-        "plan": config.memory.plan,
-        "micro_batch": config.memory.micro_batch,
-        "frozen": config.memory.frozen,
-    }

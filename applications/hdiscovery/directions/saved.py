@@ -39,8 +39,8 @@ def open_networks(run: RunFolder, *, device: torch.device | str = "cpu") -> tupl
     """Return the networks of a run, published or not, and the training steps behind them.
 
     Raises:
-        ValueError: If the run has no checkpoint, a file of it is damaged, or its diffusion model is
-            not the one that it was trained with.
+        ValueError: If the run has no checkpoint, a file of it is damaged, or its diffusion model
+            is another one than it was trained with.
     """
     if not is_published(run):
         return open_run(run, device=device), trained_steps(run)
@@ -51,17 +51,20 @@ def open_networks(run: RunFolder, *, device: torch.device | str = "cpu") -> tupl
     return discovery, step
 
 
-def open_run(path: RunFolder, *, device: torch.device | str = "cpu") -> Discovery:
+def open_run(run: RunFolder, *, device: torch.device | str = "cpu") -> Discovery:
     """Return the networks of a run's last checkpoint; of the shift block its average, if kept.
 
     Raises:
-        ValueError: If the run has no checkpoint yet, or its diffusion model is not the one that it
-            was trained with.
+        ValueError: If the run has no checkpoint yet, or its diffusion model is another one than
+            it was trained with.
     """
-    discovery = _built(path, device)
-    checkpoint = path.load_checkpoint()
+    discovery = _built(run, device)
+    checkpoint = run.load_checkpoint()
     if checkpoint is None:
-        raise ValueError(f"The run {path.path} has no checkpoint yet.")
+        raise ValueError(
+            f"The run {run.path} has no checkpoint yet. Train it on with `hdiscovery train --out "
+            f"{run.path} --resume`; `--save-every` sets how often a checkpoint is written."
+        )
     load_networks(discovery, checkpoint)
     if checkpoint["average"] is not None:
         discovery.shift_block.load_state_dict(averaged(checkpoint["average"]))
@@ -97,7 +100,7 @@ def averaged(average: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _built(run: RunFolder, device: torch.device | str) -> Discovery:
-    """Build the networks around the diffusion model that the run was trained with."""
+    """Return a run's networks as they are before anything is loaded."""
     config = run_config(run)
     return Discovery.build(config, open_model(run, config, device=device), device=device)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hdiscovery.data.real import real_images
-from hdiscovery.directions.subject import pairs
+from hdiscovery.directions.pairs import pairs
 from hdiscovery.evaluation.digits import digit_classifier, digit_classifier_of
 from hdiscovery.evaluation.feature_maps import DigitMaps, UNetMaps
 from hdiscovery.evaluation.features import (

@@ -8,13 +8,13 @@ import pytest
 import torch
 from hdiscovery.directions.about import Calibration
 from hdiscovery.directions.fingerprint import dm_hash, weights_hash
+from hdiscovery.directions.open import open_directions
 from hdiscovery.directions.portable import PortableDirections, load_directions, save_directions
 from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.files import save_dm
 from hdiscovery.dm.open import load_dm
 from hdiscovery.dm.walk import draw_noise
 from hdiscovery.editing.editor import edit
-from hdiscovery.editing.source import open_source
 from torch import nn
 
 FILE = "directions.safetensors"
@@ -45,7 +45,7 @@ def test_all_three_give_the_same_images_where_the_shift_block_does_not_look_at_h
     x_T, s = torch.randn(2, 1, 8, 8), torch.tensor([[1.0], [-2.0]])
 
     images = {
-        kind: edit(open_source(path, kind), x_T, [1], s, num_steps=5)
+        kind: edit(open_directions(path, kind), x_T, [1], s, num_steps=5)
         for path, kind in (
             (run, "direct"),
             (run, "mean"),
@@ -60,7 +60,7 @@ def test_all_three_give_the_same_images_where_the_shift_block_does_not_look_at_h
 
 
 def test_a_file_says_all_that_its_run_does(tiny_run):
-    from_run, from_file = open_source(tiny_run), open_source(tiny_run / FILE)
+    from_run, from_file = open_directions(tiny_run), open_directions(tiny_run / FILE)
 
     assert (from_run.kind, from_file.kind) == ("direct", "mean")
     assert from_file.about == replace(from_run.about, samples=2, seed=0)
@@ -80,11 +80,11 @@ def test_a_file_s_mean_is_the_measured_one_and_may_be_left_out(tiny_run, tmp_pat
     torch.testing.assert_close(
         whole.global_, whole.mean.float().mean(1).half(), rtol=1e-2, atol=1e-4
     )
-    assert open_source(small).kind == "global"
+    assert open_directions(small).kind == "global"
     with pytest.raises(ValueError, match="without the mean directions"):
-        open_source(small, "mean")
+        open_directions(small, "mean")
     with pytest.raises(ValueError, match="pass the run's folder"):
-        open_source(small, "direct")
+        open_directions(small, "direct")
 
 
 def test_another_diffusion_model_is_refused_unless_it_is_asked_for(tiny_run, tiny_dm, tmp_path):
@@ -99,13 +99,13 @@ def test_another_diffusion_model_is_refused_unless_it_is_asked_for(tiny_run, tin
     save_dm(wider, ADMUNet(replace(dm.config, image_size=16)))
 
     with pytest.raises(ValueError, match=r"other is another one.*--another-dm"):
-        open_source(tiny_run / FILE, dm=str(other))
-    source = open_source(tiny_run / FILE, dm=str(other), another_dm=True)
+        open_directions(tiny_run / FILE, dm=str(other))
+    source = open_directions(tiny_run / FILE, dm=str(other), another_dm=True)
     assert source.dm.name == "other"
     with pytest.raises(ValueError, match=r"h-space of shape \(32, 8, 8\)"):
-        open_source(tiny_run / FILE, dm=str(wider), another_dm=True)
+        open_directions(tiny_run / FILE, dm=str(wider), another_dm=True)
     with pytest.raises(FileNotFoundError, match=r"Pass `--dm FILE`"):
-        open_source(tiny_run / FILE, dm="nowhere.safetensors")
+        open_directions(tiny_run / FILE, dm="nowhere.safetensors")
 
 
 def test_a_schedule_or_a_single_weight_makes_another_model_and_a_cast_does_not(tiny_dm, tmp_path):
@@ -133,8 +133,8 @@ def test_means_of_another_state_of_the_shift_block_are_refused(run):
     trunk_made_constant(run)
 
     with pytest.raises(ValueError, match="another state of the shift block"):
-        open_source(run, "mean")
-    assert open_source(run).about.calibration is None
+        open_directions(run, "mean")
+    assert open_directions(run).about.calibration is None
 
 
 def test_labels_of_the_run_win_over_those_of_its_file_which_outlive_a_training(run):
@@ -144,20 +144,20 @@ def test_labels_of_the_run_win_over_those_of_its_file_which_outlive_a_training(r
     (run / "labels.json").write_text('{"1": "bold"}')
     trunk_made_constant(run)
 
-    assert open_source(run).about.labels == ("round", "bold", "")
+    assert open_directions(run).about.labels == ("round", "bold", "")
 
 
 def test_scores_are_those_of_the_ranking_or_else_recalls(run):
     (run / "rca.json").write_text(json.dumps({"of_direction": [0.5, None, 0.25]}))
-    recalls = open_source(run).about
+    recalls = open_directions(run).about
     (run / "ranking.json").write_text(json.dumps({"directions": [{"k": 2, "score": 0.9}]}))
-    ranked = open_source(run).about
+    ranked = open_directions(run).about
     (run / "ranking.json").write_text("{}")
 
     assert (recalls.score_name, recalls.scores) == ("RCA recall", (0.5, None, 0.25))
     assert (ranked.score_name, ranked.scores) == ("ranking score", (None, None, 0.9))
     with pytest.raises(ValueError, match=r"ranking.json or rca.json"):
-        open_source(run)
+        open_directions(run)
 
 
 def test_damaged_files_are_refused_by_what_is_wrong(tiny_run, tmp_path):
