@@ -25,7 +25,7 @@ from hdiscovery.directions.recipe import from_preset
 from hdiscovery.dm.adm_config import TABLE_3, UNetConfig
 from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.model import DiffusionModel
-from hdiscovery.train.algorithm1 import Trainer
+from hdiscovery.train.trainer import Trainer
 from hdiscovery.train.world import World
 from measured import each_apart, results, save
 from torch import Tensor, nn
@@ -101,7 +101,7 @@ def discovery_step(setting: Setting, M: int, device: str, **options: Any) -> tup
     )
 
     def run(sampler: Discovery) -> None:
-        trainer.discovery = sampler
+        trainer.algorithm.discovery = sampler
         trainer.step(*discovery.draw(setting.batch))
 
     return partial(run, discovery), partial(run, first)

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from hdiscovery.api.gallery import gallery as gallery
     from hdiscovery.api.invert import invert as invert
     from hdiscovery.api.open import open as open
+    from hdiscovery.api.train import train as train
 
-__all__ = ["edit", "evaluate", "gallery", "invert", "open", "rank"]
+__all__ = ["edit", "evaluate", "gallery", "invert", "open", "rank", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -82,22 +82,11 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _options(module: ModuleType, name: str, words: Sequence[str]) -> Any:
+    if "read" in vars(module):
+        return module.read(words)
     from hdiscovery.commands.options import parsed
 
-    if hasattr(module, "add_options"):  # LEGACY
-        import argparse
-
-        parser = argparse.ArgumentParser(prog=name)
-        module.add_options(parser)
-        options, options_rest = parser.parse_known_args(words)
-        options.rest = options_rest
-        return options
-
-    defaults = getattr(module, "defaults", None)
-    default = None if defaults is None else defaults(words)
-    return parsed(
-        module.Options, words, prog=f"hdiscovery {name}", default=default, examples=module.EXAMPLES
-    )
+    return parsed(module.Options, words, prog=f"hdiscovery {name}", examples=module.EXAMPLES)
 
 
 def _say(line: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from hdiscovery.directions.history import enter
 from hdiscovery.directions.pairs import Progress
 from hdiscovery.directions.publish import MEASURED
 from hdiscovery.directions.run_folder import RunFolder
@@ -112,9 +113,9 @@ def refit(
     train, test = _banks(checkpoint["buffers"])
     training, K, S = TrainedRun(discovery.config), config.shift.K, config.shift.S
     with seeded(seed):
-        image_shape = discovery.dm.image_shape
-        new = discovery.R if warm_start else training.new_reconstructor(image_shape)
-        R = new.to(discovery.device)
+        R = discovery.R
+        if not warm_start:
+            R = training.new_reconstructor(discovery.dm.image_shape).to(discovery.device)
         fit(R, train, training.weights, steps=-(-passes * len(train) // batch_size),
             batch_size=batch_size, learning_rate=learning_rate, seed=seed,
             device=discovery.device, augment=training.augment, weight_decay=weight_decay,
@@ -122,7 +123,7 @@ def refit(
     anew = torch.optim.Adam(R.parameters(), config.rates["omega"])
     optimizers = {**checkpoint["optimizers"], "omega": anew.state_dict()}
     run.save_checkpoint({**checkpoint, "R": R.state_dict(), "optimizers": optimizers})
-    run.write_json("config.json", asdict(discovery.config))
+    enter(run, "refitted", config=discovery.config, before=config, step=checkpoint["step"])
     known = [accuracy(R, bank.batches(256, discovery.device), K=K, S=S)
              for bank in (test, train)]  # fmt: skip
     return FreshReconstructor(R, *known)

@@ -16,8 +16,8 @@ from hdiscovery.directions.shipped import own_run, shipped_runs
 from hdiscovery.dm.files import save_dm
 from hdiscovery.dm.open import load_dm
 from hdiscovery.dm.tensors import save_tensors
-from hdiscovery.train.algorithm1 import Trainer
 from hdiscovery.train.loop import train
+from hdiscovery.train.recent_pairs import RecentPairs
 
 TINY = ("--K", "2", "--M", "2", "--batch-size", "2", "--steps", "2", "--save-every", "1",
         "--reconstructor", "difference", "--device", "cpu")  # fmt: skip
@@ -86,7 +86,7 @@ def test_only_its_own_launcher_goes_on_with_a_run_that_it_began(tmp_path, monkey
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
 
     again = ["train", "MNIST32-demo", "--out", out, *TINY, "--learning-rate", "0.25"]
-    monkeypatch.setattr("hdiscovery.commands.train.launcher", lambda: "another 1")
+    monkeypatch.setattr("hdiscovery.train.start.launcher", lambda: "another 1")
     assert main(again) == 2
     assert "already holds a run" in capsys.readouterr().err
     assert run_config(RunFolder.open(Path(out))).optimizer.learning_rate != 0.25
@@ -100,11 +100,11 @@ def test_a_checkpoint_is_not_written_of_weights_that_are_not_finite(small):
     running = train(small, config)
     before = (small.path / "checkpoint.pt").read_bytes()
 
-    def ruined(self, pair):
-        next(self.discovery.R.parameters()).data.fill_(float("inf"))
+    def ruined(self, pair, omega):
+        next(self.R.parameters()).data.fill_(float("inf"))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_train_reconstructor_again", ruined)
+        patch.setattr(RecentPairs, "train_again", ruined)
         with pytest.raises(FloatingPointError, match="is not finite at step 1"):
             list(running)
     assert (small.path / "checkpoint.pt").read_bytes() == before

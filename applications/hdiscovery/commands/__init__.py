@@ -6,8 +6,9 @@ A command's module has three things:
 * ``EXAMPLES``: command lines that the help ends with.
 * ``run(options)``: calls the Python API and prints what came of it.
 
-It may have two more: ``RENAMED``, older spellings of options with their names of today, and
-``defaults(words)``, which returns the `Options` that the words change, such as those of a preset.
+It may have ``RENAMED``, older spellings of options with their names of today. A command whose
+options are a run's fields has ``read(words)`` in place of `Options`, and ``run`` takes what that
+returns.
 
 The overview needs none of the modules, so ``hdiscovery --help`` imports no library.
 """

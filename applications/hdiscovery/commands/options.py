@@ -44,23 +44,29 @@ MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
 
 
 def parsed(
-    options: Any, words: Sequence[str], *, prog: str, default: Any = None, examples: Sequence[str]
+    options: Any,
+    words: Sequence[str],
+    *,
+    prog: str,
+    examples: Sequence[str],
+    default: Any = tyro.MISSING_NONPROP,
+    markers: Sequence[Any] = MARKERS,
 ) -> Any:
-    """Return a command's options; show help and what cannot be read as tyro does.
+    """Return a command's options; help, and what cannot be read, are shown as tyro shows them.
 
     Args:
         options: The dataclass of the options, or a union of them for subcommands.
         words: The command line after the command's name.
         prog: How the command is called.
-        default: Options whose values hold where the words say nothing, None for the dataclass's.
         examples: Lines that end the help.
+        default: Options whose values hold where the words say nothing.
+        markers: How tyro names the options.
 
     Raises:
         SystemExit: With 0 after the help was shown, with 2 after an error was.
     """
-    default = tyro.MISSING_NONPROP if default is None else default
     try:
-        return tyro.cli(options, prog=prog, args=words, default=default, config=MARKERS)
+        return tyro.cli(options, prog=prog, args=words, default=default, config=markers)
     except SystemExit as stop:
         if not stop.code:
             print("\n".join(["examples:", *(f"  {line}" for line in examples)]))

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import tyro
+from hdiscovery.commands.bars import bar
+from hdiscovery.commands.options import parsed
 
-from hdiscovery.commands.train import bar
+if TYPE_CHECKING:
+    from hdiscovery.train.pretrain import PretrainConfig
 
-HELP = "train a diffusion model on MNIST"
 EXAMPLES = ("hdiscovery pretrain --out runs/dm --data data",)
-TAKES_FIELDS = OWN_HELP = True  # those of PretrainConfig
 
 
-def add_options(parser: ArgumentParser) -> None:
-    """Declare nothing: the options are the config's fields."""
+def read(words: Sequence[str]) -> PretrainConfig:
+    """Return the config; a run that is continued has its own, but for the options that are given.
+
+    Raises:
+        SystemExit: If help was shown, or an option cannot be read.
+    """
+    from hdiscovery.train.pretrain import PretrainConfig, begun
+
+    how = {"prog": "hdiscovery pretrain", "examples": EXAMPLES, "markers": ()}
+    config = parsed(PretrainConfig, words, **how)
+    return (
+        parsed(PretrainConfig, words, default=begun(config.out), **how) if config.resume else config
+    )
 
 
-def run(options: Namespace) -> None:
+def run(config: PretrainConfig) -> None:
     """Train, and say where the model is."""
     from hdiscovery.dm.device import device_of
-    from hdiscovery.train.pretrain import PretrainConfig, begun, pretrain
+    from hdiscovery.train.pretrain import pretrain
 
-    config = tyro.cli(PretrainConfig, args=options.rest, prog="hdiscovery pretrain")
     device_of(config.device)  # before there is a folder
-    if config.resume:  # as it was begun, but for what is said anew
-        config = tyro.cli(PretrainConfig, args=options.rest, default=begun(config.out))
     for _ in bar(pretrain(config), config.steps, ("loss",)):
         pass
     print(f"wrote {config.out / 'dm.safetensors'}")

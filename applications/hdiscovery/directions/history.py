@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,9 @@ def open_model(
     """
     known, source = known_model(run), config.model.dm
     if known is None:
-        _log.warning("%s stores no hash of its diffusion model: %s is not checked.",
-                     run.path, source)  # fmt: skip
+        if next(run.records(), None) is not None:  # it was trained, by an earlier version
+            _log.warning("%s stores no hash of its diffusion model: %s is not checked.",
+                         run.path, source)  # fmt: skip
         return load_dm(source, device=device)
     if (
         source == known.dm
@@ -95,21 +96,34 @@ def open_model(
 
 
 def enter_start(
-    run: RunFolder, config: DiscoveryConfig, dm: DiffusionModel, *, step: int, processes: int
+    run: RunFolder, config: DiscoveryConfig, model: KnownModel, *, step: int, processes: int
 ) -> None:
     """Append to a run's history that a training starts at a step; keep its config if that changed.
 
     Args:
         run: The run.
         config: The config from here on.
-        dm: The diffusion model that it trains with.
+        model: The diffusion model that it trains with.
         step: The first step.
         processes: How many train together.
     """
     begins = not any("config" in entry for entry in run.history())
     before = None if begins else run_config(run)
     enter(run, "begun" if step == 0 and begins else "resumed", config=config, before=before,
-          step=step, processes=processes, model=asdict(KnownModel.of(config, dm)))  # fmt: skip
+          step=step, processes=processes, model=asdict(model))  # fmt: skip
+
+
+def enter_published(run: RunFolder, config: DiscoveryConfig, dm: DiffusionModel, step: int) -> None:
+    """Begin the history of a published run: its diffusion model, without this machine's path.
+
+    Args:
+        run: The published run.
+        config: Its config.
+        dm: The diffusion model that it was trained with.
+        step: How many steps it was trained.
+    """
+    model = replace(KnownModel.of(config, dm), path="")
+    run.append_history({**stamp("published"), "step": step, "model": asdict(model)})
 
 
 def enter(

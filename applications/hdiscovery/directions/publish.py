@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hdiscovery.directions.fingerprint import dm_hash
-from hdiscovery.directions.history import stamp
+from hdiscovery.directions.history import enter_published
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.directions.saved import (
     FORMATS,
@@ -46,8 +45,7 @@ def publish(run: RunFolder, out: Path, *, dtype: torch.dtype = torch.float16) ->
     for name in MEASURED:
         if (run.path / name).is_file():
             published.write_json(name, run.read_json(name))
-    model = {"dm": networks.config.model.dm, "path": "", "sha256": dm_hash(networks.dm)}
-    published.append_history({**stamp("published"), "step": step, "model": model})
+    enter_published(published, networks.config, networks.dm, step)
     # A training that was stopped has recorded steps after its last checkpoint.
     records = (record for record in run.records() if record["step"] < step)
     published.write_text("records.jsonl", "".join(map(_short, records)))

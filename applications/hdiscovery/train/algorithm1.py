@@ -51,13 +51,12 @@ class Algorithm1:
         Raises:
             FloatingPointError: If a loss is not finite. If it is a loss of step 2, D was updated.
         """
-        if x_0 is None:
-            with torch.no_grad():
-                x_0 = self.discovery.real(x_T)  # 4-6
+        with torch.no_grad():
+            real: Tensor = self.discovery.real(x_T) if x_0 is None else x_0  # 4-6
         shifted = self.discovery.shifted(x_T, k, s)  # 7-14
-        record = self.update_discriminator(x_0, shifted.detach())  # 15-16
-        record |= self.update_directions(x_0, shifted, k, s)  # 17-36
-        return record, (x_0, shifted.detach())
+        record = self.update_discriminator(real, shifted.detach())  # 15-16
+        record |= self.update_directions(real, shifted, k, s)  # 17-36
+        return record, (real, shifted.detach())
 
     def update_discriminator(self, x_0: Tensor, shifted: Tensor) -> dict[str, float]:
         """Step 1: update D, so that it tells shifted samples from others."""

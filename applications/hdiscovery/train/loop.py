@@ -9,8 +9,9 @@ from typing import Any
 
 from hdiscovery.directions.config import DiscoveryConfig
 from hdiscovery.directions.discovery import Discovery
-from hdiscovery.directions.history import open_model
+from hdiscovery.directions.history import KnownModel, enter_start, open_model
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.dm.compiled import compile_parts
 from hdiscovery.train.bank import Progress
 from hdiscovery.train.bank_file import open_bank
 from hdiscovery.train.checkpoint import begin_with, refuse_not_finite, restore, state
@@ -45,10 +46,10 @@ def train(
     """
     world = world or World()
     share = world.share(config.training.batch_size)
-    discovery = build(run, config, world)
+    discovery, model = build(run, config, world)
     bank = open_bank(run.path, discovery, world, progress=progress)
     trainer = Trainer(discovery, world)
-    for step in range(resume(run, trainer), config.all_steps):
+    for step in range(resume(run, trainer, model), config.all_steps):
         started = time.perf_counter()
         saves = (step + 1) % config.run.save_every == 0 or step + 1 == config.all_steps
         with not_finite_at(step), seeded(config.run.seed, step, world.rank, world.device):
@@ -62,14 +63,21 @@ def train(
         yield record
 
 
-def build(run: RunFolder, config: DiscoveryConfig, world: World) -> Discovery:
-    """Load the run's diffusion model, and build the networks."""
+def build(run: RunFolder, config: DiscoveryConfig, world: World) -> tuple[Discovery, KnownModel]:
+    """Load the run's diffusion model, build the networks, and return which model it is."""
     dm = open_model(run, config, device=world.device)
+    model = KnownModel.of(config, dm)  # before sharding, which takes the weights apart
     discovery = Discovery.build(config, dm, device=world.device)
-    return discovery
+    if config.model.shard_dm:
+        from hdiscovery.train.sharding import shard
+
+        shard(dm.unet, world)
+    if config.model.compile:
+        compile_parts(dm.unet)
+    return discovery, model
 
 
-def resume(run: RunFolder, trainer: Trainer) -> int:
+def resume(run: RunFolder, trainer: Trainer, model: KnownModel) -> int:
     """Take up the run where it stands, enter that into its history, and return the next step."""
     config, world = trainer.config, trainer.world
     checkpoint = run.load_checkpoint()
@@ -78,6 +86,7 @@ def resume(run: RunFolder, trainer: Trainer) -> int:
         begin_with(trainer, start_of(config, trainer.discovery.dm))
     if world.leads:
         run.keep_records(before=first)
+        enter_start(run, config, model, step=first, processes=world.size)
     return first
 
 

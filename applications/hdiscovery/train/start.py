@@ -1,4 +1,4 @@
-"""Begins a run in a new folder, or takes up one that is there."""
+"""Begin a run in a new folder or go on with one; refuse what cannot be trained before it begins."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from hdiscovery.train.world import World, launcher, restarted
 BEGUN_BY = "begun_by.txt"  # in a run's folder
 
 
-def begin(out: Path, config: DiscoveryConfig, world: World) -> RunFolder:
-    """Make a new run folder, once everything that a run needs is there.
+def begun(out: Path, config: DiscoveryConfig, world: World) -> tuple[RunFolder, DiscoveryConfig]:
+    """Make a new run's folder.
 
     Raises:
         FileExistsError: If the folder holds a run.
         FileNotFoundError: If there is no such diffusion model, or no run to start from.
         ValueError: If networks do not fit, or the batch cannot be shared out.
     """
-    refuse_no_model(config, "The run")
+    refuse_no_model(config, "The recipe")
     refuse_unfit(config, world)  # before there is a folder
     run = RunFolder.create(out, asdict(config))
     run.write_text(BEGUN_BY, launcher())
-    return run
+    return run, config
 
 
-def take_up(out: Path, changes: dict[str, Any], world: World) -> tuple[RunFolder, DiscoveryConfig]:
-    """Return a run and its own config, with the changes that a run may make on its way.
+def resumed(out: Path, changes: dict[str, Any], world: World) -> tuple[RunFolder, DiscoveryConfig]:
+    """Return the run and its own config, changed where a run may change on its way.
 
     Raises:
         FileNotFoundError: If there is no run.
@@ -52,14 +52,18 @@ def take_up(out: Path, changes: dict[str, Any], world: World) -> tuple[RunFolder
     return run, config
 
 
-def begun_here(out: Path) -> bool:
-    """Return whether this process's launcher began the run, and now starts its processes again.
+def goes_on(out: Path) -> bool:
+    """Return whether torchrun started this process again after one died, and began this run.
 
-    ``torchrun`` does so after a process died. The run then goes on, also before its first
-    checkpoint.
+    Such a run is continued, also before its first checkpoint.
     """
+    return restarted() and begun_by(out) == launcher()
+
+
+def begun_by(out: Path) -> str | None:
+    """Return which launcher began the run in a folder, None if there is none."""
     path = out / BEGUN_BY
-    return restarted() and path.is_file() and path.read_text() == launcher()
+    return path.read_text() if path.is_file() else None
 
 
 def refuse_unfit(config: DiscoveryConfig, world: World) -> None:

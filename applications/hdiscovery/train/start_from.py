@@ -50,7 +50,7 @@ def _refuse_unlike(
         if other[name] != mine[name]:
             raise ValueError(
                 f"`start_from` {config.run.start_from} is a run with `{name}` {other[name]!r}, and "
-                f"this run has {mine[name]!r}. Networks fit runs with the same "
+                f"this one has {mine[name]!r}. Networks fit runs with the same "
                 f"{', '.join(MADE_BY)}."
             )
     if known is not None and dm_hash(dm) != known.sha256:

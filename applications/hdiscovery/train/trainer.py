@@ -1,4 +1,4 @@
-"""Algorithm 1 with what a run adds to it: R on recent pairs, a moving average, steps that settle."""
+"""Algorithm 1 with what a run adds: R on recent pairs, a moving average, steps that settle."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Trainer:
             FloatingPointError: If a loss is not finite. No network was updated, unless it is a
                 loss of step 2; then D was.
         """
-        record, (x_0, shifted) = self.algorithm.step(x_T, k, s, x_0)
-        self.recent.train_again((x_0, shifted, k, s), self.optimizers["omega"])
+        record, (real, shifted) = self.algorithm.step(x_T, k, s, x_0)
+        self.recent.train_again((real, shifted, k, s), self.optimizers["omega"])
         if self.average is not None:
             self.average.update_parameters(self.discovery.shift_block)
         return record
@@ -75,12 +75,12 @@ class Trainer:
         if self.average is not None:
             self.discovery.shift_block.load_state_dict(self.average.module.state_dict())
         with torch.no_grad():
-            x_0 = self.discovery.real(x_T) if x_0 is None else x_0
+            real: Tensor = self.discovery.real(x_T) if x_0 is None else x_0
             shifted = self.discovery.shifted(x_T, k, s)
-        record = self.algorithm.update_discriminator(x_0, shifted)
+        record = self.algorithm.update_discriminator(real, shifted)
         set_rates(self.optimizers, {**self.config.rates, "omega": rate})
-        record |= self._update_reconstructor(x_0, shifted, k, s)
-        self.recent.train_again((x_0, shifted, k, s), self.optimizers["omega"])
+        record |= self._update_reconstructor(real, shifted, k, s)
+        self.recent.train_again((real, shifted, k, s), self.optimizers["omega"])
         return record
 
     def _update_reconstructor(

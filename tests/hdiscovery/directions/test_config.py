@@ -1,10 +1,10 @@
 """Every field of a run is checked before anything is made."""
 
 import pytest
+from hdiscovery.commands.flags import read_flags
 from hdiscovery.commands.train import TrainOptions
 from hdiscovery.directions.config import DiscoveryConfig
 from hdiscovery.directions.recipe import from_preset, presets
-from hdiscovery.flags import read_flags
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from hdiscovery.dm.adm_config import UNetConfig
 from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.dm.open import load_dm
-from hdiscovery.train.algorithm1 import Trainer
+from hdiscovery.train.algorithm1 import Objective
 from hdiscovery.train.loop import train
-from hdiscovery.train.objective import Objective
+from hdiscovery.train.trainer import Trainer
 
 from chainograd.samplers import NoiseSchedule
 
@@ -95,6 +95,68 @@ def test_the_chain_gives_the_gradients_of_algorithm_1_by_hand_and_leaves_psi_alo
     assert all(p.grad is None for p in d.D.parameters())
 
 
+def test_a_step_ends_with_the_weights_of_algorithm_1_by_hand_bit_for_bit():
+    """One step, and one more from there, against a plain loop without this package's trainer."""
+    d, by_hand = tiny(), tiny()
+    trainer = Trainer(d)
+    adams = {net: torch.optim.Adam(getattr(by_hand, net).parameters(), lr=1e-3)
+             for net in ("shift_block", "R", "D")}  # fmt: skip
+
+    for _ in range(2):
+        x_T, k, s = draw(d)
+        record = trainer.step(x_T, k, s)
+        L_D, loss = step_by_hand(by_hand, adams, x_T, k, s)
+
+        assert (record["L_D"], record["loss"]) == (L_D, loss)
+        for net in adams:
+            pairs = zip(getattr(d, net).parameters(), getattr(by_hand, net).parameters(),
+                        strict=True)  # fmt: skip
+            assert all(torch.equal(a, b) for a, b in pairs), net
+
+
+def step_by_hand(d, adams, x_T, k, s):
+    """Return L_D and the loss of step 2: Algorithm 1 with a graph of all M steps."""
+    unet, schedule, grid = d.dm.unet, d.dm.schedule, [999, 666, 333, 0, -1]
+
+    def ddim(x, t, t_next, shifts):
+        a, a_next = schedule.alpha_bar(t), schedule.alpha_bar(t_next)
+        encoded = unet.encode(x, torch.full((len(x),), t))
+        h = unet.middle(encoded)
+        epsilon = epsilon_hat = unet.decode(h, encoded)
+        if shifts and t >= 400:
+            delta_h = d.shift_block(h, encoded.embedding, k)
+            epsilon_hat = unet.decode(h + s[:, None, None, None] * delta_h, encoded)
+        P = (x - (1 - a) ** 0.5 * epsilon_hat) / a**0.5
+        return a_next**0.5 * P + (1 - a_next) ** 0.5 * epsilon
+
+    x_0, shifted = x_T, x_T
+    for t, t_next in zip(grid, grid[1:], strict=False):
+        with torch.no_grad():
+            x_0 = ddim(x_0, t, t_next, shifts=False)
+        shifted = ddim(shifted, t, t_next, shifts=True)
+    real, fake = d.D(torch.cat([x_0, shifted.detach()])).chunk(2)
+    one, zero = torch.ones_like(real), torch.zeros_like(real)
+    bce = F.binary_cross_entropy_with_logits
+    L_D = bce(real, one) + bce(fake, zero)
+    adams["D"].zero_grad()
+    L_D.backward()
+    adams["D"].step()
+
+    for p in d.D.parameters():
+        p.requires_grad_(False)
+    logits, s_hat = d.R(x_0, shifted)
+    L_G = bce(d.D(shifted), one)
+    loss = L_G + 0.1 * F.cross_entropy(logits, k) + 0.1 * F.l1_loss(s_hat, s)
+    for net in ("shift_block", "R"):
+        adams[net].zero_grad()
+    loss.backward()
+    for net in ("shift_block", "R"):
+        adams[net].step()
+    for p in d.D.parameters():
+        p.requires_grad_(True)
+    return L_D.item(), loss.item()
+
+
 def test_step_2_leaves_the_discriminator_and_its_gradient_as_step_1_left_them():
     d = tiny()
     trainer, seen = Trainer(d), []
@@ -154,7 +216,7 @@ def test_updates_from_the_buffer_move_the_reconstructor_and_nothing_else():
     trainer.step(*draw(d))
     phi, psi, omega = ([p.clone() for p in net.parameters()] for net in (d.shift_block, d.D, d.R))
 
-    trainer._train_reconstructor_again(trainer.buffer[-1])
+    trainer.recent.train_again(trainer.recent.batches[-1], trainer.optimizers["omega"])
 
     assert all(map(torch.equal, phi, d.shift_block.parameters()))
     assert all(map(torch.equal, psi, d.D.parameters()))
@@ -176,7 +238,7 @@ def test_a_step_of_r_alone_leaves_the_directions_and_asks_for_no_graph():
     assert all(p.grad is None for p in d.shift_block.parameters())
     assert not any(map(torch.equal, psi, d.D.parameters()))
     assert not any(map(torch.equal, omega, d.R.parameters()))
-    assert len(trainer.buffer) == 2
+    assert len(trainer.recent.batches) == 2
     assert record.keys() == trainer.step(x_T, k, s).keys()
 
 
@@ -220,13 +282,13 @@ def test_the_rate_of_r_falls_along_half_a_cosine():
 def test_pairs_seen_again_are_moved_when_the_run_says_so(monkeypatch):
     d, seen = tiny(r_updates=2, r_augment=True), []
     trainer = Trainer(d)
-    own = trainer.own_objective.reconstruction
+    own = trainer.recent.reconstruction
     monkeypatch.setattr(
-        trainer.own_objective, "reconstruction", lambda *pair: seen.append(pair) or own(*pair)
+        trainer.recent, "reconstruction", lambda *pair: seen.append(pair) or own(*pair)
     )
     trainer.step(*draw(d))
 
-    ((x_0, shifted, k, s),), (first, *_) = seen, trainer.buffer
+    ((x_0, shifted, k, s),), (first, *_) = seen, trainer.recent.batches
     n = len(first[0])
     assert not any(torch.equal(x_0[i : i + n], first[0]) for i in range(0, len(x_0), n))
     assert not any(torch.equal(shifted[i : i + n], first[1]) for i in range(0, len(x_0), n))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from hdiscovery.directions.run_folder import RunFolder
-from hdiscovery.train.loop import seeded
+from hdiscovery.train.draws import seeded
 from hdiscovery.train.world import World
 
 from tests.hdiscovery.train.test_resume import config, weights

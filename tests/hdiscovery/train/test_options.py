@@ -3,10 +3,12 @@
 import pytest
 import torch
 from hdiscovery.directions.step import SymmetricDDIM
-from hdiscovery.train.algorithm1 import Trainer, average_of
+from hdiscovery.train import checkpoint
+from hdiscovery.train.algorithm1 import Objective
 from hdiscovery.train.bank import Bank, drawn_pairs
-from hdiscovery.train.loop import _drawn
-from hdiscovery.train.objective import Objective, weighted_l1
+from hdiscovery.train.draws import drawn
+from hdiscovery.train.trainer import Trainer, average_of
+from hdiscovery.train.weighted_l1 import weighted_l1
 from hdiscovery.train.world import World
 
 from tests.hdiscovery.train.test_algorithm1 import draw, tiny
@@ -185,10 +187,10 @@ def test_an_average_that_begins_on_the_way_begins_with_what_was_trained():
     d = tiny()
     trainer = Trainer(d)
     trainer.step(*draw(d))
-    state = trainer.state(1)
+    state = checkpoint.state(trainer, 1)
     later = Trainer(tiny(ema=0.75))
 
-    later.restore(state)
+    checkpoint.restore(later, state)
     later.settle(*draw(d), rate=1e-3)
 
     assert torch.equal(later.average.module.weight, d.shift_block.weight)
@@ -220,13 +222,13 @@ def test_every_step_begins_without_the_gradients_of_the_last_one():
 def test_the_steps_of_all_processes_walk_through_a_bank_together(size):
     d = tiny(batch_size=2 * size)
     bank = Bank(torch.arange(8.0), torch.arange(8.0), seed=0)
-    drawn = [
-        _drawn(d, 2, bank, step, World(rank, size))[0]
+    noise = [
+        drawn(d, 2, bank, step, World(rank, size))[0]
         for step in range(4 // size)
         for rank in range(size)
     ]
 
-    assert torch.cat(drawn).sort().values.tolist() == list(range(8))
+    assert torch.cat(noise).sort().values.tolist() == list(range(8))
 
 
 def test_a_bank_walks_through_all_its_pairs_in_each_round_and_in_another_order():

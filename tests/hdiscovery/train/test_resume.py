@@ -15,7 +15,7 @@ from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.directions.saved import open_run
 from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.files import save_dm
-from hdiscovery.train.bank import load_bank
+from hdiscovery.train.bank_file import load_bank
 from hdiscovery.train.loop import train
 
 from tests.hdiscovery.train.test_algorithm1 import TINY
@@ -119,6 +119,7 @@ def test_the_average_is_what_is_evaluated(tmp_path, config):
 def test_a_run_that_changes_its_precision_draws_another_bank(tmp_path, config):
     run = RunFolder.create(tmp_path / "run", asdict(config.replace(steps=1)))
     list(train(run, config.replace(steps=1)))
+    before = open_run(run)
     list(train(run, config.replace(steps=2, autocast="bf16")))
 
     exact, rounded = (
@@ -127,7 +128,7 @@ def test_a_run_that_changes_its_precision_draws_another_bank(tmp_path, config):
 
     assert torch.equal(exact.x_T, rounded.x_T)
     assert not torch.equal(exact.x_0, rounded.x_0)
-    real = open_run(run).real(exact.x_T)
+    real = before.real(exact.x_T)
     torch.testing.assert_close(exact.x_0, real, atol=1e-5, rtol=1e-5)
 
 

@@ -4,13 +4,13 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from hdiscovery.commands.train import refuse_unfit
 from hdiscovery.directions.config import DiscoveryConfig
 from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.publish import publish
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.directions.saved import open_run
 from hdiscovery.train.loop import train
+from hdiscovery.train.start import refuse_unfit
 from hdiscovery.train.world import World
 
 CONFIG = DiscoveryConfig.of(

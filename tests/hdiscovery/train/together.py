@@ -8,8 +8,8 @@ import warnings
 
 import torch
 import torch.distributed as dist
-from hdiscovery.train.algorithm1 import Trainer
 from hdiscovery.train.sharding import shard
+from hdiscovery.train.trainer import Trainer
 from hdiscovery.train.world import World, joined
 
 from tests.hdiscovery.train.test_algorithm1 import tiny
@@ -76,8 +76,8 @@ def error(world, **changes):
 
         return hook
 
-    together.D.register_comm_hook(None, counted(0))
-    together.objective.register_comm_hook(None, counted(1))
+    together.algorithm.D.register_comm_hook(None, counted(0))
+    together.algorithm.objective.register_comm_hook(None, counted(1))
     x_T, k, s = (tensor.chunk(world.size)[world.rank] for tensor in batch(together.discovery))
     for _ in range(2):  # the second step runs on what DDP learnt in the first
         record = together.step(x_T, k, s)
