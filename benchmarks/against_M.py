@@ -1,6 +1,7 @@
-"""Figure 4 for the ways that are followed to the largest M, from the figures of ``throughput.py``.
+"""Figure 4: memory against M for the methods that were run up to the largest M.
 
-``python benchmarks/against_M.py results.json`` draws it again.
+``python benchmarks/against_M.py results.json`` draws it again from the figures of
+``throughput.py``.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from typing import Any
 
 from pareto import PEERS
 
-BELOW = 0.9  # ways that end this near to one another share a label
+BELOW = 0.9  # methods whose lines end closer than this share a label
 
 
 def draw(content: dict[str, Any], path: Path) -> None:
-    """Draw bytes against M, a panel for each workload; each way is named at its end."""
+    """Draw bytes against M, one panel for each workload; names stand at the lines' ends."""
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(row["workload"] for row in content["memory"]))
@@ -53,7 +54,7 @@ def _draw_panel(rows: list[dict[str, Any]], axes: Any) -> None:
 
 
 def labels(ends: list[tuple[float, str]]) -> list[tuple[float, str]]:
-    """Return where names stand: those of lines that end near one another stand together."""
+    """Return the heights of labels; lines that end close to each other share one label."""
     groups: list[tuple[float, list[str]]] = []
     for peak, way in sorted(ends, reverse=True):
         if groups and peak > BELOW * groups[-1][0]:

@@ -1,7 +1,7 @@
-"""Fails where memory, work or evaluations are more than the committed results say; time is no part.
+"""Fail if memory, work or evaluations exceed the committed results. Time is not checked.
 
-``python benchmarks/check.py`` runs every way again, on fake tensors, at the fewest steps in
-``results/cpu/throughput.json``: the counts are the same on every machine and under every load.
+``python benchmarks/check.py`` runs every method again on fake tensors, with the fewest steps in
+``results/cpu/throughput.json``. The counts are the same on every machine and under every load.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def rows_to_check(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def complaints(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return what is more, or less, than it was, a line each."""
+    """Return one line for each value that is larger or smaller than before."""
     found = []
     for what, tolerance in TOLERANCES.items():
         if abs(now[what] - before[what]) > tolerance * before[what]:
@@ -39,7 +39,7 @@ def complaints(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def check(rows: Iterable[dict[str, Any]], size: str = "bench") -> list[str]:
-    """Return complaints about all rows, measured anew."""
+    """Return complaints about all rows, after measuring them again."""
     found = []
     for row in rows:
         job = row["workload"], row["way"], row["M"], row["batch"]

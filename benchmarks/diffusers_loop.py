@@ -1,8 +1,8 @@
-"""A guided diffusers loop with a multistep solver: the chain against the plain loop.
+"""A guided diffusers loop with a multistep solver: the chain compared with the plain loop.
 
-Run it as it stands: ``python benchmarks/diffusers_loop.py``. One process per memory reading; times
-are of runs in turn in one process. Checkpointing each step is not among the ways: with this
-scheduler it ends in an error.
+Run ``python benchmarks/diffusers_loop.py``. Each memory reading has its own process. Timed runs
+alternate between the methods in one process. Checkpointing each step is not included, because it
+raises an error with this scheduler.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ WAYS: dict[str, dict[str, Any]] = {
 STEPS = (5, 20)
 READINGS = [
     (way, M) for way in WAYS for M in STEPS if way != "plain loop" or M < 20
-]  # the plain loop's twenty graphs are four times its five
+]  # the plain loop's memory for M = 20 is four times that for M = 5
 SCALE = 5.0
 
 
 def workload(M: int, device: str) -> Callable[[str], None]:
-    """Return ``run(way)``: sample two latents with guidance in M steps, and go back."""
+    """Return ``run(way)``: sample two latents with guidance in M steps, and run backward."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
         16, 4, 4, block_out_channels=(32, 64, 128), layers_per_block=2, cross_attention_dim=64,
@@ -74,7 +74,7 @@ def workload(M: int, device: str) -> Callable[[str], None]:
 
 
 def memory(way: str, M: int, device: str) -> dict[str, Any]:
-    """Return the peak of a run, after one of two steps for first-call costs."""
+    """Return the peak of a run, after a run of two steps that pays first-call costs."""
     workload(2, device)(way)
     run = workload(M, device)
     with meter(device) as reading:
@@ -83,14 +83,14 @@ def memory(way: str, M: int, device: str) -> dict[str, Any]:
 
 
 def timing(device: str, pairs: int = 3, M: int = 5) -> dict[str, Any]:
-    """Return seconds of every way in turn, after one run of each."""
+    """Return seconds of alternating runs of every method, after one run of each."""
     run = workload(M, device)
     runs = {way: partial(run, way) for way in WAYS}
     return {"M": M, "seconds": in_turn(runs, pairs, device)}
 
 
 def table(content: dict[str, Any]) -> str:
-    """Return a Markdown table; ratios of time are medians over runs in turn."""
+    """Return a Markdown table; time ratios are medians of alternating runs."""
     peaks = {(row["way"], row["M"]): row["peak_bytes"] for row in content["memory"]}
     seconds = content["timing"]["seconds"]
     few, many = STEPS

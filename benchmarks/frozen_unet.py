@@ -1,7 +1,7 @@
-"""A frozen diffusers UNet: the chain with frozen layers against checkpointing and the plain loop.
+"""A frozen diffusers UNet: frozen layers compared with checkpointing and the plain loop.
 
-Run it as it stands: ``python benchmarks/frozen_unet.py``. One process per memory reading; times are
-of runs in turn in one process.
+Run ``python benchmarks/frozen_unet.py``. Each memory reading has its own process. Timed runs
+alternate between the methods in one process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RATIOS = (("nodes, frozen", "checkpoint"), ("graph, frozen", "plain loop"))
 
 
 def workload(M: int, device: str) -> Callable[[str], None]:
-    """Return ``run(method)``: sample in M steps from 16 images of noise, and go back."""
+    """Return ``run(method)``: sample in M steps from 16 images of noise, and run backward."""
     torch.manual_seed(0)
     net = UNet2DModel(
         sample_size=32, block_out_channels=(32, 64, 64, 128), layers_per_block=2,
@@ -61,7 +61,7 @@ def workload(M: int, device: str) -> Callable[[str], None]:
 
 
 def memory(method: str, M: int, device: str) -> dict[str, Any]:
-    """Return the peak of a run, after one of two steps for first-call costs."""
+    """Return the peak of a run, after a run of two steps that pays first-call costs."""
     workload(2, device)(method)
     run = workload(M, device)
     with meter(device) as reading:
@@ -70,14 +70,14 @@ def memory(method: str, M: int, device: str) -> dict[str, Any]:
 
 
 def timing(device: str, pairs: int = 15, M: int = 4) -> dict[str, Any]:
-    """Return seconds of runs of every method in turn, after one of each."""
+    """Return seconds of alternating runs of every method, after one run of each."""
     run = workload(M, device)
     runs = {method: partial(run, method) for method, _ in READINGS}
     return {"M": M, "seconds": in_turn(runs, pairs, device)}
 
 
 def table(content: dict[str, Any]) -> str:
-    """Return the ratios as a Markdown table; those of time are medians over runs in turn."""
+    """Return the ratios as a Markdown table; time ratios are medians of alternating runs."""
     memories, times = content["memory"], content["timing"]
     peak = {row["method"]: row["peak_bytes"] for row in memories}
     steps = {row["method"]: row["M"] for row in memories}

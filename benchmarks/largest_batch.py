@@ -1,8 +1,8 @@
-"""Under a cap on live bytes: the largest batch of each way, and how fast it is with it.
+"""The largest batch of each method under a limit on live bytes, and its speed at that batch.
 
-Run it as it stands: ``python benchmarks/largest_batch.py``. The batch is found on fake tensors,
-whose peaks are those of real ones; then it is timed. Where speed grows with the batch, as on a
-GPU, this is where saved memory becomes speed.
+Run ``python benchmarks/largest_batch.py``. The batch is found on fake tensors, which have the peaks
+of real tensors, and then timed. If speed grows with the batch, as on a GPU, saved memory becomes
+speed.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from workloads import WORKLOADS
 from chainograd.plans.planners import parse_bytes
 
 COMPARED = ("plain loop", "checkpoint", "nodes", "nodes, frozen")
-# Where layers are frozen, nodes without that have the batch of checkpointing.
+# If layers are frozen, nodes without frozen layers have the same batch as checkpointing.
 
 
 def largest(peak: Callable[[int], int], cap: int, most: int) -> int:
-    """Return the largest batch whose peak is within a cap, 0 if none is; ``most`` at the most.
+    """Return the largest batch up to ``most`` whose peak is within a cap; 0 if no batch fits.
 
-    Peaks grow with the batch, nearly in a line: two of them guess, others decide.
+    Peaks grow almost linearly with the batch: two peaks give a guess, and others confirm it.
     """
-    low, high = 0, most + 1  # fits, does not
+    low, high = 0, most + 1  # low fits, high does not
     known: dict[int, int] = {}
     guess = 2
     while high - low > 1:
@@ -48,7 +48,7 @@ def largest(peak: Callable[[int], int], cap: int, most: int) -> int:
 
 
 def fitting(workload: str, way: str, M: int, cap: int, most: int, size: str) -> int:
-    """Return the largest batch of a way, from peaks on fake tensors."""
+    """Return the largest batch of a method, from peaks on fake tensors."""
 
     def peak(batch: int) -> int:
         return memory(workload, way, M, batch, "fake", size)["peak_bytes"]
@@ -59,7 +59,7 @@ def fitting(workload: str, way: str, M: int, cap: int, most: int, size: str) -> 
 def seconds(
     workload: str, way: str, M: int, batch: int, pairs: int, device: str, size: str
 ) -> list[float]:
-    """Return seconds of runs with a batch."""
+    """Return the seconds of runs with a batch."""
     w = WORKLOADS[workload](M, batch, device, size)
     run = WAYS[way].prepared(w)
 
@@ -73,7 +73,7 @@ def seconds(
 def measure(
     workload: str, M: int, cap: int, most: int, pairs: int, device: str, size: str = "bench"
 ) -> list[dict[str, Any]]:
-    """Return the largest batch of every way and its seconds."""
+    """Return the largest batch of every method and its seconds."""
     rows = []
     fits = WORKLOADS[workload](1, 2, "cpu", size)
     ways = [name for name in COMPARED
@@ -89,7 +89,7 @@ def measure(
 
 
 def table(content: dict[str, Any]) -> str:
-    """Return a Markdown table; a batch that only the search ended is marked with a plus."""
+    """Return a Markdown table; a plus marks a batch at which the search stopped."""
     cap, M = content["rows"][0]["cap"], content["rows"][0]["M"]
     lines = [f"| {cap / 2**20:.0f} MiB, M = {M} | way | batch | images/s |", "|---|---|---:|---:|"]
     for row in content["rows"]:

@@ -1,8 +1,7 @@
-"""DDPM in a thousand steps, in pixels: where the nodes live, and what more steps cost.
+"""DDPM in pixels with a thousand steps: where nodes live, and what more steps cost.
 
-Run it as it stands: ``python benchmarks/long_chain.py``. The network is a small one, so that the
-nodes are what takes memory. One process per memory reading; times are of one run each, after one
-of ten steps.
+Run ``python benchmarks/long_chain.py``. The network is small, so nodes take most of the memory.
+Each memory reading has its own process. Each time is of one run, after a run of ten steps.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from chainograd import CheckpointedChain, binomial, meter
 from chainograd.samplers import DDPM, NoiseSchedule, SeededNoise, time_grid
 
 WAYS = ("device", "host", "disk", "binomial, 30 nodes", "binomial, 10 nodes")
-ON_CPU = tuple(way for way in WAYS if way != "host")  # there the host is the device
+ON_CPU = tuple(way for way in WAYS if way != "host")  # on a CPU, the host is the device
 STEPS = (100, 1000)
 
 
 class Small(nn.Module):
-    """Two convolutions that know the time."""
+    """A network of two convolutions that takes the time."""
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()
         self.first, self.last = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return the noise."""
+        """Return the predicted noise."""
         return self.last(torch.tanh(self.first(x) + t[:, None, None, None] / 1000))
 
 
@@ -64,7 +63,7 @@ def reading(way: str, M: int, device: str, edge: int) -> dict[str, Any]:
 
 
 def table(content: dict[str, Any]) -> str:
-    """Return a Markdown table: bytes besides the nodes are flat, seconds an evaluation too."""
+    """Return a Markdown table of peaks, evaluations and seconds."""
     lines = ["| nodes | M | MiB | evaluations | s | ms an evaluation |", "|---|" + "---:|" * 5]
     for row in content["readings"]:
         lines.append(

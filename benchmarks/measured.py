@@ -1,4 +1,4 @@
-"""How all of these are measured: a process for each reading of memory, runs in turn for time."""
+"""How all benchmarks measure: one process for each memory reading, alternating runs for time."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ import torch
 T = TypeVar("T")
 _PROCESSES = get_context("forkserver")  # a server that has imported torch and has run nothing
 _PROCESSES.set_forkserver_preload([
-    "torch", "torch._dynamo", "chainograd", "hdiscovery.train.algorithm1",
+    "torch", "torch._dynamo", "chainograd", "hdiscovery.training.algorithm1",
     "diffusers.models.unets.unet_2d", "diffusers.models.transformers.dit_transformer_2d",
 ])  # fmt: skip
 
 
 def apart(function: Callable[..., T], *args: Any) -> T:
-    """Return what a function returns in a process of its own, which ends then.
+    """Return a function's result, computed in a separate process that ends afterwards.
 
     Raises:
-        concurrent.futures.process.BrokenProcessPool: If that process was killed, as for memory.
+        concurrent.futures.process.BrokenProcessPool: If the process was killed, for example
+            because memory ran out.
     """
     with ProcessPoolExecutor(max_workers=1, mp_context=_PROCESSES) as process:
         return process.submit(function, *args).result()
 
 
 def each_apart(function: Callable[..., T], jobs: Iterable[tuple[Any, ...]], device: str) -> list[T]:
-    """Return what a function returns for each job, each in a process of its own.
+    """Return a function's result for each job, each computed in a separate process.
 
-    Counts and bytes do not depend on what runs beside them: on a CPU (and for fake tensors) there
-    are as many processes at once as cores, of one thread each; on a GPU there is one.
+    Counts and bytes do not depend on other processes. On a CPU, and for fake tensors, as many
+    processes run at once as there are cores, with one thread each; on a GPU only one runs.
     """
     on_cpu = device == "fake" or torch.device(device).type == "cpu"
 
@@ -58,7 +59,7 @@ def _on_one_thread(function: Callable[..., T], *args: Any) -> T:
 
 
 def seconds_of(run: Callable[[], object], device: str) -> float:
-    """Return how long a run takes, what it queued on a GPU included."""
+    """Return the seconds of a run, including the work that it queued on a GPU."""
     if torch.device(device).type != "cuda":
         started = time.perf_counter()
         run()
@@ -73,12 +74,12 @@ def seconds_of(run: Callable[[], object], device: str) -> float:
 
 
 def in_turn(runs: Mapping[str, Callable[[], object]], pairs: int, device: str) -> dict[str, Any]:
-    """Return seconds of every run, all of them in turn, after one of each to warm up."""
+    """Return seconds of alternating runs, after one run of each to warm up."""
     return {name: times[1:] for name, times in rounds(runs, 1 + pairs, device).items()}
 
 
 def rounds(runs: Mapping[str, Callable[[], object]], count: int, device: str) -> dict[str, Any]:
-    """Return seconds of every run, all of them in turn, from the first round on."""
+    """Return seconds of alternating runs, without a warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(count):
         for name, run in runs.items():
@@ -87,13 +88,13 @@ def rounds(runs: Mapping[str, Callable[[], object]], count: int, device: str) ->
 
 
 def ratio(seconds: Mapping[str, list[float]], mine: str, other: str) -> float:
-    """Return the median ratio over runs that followed one another."""
+    """Return the median ratio of runs that directly followed each other."""
     pairs = zip(seconds[mine], seconds[other], strict=True)
     return median(a / b for a, b in pairs)
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Return what the figures depend on."""
+    """Return the environment on which the figures depend."""
     cuda = torch.device(device if device != "fake" else "cpu").type == "cuda"
     return {
         "torch": torch.__version__,
@@ -107,13 +108,13 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def results(name: str, device: str = "cpu") -> Path:
-    """Return where the figures of a benchmark are kept."""
+    """Return the path of a benchmark's figures."""
     kind = "cpu" if device == "fake" else torch.device(device).type
     return Path(__file__).parent / "results" / kind / f"{name}.json"
 
 
 def save(path: Path, device: str, content: dict[str, Any]) -> dict[str, Any]:
-    """Write figures with what they depend on; what was there is replaced when all is written."""
+    """Write figures with their environment; an old file is replaced only by a complete new one."""
     content = {"environment": environment(device), **content}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -123,10 +124,10 @@ def save(path: Path, device: str, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def default_device() -> str:
-    """Return the GPU, if there is one."""
+    """Return ``"cuda"`` if there is a GPU, else ``"cpu"``."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def note(text: str) -> None:
-    """Say what has been done, on stderr."""
+    """Report progress on stderr."""
     print(text, file=sys.stderr, flush=True)

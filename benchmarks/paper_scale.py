@@ -25,8 +25,8 @@ from hdiscovery.directions.recipe import from_preset
 from hdiscovery.dm.adm_config import TABLE_3, UNetConfig
 from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.model import DiffusionModel
-from hdiscovery.train.trainer import Trainer
-from hdiscovery.train.world import World
+from hdiscovery.training.trainer import Trainer
+from hdiscovery.training.world import World
 from measured import each_apart, results, save
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode

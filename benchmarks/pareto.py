@@ -1,10 +1,11 @@
-"""The Pareto picture: what each way pays for the memory that it saves, and the least one could pay.
+"""The Pareto picture: the work that each method pays for saved memory, and the smallest possible.
 
 ``python benchmarks/pareto.py results.json`` draws it again from the figures of ``throughput.py``.
 
-The frontier is that of plans: of the last k graphs beside all nodes, 2M - k evaluations, and
-of s nodes, the binomial number. Steps of unequal cost allow better ones. Work is exact, in
-floating-point operations; slices and checkpointing inside of the model make the step another one.
+The frontier consists of plans: plans that keep all nodes and the last k graphs (2M - k
+evaluations), and binomial plans with s nodes. If steps differ in cost, better plans exist. Work is
+counted exactly, in floating-point operations. Micro-batches and checkpointing inside the model
+change the step, so the frontier does not apply to them.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from typing import Any
 from measured import ratio
 
 PEERS = {"plain loop": "s", "checkpoint": "^", "model's own": "v", "as published": "D"}
-OTHER_STEP = ("model's own", "sliced")  # ways whose step is not that of the frontier
+OTHER_STEP = ("model's own", "sliced")  # methods that change the step
 
 
 def of_frontier(content: dict[str, Any], row: dict[str, Any]) -> float | None:
-    """Return a way's memory as a ratio of the least in which its work can be done.
+    """Return a method's memory divided by the smallest memory of any plan with at most its work.
 
     Returns:
-        1 is the frontier, which is predicted and knows nothing of the loss; None for ways that
-        change the step.
+        1 on the frontier, which is predicted without the networks of the loss; None for methods
+        that change the step.
     """
     if any(word in row["way"] for word in OTHER_STEP):
         return None
@@ -38,7 +39,7 @@ def of_frontier(content: dict[str, Any], row: dict[str, Any]) -> float | None:
 
 
 def draw(content: dict[str, Any], path: Path) -> None:
-    """Draw memory against work, and memory against time, one row a workload."""
+    """Draw memory against work, and memory against time, with one row for each workload."""
     from matplotlib.figure import Figure
 
     timed = content["timing"]

@@ -1,7 +1,7 @@
 """All benchmarks, one after the other: ``python benchmarks/run_all.py``, or ``make bench``.
 
-They share one server of processes, which imports torch once. How long each took is kept with the
-figures.
+The benchmarks share one process server, which imports torch once. The minutes of each benchmark are
+written with the figures.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NAMES = ("vram_vs_M", "frozen_unet", "speed", "diffusers_loop", "scaling", "thro
 
 
 def seconds(name: str) -> float:
-    """Run a benchmark as it stands; return how long it took."""
+    """Run a benchmark with its default options; return the seconds it took."""
     sys.argv = [str(Path(__file__).with_name(f"{name}.py"))]
     note(f"== {name}")
     started = time.perf_counter()

@@ -1,7 +1,7 @@
-"""Discovery in one process and in several: seconds a step at the same batch, as a lab starts it.
+"""Discovery in one process and in several: seconds per step for the same batch.
 
-Run it as it stands: ``python benchmarks/scaling.py``. Each count of processes is a run of its own
-by ``torchrun``, with one thread a process on a CPU and one GPU a process on CUDA.
+Run ``python benchmarks/scaling.py``. Each number of processes is a separate run by ``torchrun``,
+with one thread per process on a CPU and one GPU per process on CUDA.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from measured import default_device, results, save
 BATCH = 16
 WORDS = ("MNIST32-400-20-32-5", "--M", "5", "--K", "8", "--batch-size", str(BATCH),
          "--reconstructor", "difference")  # fmt: skip
-WARM_UP = 2  # steps that are not counted: the first ones build what later ones use
+WARM_UP = 2  # steps that are not counted, because first steps pay first-call costs
 
 
 def seconds(processes: int, steps: int, device: str) -> list[float]:
-    """Return what each step took, without the first ones."""
+    """Return the seconds of each step after the warm-up."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         command = [
@@ -40,7 +40,7 @@ def seconds(processes: int, steps: int, device: str) -> list[float]:
 
 
 def table(content: dict[str, Any]) -> str:
-    """Return a Markdown table: seconds a step, and how far from an even division of the work."""
+    """Return a Markdown table: seconds per step, and the share of the ideal speed-up."""
     rows = content["runs"]
     alone = median(rows[0]["seconds"])
     lines = [

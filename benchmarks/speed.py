@@ -1,10 +1,11 @@
-"""Time of the default plan against the plain loop and checkpointing; what the engine itself takes.
+"""Time of the default plan, the plain loop and checkpointing, and the engine's own time.
 
-Run it as it stands: ``python benchmarks/speed.py``. What is compared runs in turn in one process;
-ratios are medians over pairs of runs.
+Run ``python benchmarks/speed.py``. Runs alternate between the methods in one process, and ratios
+are medians over pairs of runs.
 
-A step takes F forward and B backward, both measured here, in turn with the rest. The plain loop
-takes M (F + B), the default plan (2M - 1) F + M B: at most (2F + B) / (F + B) of it.
+A step takes F forward and B backward; both are measured in the same alternation. The plain loop
+takes M (F + B), and the default plan takes (2M - 1) F + M B, at most (2F + B) / (F + B) times as
+long.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from chainograd import CheckpointedChain
 
 Step = Callable[[Tensor, int], Tensor]
 BATCH = 4
-METHODS = ("plain loop", "nodes", "checkpoint")  # what is compared runs one after the other
-PARTS = ("forward", "step by step")  # M F and M (F + B), each step by itself
+METHODS = ("plain loop", "nodes", "checkpoint")
+PARTS = ("forward", "step by step")  # M F, and M (F + B) with each step's backward pass at once
 
 
 def unet_step(device: str, *, trainable: bool) -> tuple[Step, Tensor]:
@@ -47,7 +48,7 @@ def unet_step(device: str, *, trainable: bool) -> tuple[Step, Tensor]:
 
 
 def run(method: str, step: Step, x: Tensor, M: int) -> None:
-    """Sample in M steps and go back."""
+    """Sample in M steps and run backward."""
     if method == "nodes":
         y = CheckpointedChain(step, M)(x)
     else:
@@ -59,7 +60,7 @@ def run(method: str, step: Step, x: Tensor, M: int) -> None:
 
 
 def run_steps(part: str, step: Step, x: Tensor, M: int) -> None:
-    """Run M steps without graphs, or with one each that is gone back through at once."""
+    """Run M steps without graphs, or run each step forward and backward at once."""
     with torch.set_grad_enabled(part != "forward"):
         for i in range(M):
             x = x.detach().requires_grad_()
@@ -70,17 +71,17 @@ def run_steps(part: str, step: Step, x: Tensor, M: int) -> None:
 
 
 def compared(step: Step, x: Tensor, M: int, device: str, pairs: int) -> dict[str, Any]:
-    """Return seconds of every method and of its parts in turn, after one run of each."""
+    """Return seconds of alternating runs of all methods and parts, after one run of each."""
     runs = {method: partial(run, method, step, x, M) for method in METHODS}
     runs |= {part: partial(run_steps, part, step, x, M) for part in PARTS}
     return {"M": M, "seconds": in_turn(runs, pairs, device)}
 
 
 def overhead(device: str, M: int = 200, pairs: int = 100) -> dict[str, Any]:
-    """Return microseconds a step of a chain whose step is one multiplication, and of its loop.
+    """Return microseconds per step of a chain whose step is one multiplication, and of its loop.
 
-    What else runs on a machine only ever adds to times as short as these, so the least of them is
-    what the code takes, and the median what it took here.
+    Other work on the machine can only lengthen such short times. The smallest time is therefore the
+    time of the code itself; the median is the time as it was here.
     """
     w = torch.ones((), device=device, requires_grad=True)
     x = torch.ones(4, device=device)
@@ -92,7 +93,7 @@ def overhead(device: str, M: int = 200, pairs: int = 100) -> dict[str, Any]:
 
 
 def with_unet(trainable: bool, pairs: int, device: str) -> dict[str, Any]:
-    """Return what ten steps of the UNet cost, and their seconds by every method."""
+    """Return F, B and the seconds of every method for ten steps of the UNet."""
     step, x = unet_step(device, trainable=trainable)
     return compared(step, x, 10, device, pairs)
 
@@ -104,7 +105,7 @@ def step_costs(row: dict[str, Any]) -> tuple[float, float]:
 
 
 def table(content: dict[str, Any]) -> str:
-    """Return two Markdown tables: whole runs, and the engine alone."""
+    """Return two Markdown tables: whole runs, and the engine's own time."""
     lines = [
         "| step | M | F (ms) | B (ms) | chain : plain loop | (2F+B)/(F+B) | chain : checkpoint |",
         "|---|" + "---:|" * 6,

@@ -1,9 +1,9 @@
-"""Figure 4 and its peers: memory, work and time of every way to go back, side by side.
+"""Memory, work and time of every method of going back through a sampler, side by side.
 
-Run it as it stands: ``python benchmarks/throughput.py`` (``--quick`` for a look). One process per
-memory reading, where one run is followed by `chainograd.meter`, or by the allocator on CUDA; times
-are of runs in turn in one process. Work is counted in floating-point operations: it and the bytes
-are the same every time.
+Run ``python benchmarks/throughput.py`` (``--quick`` for a first look). Each memory reading has its
+own process; `chainograd.meter` reads the peak, or on CUDA the allocator. Timed runs alternate
+between the methods in one process. Work is counted in floating-point operations. Work and bytes are
+the same in every run.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from chainograd import Plan, binomial, keep_last, meter
 
 
 class Job(NamedTuple):
-    """What is measured of a workload.
+    """The measurements of a workload.
 
     Attributes:
-        workload: Its name.
-        batch: Samples.
-        Ms: Numbers of steps for memory.
+        workload: Name of the workload.
+        batch: Number of samples.
+        Ms: Numbers of steps for the memory readings.
         M: Number of steps for time and for the frontier.
     """
 
@@ -66,13 +66,13 @@ FAR = (
     "budget 1/4",
     "binomial",
     "nodes, frozen",
-)  # the ways that are followed to the largest M, which takes longest
-COUNTED = 20  # up to this M work is counted; beyond, it only makes a reading slower
+)  # only these methods run at the largest M, which takes longest
+COUNTED = 20  # work is counted up to this M; for larger M, counting only slows the reading down
 QUICK = (Job("mnist", 2, (3, 5), 5), Job("unet", 2, (3, 5), 5), Job("dit", 2, (3, 5), 5))
 
 
 def ways_of(w: Workload) -> list[Way]:
-    """Return the ways there are for a workload."""
+    """Return the methods that a workload supports."""
     return [way for way in WAYS.values() if way.fits(w)]
 
 
@@ -89,7 +89,7 @@ def memory(
         w = WORKLOADS[workload](M, batch, place, size)
         run = WAYS[way].prepared(w)
         if place != "cpu":
-            run()  # libraries take their workspaces with the first run
+            run()  # libraries allocate their workspaces in the first run
         w.forget()
         w.evaluations.count = 0
         with working() if M <= COUNTED else nullcontext() as work, meter(place) as reading:
@@ -102,7 +102,7 @@ def memory(
 
 
 def timing(job: Job, device: str, pairs: int, size: str = "bench") -> dict[str, Any]:
-    """Return seconds of all ways in turn; a first run that is slower leaves the median alone."""
+    """Return seconds of alternating runs; the median is robust against a slow first run."""
     w = WORKLOADS[job.workload](job.M, job.batch, device, size)
 
     def fresh(way: Way) -> Any:
@@ -115,13 +115,13 @@ def timing(job: Job, device: str, pairs: int, size: str = "bench") -> dict[str, 
         return forget_and_run
 
     runs = {way.name: fresh(way) for way in ways_of(w)}
-    rounds({"plain loop": runs["plain loop"]}, 1, device)  # what all ways need once
+    rounds({"plain loop": runs["plain loop"]}, 1, device)  # pays first-call costs
     seconds = rounds(runs, pairs, device)
     return {"workload": job.workload, "M": job.M, "batch": job.batch, "seconds": seconds}
 
 
 def frontier(job: Job, device: str, size: str = "bench") -> list[dict[str, Any]]:
-    """Return bytes and work of every plan that is the best for some memory, as predicted."""
+    """Return predicted bytes and work of the plans that are best for some amount of memory."""
     w = WORKLOADS[job.workload](job.M, job.batch, device, size)
     plans = {f"last {k} graphs": keep_last(w.M, k) for k in range(1, w.M + 1)}
     plans |= {f"{s} nodes": binomial(w.M, slots=s) for s in range(1, w.M)}
@@ -139,7 +139,7 @@ def frontier(job: Job, device: str, size: str = "bench") -> list[dict[str, Any]]
 
 
 def _best(plans: dict[str, Plan]) -> dict[str, Plan]:
-    """Return the plans that no other one beats in both memory and work, by rising memory."""
+    """Return the plans that no other plan beats in both memory and work, by rising memory."""
     best: dict[str, Plan] = {}
     least = float("inf")
     for name, plan in sorted(plans.items(), key=lambda item: (item[1].peak_bytes, item[1].seconds)):
@@ -155,7 +155,7 @@ def measure(
     size: str = "bench",
     far: Collection[str] = FAR,
 ) -> dict[str, Any]:
-    """Return all readings; those beyond the M that is timed are of the ways in ``far``."""
+    """Return all readings; beyond the timed M, only the methods in ``far`` are read."""
     content: dict[str, list[Any]] = {"memory": [], "timing": [], "frontier": []}
     for job in jobs:
         ways = ways_of(WORKLOADS[job.workload](1, job.batch, device, size))
@@ -170,7 +170,7 @@ def measure(
 
 
 def memory_anew(out: Path, ways: Collection[str], device: str) -> dict[str, Any]:
-    """Return the figures of a file with the memory and work of some ways measured anew."""
+    """Return the figures of a file, with memory and work of some methods measured again."""
     content = json.loads(out.read_text())
     rows = [row for row in content["memory"] if row["way"] in ways]
     readings = [
@@ -178,12 +178,12 @@ def memory_anew(out: Path, ways: Collection[str], device: str) -> dict[str, Any]
     ]
     for row, reading in zip(rows, each_apart(memory, readings, device), strict=True):
         row |= reading
-    # The rest of the file, its times above all, is of the day it was measured on.
+    # The rest of the file, in particular its times, keeps its date and environment.
     return {**content, "memory_anew": {"ways": list(ways), **environment(device)}}
 
 
 def table(content: dict[str, Any]) -> str:
-    """Return a Markdown table for each workload, at the M that was timed."""
+    """Return a Markdown table for each workload, for the timed M."""
     return "\n\n".join(_table(content, row) for row in content["timing"])
 
 
@@ -193,8 +193,8 @@ def _table(content: dict[str, Any], timed: dict[str, Any]) -> str:
             if (row["workload"], row["M"]) == (name, M)}  # fmt: skip
     plain = rows["plain loop"]
     lines = [
-        f"| {name}, M = {M}, batch {batch} | MiB | memory | of the frontier's | evaluations | work "
-        "| time | images/s |",
+        f"| {name}, M = {M}, batch {batch} | MiB | memory | memory : best plan | evaluations "
+        "| work | time | images/s |",
         "|---|" + "---:|" * 7,
     ]
     for way, row in rows.items():
@@ -213,11 +213,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default=default_device())
     parser.add_argument("--quick", action="store_true", help="few steps, one pair of runs")
-    parser.add_argument("--pairs", type=int, help="timed runs of each way (3; 1 with --quick)")
+    parser.add_argument("--pairs", type=int, help="timed runs of each method (3; 1 with --quick)")
     parser.add_argument("--far", nargs="+", choices=WAYS, default=FAR, metavar="WAY",
-                        help="ways to follow to the largest M")  # fmt: skip
+                        help="methods to run up to the largest M")  # fmt: skip
     parser.add_argument("--memory-of", nargs="+", choices=WAYS, metavar="WAY",
-                        help="measure only the memory and work of these ways anew")  # fmt: skip
+                        help="measure only memory and work of these methods again")  # fmt: skip
     parser.add_argument("--out", type=Path, help="JSON file; the figure goes beside it")
     options = parser.parse_args()
     out = options.out or results("throughput", options.device)

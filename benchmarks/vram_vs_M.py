@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.recipe import from_preset
-from hdiscovery.train.algorithm1 import Objective
+from hdiscovery.training.algorithm1 import Objective
 from measured import apart, default_device, each_apart, in_turn, ratio, results, save
 from torch import Tensor
 

@@ -1,11 +1,11 @@
-"""Ways to go back through M steps, each as a value: what a user would otherwise do, and chains.
+"""Methods of going back through M steps, each as a value: other methods, and chains.
 
 plain loop           every graph is kept                                M evaluations
 checkpoint           `torch.utils.checkpoint` around each step          2M
-model's own          its blocks are checkpointed, in the plain loop     M, each 4/3 of the work
+model's own          the model checkpoints its blocks, in a plain loop  M, each 4/3 of the work
 as published         Algorithm 1 written out: the last step runs twice  2M
 nodes                the default of `CheckpointedChain`                 2M - 1
-budget 1/2, 1/4      the fastest plan within a part of the plain loop's memory
+budget 1/2, 1/4      the fastest plan within half or a quarter of the plain loop's memory
 binomial             sqrt(M) nodes
 """
 
@@ -30,12 +30,13 @@ Run = Callable[[], None]
 
 @dataclass(frozen=True)
 class Way:
-    """A way to go back.
+    """A method of going back through the steps.
 
     Attributes:
-        name: What it is called in tables.
-        prepared: Makes of a workload what samples once and goes back; plans are made here.
-        fits: Whether there is such a way for a workload.
+        name: Name in tables.
+        prepared: A function from a workload to a run, which samples and runs backward once. It
+            also makes the plan.
+        fits: Whether a workload supports the method.
     """
 
     name: str
@@ -64,7 +65,7 @@ def each_checkpointed(w: Workload) -> Run:
 
 
 def as_published(w: Workload) -> Run:
-    """Return Algorithm 1: nodes without a graph, then each step once more, from the last on."""
+    """Return Algorithm 1: keep nodes without graphs, then run each step again, last step first."""
 
     def run() -> None:
         nodes = [w.x_T.detach()]
@@ -85,15 +86,15 @@ def as_published(w: Workload) -> Run:
 
 
 def chained(**options: Any) -> Callable[[Workload], Run]:
-    """Return the way of a chain with these options; callables among them are given the workload."""
+    """Return the method of a chain with these options; callable options take the workload."""
 
     def prepared(w: Workload) -> Run:
         own: dict[str, Any] = {
             key: value(w) if callable(value) else value for key, value in options.items()
         }
-        own.setdefault("frozen", "off")  # a way says so if its frozen layers keep less
+        own.setdefault("frozen", "off")  # only methods named "frozen" use frozen layers
         chain = CheckpointedChain(w.step, w.M, **own)
-        if "micro_batch" in own:  # the first call compares slices with the whole batch
+        if "micro_batch" in own:  # outside the measurement: it compares slices with the batch
             chain(w.x_T, *w.args)
 
         def run() -> None:
@@ -105,7 +106,7 @@ def chained(**options: Any) -> Callable[[Workload], Run]:
 
 
 def itself(way: Callable[[Workload], Run]) -> Callable[[Workload], Run]:
-    """Return the same way with the model's own gradient checkpointing."""
+    """Return the same method with the model's own gradient checkpointing."""
 
     def prepared(w: Workload) -> Run:
         run = way(w)
@@ -120,9 +121,9 @@ def itself(way: Callable[[Workload], Run]) -> Callable[[Workload], Run]:
 
 
 def costs(w: Workload, **options: Any) -> tuple[StepCost, ...]:
-    """Return what the steps cost in bytes, and in work where seconds are.
+    """Return the steps' costs in bytes, with work in place of seconds.
 
-    What is planned with them is the same every time and on every machine.
+    Plans made from these costs are therefore the same on every machine.
     """
     x_T = w.x_T.detach().requires_grad_(w.x_T.requires_grad)
     options = {"frozen": "off", **options}
@@ -138,7 +139,7 @@ def costs(w: Workload, **options: Any) -> tuple[StepCost, ...]:
 
 
 def step_work(w: Workload, i: int) -> tuple[int, int]:
-    """Return F and B: the work of a step, and of going back through it."""
+    """Return F and B, the work of a step's forward and backward pass."""
     x = w.x_T.detach().requires_grad_()
     with working() as forward, torch.no_grad():
         w.step(x, i, *w.args)
@@ -150,7 +151,7 @@ def step_work(w: Workload, i: int) -> tuple[int, int]:
 
 
 def part(fraction: Fraction, **options: Any) -> Callable[[Workload], Plan]:
-    """Return the plan within a part of what the plain loop needs."""
+    """Return the plan within a fraction of the plain loop's memory."""
 
     def plan(w: Workload) -> Plan:
         graphs = keep_last(w.M, w.M).with_costs(costs(w)).peak_bytes

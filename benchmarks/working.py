@@ -1,4 +1,4 @@
-"""Counts the arithmetic of convolutions and matrix products: work that no load can change."""
+"""Count the arithmetic of convolutions and matrix products, which no load on a machine changes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.utils.flop_counter import flop_registry
 
 
 class Work(TorchDispatchMode):
-    """Adds up floating-point operations of all that runs under it, backward passes included.
+    """A mode that sums the floating-point operations of everything run in it, backward included.
 
-    Torch's own `FlopCounterMode` cannot follow a chain: it hooks every module, and its hooks refuse
-    ``torch.autograd.grad`` inside of a backward pass. Its formulas are the ones used here.
+    Torch's own `FlopCounterMode` does not work with a chain: it hooks every module, and its hooks
+    refuse ``torch.autograd.grad`` inside a backward pass. Its formulas are used here.
 
     Attributes:
-        flops: So far.
+        flops: The sum so far.
     """
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ from hdiscovery.dm.adm_config import UNetConfig
 from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.dm.open import load_dm
-from hdiscovery.train.algorithm1 import Objective
+from hdiscovery.training.algorithm1 import Objective
 from torch import Tensor, nn
 from torch.utils._mode_utils import no_dispatch
 

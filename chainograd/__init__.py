@@ -13,7 +13,7 @@ from chainograd.plans.budget import within
 from chainograd.plans.plan import Plan, StepCost
 from chainograd.plans.planners import binomial, keep_last
 from chainograd.preflight.findings import Finding, Findings
-from chainograd.report import Report, StepReport
+from chainograd.report.steps import Report, StepReport
 from chainograd.storage.store import Store
 from chainograd.truncation.cotangents import clamped, clipped, scaled
 from chainograd.truncation.modules import LastStepAgain, ScaledInput, StoppedOutput, random_suffix

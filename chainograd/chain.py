@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from chainograd.captured.find import find_captured
 from chainograd.captured.generators import UnlistedGenerators
-from chainograd.captured.stand_ins import standing_in
+from chainograd.captured.stand_ins import current_stand_ins
 from chainograd.captured.wrappers import refuse_cuda_graphs
 from chainograd.engine.autograd import attach
 from chainograd.engine.forward import run_forward
@@ -23,7 +23,9 @@ from chainograd.engine.microbatch import SlicedSteps, batch_of
 from chainograd.engine.run import Run, Transform
 from chainograd.engine.step import Steps
 from chainograd.errors import ChainError
-from chainograd.frozen.layers import Saving, takes_fast_path
+from chainograd.frozen.conditions import takes_fast_path
+from chainograd.frozen.layers import Saving
+from chainograd.metering import metered
 from chainograd.options import (
     as_choice,
     as_count,
@@ -46,11 +48,13 @@ from chainograd.preflight.findings import Findings
 from chainograd.replay.context import StepContext
 from chainograd.replay.rng import RNGSources
 from chainograd.replay.verify import Verify
-from chainograd.report import Log, Report
+from chainograd.report.log import Log
+from chainograd.report.steps import Report
 from chainograd.state import NO_ARGUMENTS, State, refuse_hidden, wants_gradient
 from chainograd.storage.store import Store
 from chainograd.tensors.devices import is_accelerator
-from chainograd.torch_internals import eager, metered
+from chainograd.torch_internals.compiler import eager
+from chainograd.torch_internals.transforms import forward_ad_active, transforms_active
 from chainograd.trajectory.links import attach_links
 from chainograd.truncation.grad_steps import GradSteps, drawn, reached
 
@@ -392,7 +396,7 @@ class CheckpointedChain:
             arguments,
             named + found,
             captured.buffers,
-            standing_in(named + found),
+            current_stand_ins(named + found),
             captured.sharded,
         )
         if self.micro_batch is None:
@@ -454,6 +458,4 @@ class CheckpointedChain:
 
 def _transformed() -> bool:
     """Return whether a torch.func transform or forward-mode AD is at work."""
-    return (
-        torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
-    )
+    return transforms_active() or forward_ad_active()

@@ -1,4 +1,4 @@
-"""What can go wrong in a chain, as exceptions that say what to do."""
+"""The errors of a chain. Their texts say what happened, why, and what to do."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ from typing_extensions import Self
 
 
 class ChainError(RuntimeError):
-    """Something that only happens in a chain; the kinds below say what.
+    """An error that only a chain raises; the classes below are its kinds.
 
     Attributes:
-        step: The step it happened in, where that is known.
+        step: The index of the step that it happened in, if that is known.
     """
 
     step: int | None = None
 
     def in_step(self, step: int) -> Self:
-        """Return the error, which tells the step it happened in."""
+        """Set the step that the error happened in; return the error."""
         self.step = step
         return self
 
 
 class CapturedTensorError(ChainError):
-    """A step used a tensor that requires a gradient and that the chain was not told of.
+    """A step used a tensor that requires a gradient and that the chain does not know.
 
-    Raised instead of leaving that gradient out. The way out is to name the tensor with
-    ``params=[…]``, or to pass it as an argument of the chain.
+    The gradient of the tensor would be missing, so the chain raises. The way out is to name the
+    tensor with ``params=[…]``, or to pass it as an argument of the chain.
     """
 
 
 class ChangedTensorError(ChainError):
-    """A tensor that steps use was changed in place where the gradient needs its old value."""
+    """A tensor was changed in place, but the gradient needs its old values."""
 
 
 class ReplayError(ChainError):
-    """A step that was run again for its gradient did not give the state of the first run."""
+    """A step ran again for its gradient and did not return the state of its first run."""
 
 
 class StoreError(ChainError):
-    """States could not be kept where ``store=`` says: no room, no right to write, a lost file."""
+    """States cannot be stored where ``store=`` says: no room, no right to write, a lost file."""

@@ -1,4 +1,4 @@
-"""Peak bytes of live tensors, as a value: exact and repeatable, on a CPU too."""
+"""Peak bytes of live tensors, as a value: exact and repeatable, also on a CPU."""
 
 from __future__ import annotations
 
@@ -10,45 +10,41 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import (
-    TorchDispatchMode,
-    _get_current_dispatch_mode_stack,
-    is_traceable_wrapper_subclass,
-)
 
-from chainograd.tensors.devices import allocator_of, indexed, synchronize
+from chainograd.tensors.devices import allocator_of, indexed, is_accelerator, synchronize
 from chainograd.tensors.parts import dense_parts, is_plain
+from chainograd.torch_internals.modes import DispatchMode, makes_fakes
+from chainograd.torch_internals.tensors import is_wrapper_subclass, storage_id
 
 
 class Reading:
-    """What a `meter` has seen: bytes of tensors made inside it.
+    """What a `meter` has counted: the bytes of tensors that were made inside it.
 
     Attributes:
-        peak_bytes: The most that were alive at once.
-        live_bytes: Bytes alive now; it goes on falling after the block as tensors die.
+        peak_bytes: The most bytes that were alive at once.
+        live_bytes: The bytes that are alive now. They fall after the block, too, as tensors die.
     """
 
     def __init__(self) -> None:
         self.peak_bytes = 0
         self.live_bytes = 0
-        self._note: Callable[[], None] = _nothing  # brings both up to date, where that is needed
+        self._note: Callable[[], None] = _nothing  # reads the allocator, if there is one
         self._alive: dict[int, tuple[weakref.ref[torch.UntypedStorage], int]] = {}
 
     def lap(self) -> int:
-        """Return the peak so far, and let the next one start from what is alive now."""
+        """Return the peak so far, and start the next peak from the bytes that are alive now."""
         self._note()
         peak, self.peak_bytes = self.peak_bytes, self.live_bytes
         return peak
 
     def _saw(self, storage: torch.UntypedStorage, given: set[int]) -> None:
-        key, size = storage._cdata, storage.nbytes()
+        key, size = storage_id(storage), storage.nbytes()
         known = self._alive.get(key)
         if known is not None:
             reference, before = known
-        elif key in given:  # a view of, or a change to, something made before the meter
+        elif key in given:  # a view of a tensor from before the meter, or a change to one
             return
-        else:  # torch keeps one Python object a storage, which dies when the storage does
+        else:  # torch keeps one Python object for each storage, which dies with the storage
             reference, before = weakref.ref(storage, lambda _: self._lost(key)), 0
         self._alive[key] = (reference, size)
         self.live_bytes += size - before
@@ -62,16 +58,16 @@ def _nothing() -> None:
     pass
 
 
-class _Follow(TorchDispatchMode):
-    """Reports the storages of every operation's result to a reading."""
+class _Follow(DispatchMode):
+    """Tells a reading the storages of every operation's result."""
 
     def __init__(self, reading: Reading) -> None:
         super().__init__()
         self.reading = reading
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {s._cdata for s in _storages((*args, *kwargs.values()) if kwargs else args)}
-        if func is torch.ops.aten.lift_fresh.default:  # torch.tensor(…): its data is new
+        given = {storage_id(s) for s in _storages((*args, *kwargs.values()) if kwargs else args)}
+        if func is torch.ops.aten.lift_fresh.default:  # torch.tensor(…): the data is new
             given = set()
         out = func(*args, **(kwargs or {}))
         for storage in _storages(out):
@@ -80,7 +76,7 @@ class _Follow(TorchDispatchMode):
 
 
 def _storages(value: Any) -> Iterator[torch.UntypedStorage]:
-    # By hand: an operation has a few tensors and lists of them, for which pytree is slow.
+    # Without pytree, which is slow: an operation has a few tensors and lists of tensors.
     if isinstance(value, Tensor):
         if is_plain(value):
             yield value.untyped_storage()
@@ -92,10 +88,10 @@ def _storages(value: Any) -> Iterator[torch.UntypedStorage]:
 
 
 def storages(tensor: Tensor) -> Iterator[torch.UntypedStorage]:
-    """Yield the storages that a tensor of any kind lives in; oneDNN's has none to follow."""
-    if tensor.layout is torch.strided and not is_traceable_wrapper_subclass(tensor):
+    """Yield the storages of a tensor of any kind; a oneDNN tensor has no storage to follow."""
+    if tensor.layout is torch.strided and not is_wrapper_subclass(tensor):
         yield tensor.untyped_storage()  # parts of a quantized one would be copies
-    elif tensor.layout is not torch._mkldnn:  # pyright: ignore[reportAttributeAccessIssue]
+    elif not tensor.is_mkldnn:
         for part in dense_parts(tensor):
             yield part.untyped_storage()
 
@@ -104,17 +100,17 @@ def storages(tensor: Tensor) -> Iterator[torch.UntypedStorage]:
 def meter(device: torch.device | str | None = None) -> Iterator[Reading]:
     """Count the bytes of tensors made in a block: storages, so that views cost nothing.
 
-    On CUDA, and on every accelerator whose allocator tells its peak, that peak is read. Elsewhere,
-    and for fake tensors, every operation's result is followed until its storage dies, whether
-    Python or autograd's graph held it; memory that a kernel uses inside one operation is not seen,
-    and every operation takes a little longer.
+    On CUDA, and on every accelerator whose allocator counts its peak, the peak is read from the
+    allocator. On other devices, and for fake tensors, the meter follows the result of every
+    operation until its storage dies, whether Python or autograd's graph holds it. It does not see
+    memory that a kernel uses inside one operation, and every operation takes a little longer.
 
     Args:
-        device: Where the tensors are; by default torch's default device.
+        device: The device of the tensors; by default torch's default device.
 
     Yields:
-        The reading; ``peak_bytes`` and ``live_bytes`` may be read at any time, where an
-        allocator is asked after the block.
+        The reading. Its ``peak_bytes`` and ``live_bytes`` may be read at any time; if an allocator
+        counts, after the block.
 
     Example:
         >>> with meter() as reading:
@@ -125,7 +121,8 @@ def meter(device: torch.device | str | None = None) -> Iterator[Reading]:
     """
     place = torch.get_default_device() if device is None else torch.device(device)
     reading = Reading()
-    allocator = None if _faking() else allocator_of(place)
+    # An allocator knows nothing of fake tensors.
+    allocator = None if makes_fakes() else allocator_of(place)
     if allocator is not None:
         with _allocator_peak(reading, indexed(place), allocator):
             yield reading
@@ -134,13 +131,22 @@ def meter(device: torch.device | str | None = None) -> Iterator[Reading]:
             yield reading
 
 
-def _faking() -> bool:
-    """Return whether tensors made now are fake, of which an allocator knows nothing."""
-    return any(isinstance(mode, FakeTensorMode) for mode in _get_current_dispatch_mode_stack())
+@contextmanager
+def metered(device: torch.device, *, compiled: bool) -> Iterator[None]:
+    """Let compiled code run uncompiled in a block, if a `meter` follows operations on the device.
+
+    Without an allocator that counts, as on a CPU, the meter follows operations, which compiled code
+    hides from it. The bytes are then those of the uncompiled code, which needs more.
+    """
+    if compiled and not is_accelerator(device):
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield
 
 
-# The allocator has one peak a device, and a nested meter resets it: each meter that is open keeps
-# its own maximum. Entries: reading, device, bytes allocated at entry.
+# An allocator has one peak for each device, and a nested meter resets it. So each open meter keeps
+# its own maximum. Entries: the reading, the device, bytes allocated when the meter was opened.
 _open: list[tuple[Reading, torch.device, int]] = []
 
 

@@ -1,4 +1,4 @@
-"""States as steps are handed them, and what the engine asks of their leaves."""
+"""States: the pytrees that steps take and return, flattened into leaves."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.nn import Module
 
-from chainograd.captured.parts import parts
+from chainograd.captured.contents import contents
 from chainograd.errors import ChainError
+from chainograd.torch_internals import pytree
+from chainograd.torch_internals.tensors import version, version_or_zero
 
-Cotangents = dict[int, Tensor]  # of a state, by the leaf's place
+Cotangents = dict[int, Tensor]  # of a state, by the place of the leaf
 
 
 class State(NamedTuple):
-    """A state, flattened: its leaves (tensors and whatever else) and how they belong together."""
+    """A state, flattened: its leaves (tensors and other things) and how they belong together."""
 
     leaves: tuple[Any, ...]
     spec: pytree.TreeSpec
 
     @classmethod
     def of(cls, tree: Any) -> State:
-        """Flatten a pytree; containers are thereby copied, tensors are not."""
+        """Flatten a pytree. This copies its containers and none of its tensors."""
         if isinstance(tree, Tensor):
             return cls((tree,), _LEAF)
         leaves, spec = pytree.tree_flatten(tree)
@@ -46,16 +47,16 @@ class State(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        """Where the first tensor is; the CPU if there is none."""
+        """The device of the first tensor; the CPU if the state has no tensor."""
         return next((leaf.device for leaf in self.tensors), torch.device("cpu"))
 
     def detached(self) -> State:
-        """Return the state outside its graph; the memory is shared."""
+        """Return the state outside its graph; it shares the memory of the tensors."""
         leaves = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
         return State(tuple(leaves), self.spec)
 
     def entering(self, wanted: list[bool]) -> State:
-        """Return the state as leaves of a new graph, requiring a gradient where it is wanted."""
+        """Return the state as leaves of a new graph, which require a gradient where wanted."""
         # Detached, so that the graph of this step is freed as soon as its cotangent is known:
         # holding two steps' graphs at once is the memory that the chain exists to save.
         return State(tuple(map(_entering, self.leaves, wanted)), self.spec)
@@ -73,7 +74,7 @@ def differentiable(leaf: Any) -> bool:
 
 def _entering(leaf: Any, wanted: bool) -> Any:
     if wanted:
-        return stand_in(leaf)
+        return detached_leaf(leaf)
     return leaf.detach() if differentiable(leaf) else leaf
 
 
@@ -82,31 +83,30 @@ def wants_gradient(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.requires_grad
 
 
-def versions(tensors: Sequence[Any]) -> list[int]:
-    """Return how often each tensor among the things was changed in place, as torch counts it."""
+def versions(things: Sequence[Any]) -> list[int]:
+    """Return how often each tensor among some things was changed in place, as torch counts it."""
     try:
-        if len(tensors) == 1 and isinstance(tensors[0], Tensor):  # asked eight times a step
-            return [tensors[0]._version]
-        return [tensor._version for tensor in tensors if isinstance(tensor, Tensor)]
-    except RuntimeError:  # of tensors made in inference mode torch does not count
-        found = [tensor for tensor in tensors if isinstance(tensor, Tensor)]
-        return [0 if tensor.is_inference() else tensor._version for tensor in found]
+        if len(things) == 1 and isinstance(things[0], Tensor):  # called eight times a step
+            return [version(things[0])]
+        return [version(thing) for thing in things if isinstance(thing, Tensor)]
+    except RuntimeError:  # torch counts no changes of tensors made in inference mode
+        return [version_or_zero(thing) for thing in things if isinstance(thing, Tensor)]
 
 
-def stand_in(tensor: Tensor) -> Tensor:
-    """Return a leaf with the tensor's values, outside its graph and without its hooks."""
-    return aside(tensor.detach()).requires_grad_()
+def detached_leaf(tensor: Tensor) -> Tensor:
+    """Return a leaf with a tensor's values and memory, without its graph and its hooks."""
+    return full_view(tensor.detach()).requires_grad_()
 
 
-def aside(tensor: Tensor) -> Tensor:
-    """Return a view of the whole tensor, with its strides; its graph leads on to the tensor.
+def full_view(tensor: Tensor) -> Tensor:
+    """Return a view of the whole tensor, with the same strides; it has a place in the graph.
 
     A view, because autocast caches the cast of every leaf that is not a view: all uses would share
-    one cast, and their gradients would be added up in its few bits. `view_as` would choose the
-    strides of dimensions of size 1 anew, and torch would take channels_last at batch 1 for another
-    memory format.
+    one low-precision cast, and their gradients would be added up in that precision. `view_as`
+    chooses new strides for dimensions of size 1, and torch would take a batch of one in
+    channels_last for another memory format; then the view is an alias.
     """
-    if tensor.layout is not torch.strided:  # autocast leaves others alone
+    if tensor.layout is not torch.strided:  # autocast casts strided tensors only
         return tensor
     view = tensor.view_as(tensor)
     return view if tensor.is_nested or view.stride() == tensor.stride() else _alias(tensor)
@@ -120,28 +120,28 @@ _SEEN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device,
 
 
 def refuse_hidden(leaves: Iterable[Any], carries: Callable[[Any], bool], whose: str) -> None:
-    """Refuse objects in a state that hold tensors where the chain cannot see them.
+    """Refuse leaves of a state that are objects with tensors in them.
 
     Args:
-        leaves: Of the state.
-        carries: Whether a tensor inside of a leaf may carry a gradient.
-        whose: The state, for the error.
+        leaves: The leaves.
+        carries: Tells whether a tensor inside a leaf may carry a gradient.
+        whose: The words by which the error names the state.
 
     Raises:
-        ChainError: If there is one: the gradient through its tensors would be lost.
+        ChainError: If there is such an object: the gradient through its tensors would be lost.
     """
     for leaf in leaves:
-        if not isinstance(leaf, _SEEN) and any(map(carries, pytree.tree_leaves([*parts(leaf)]))):
+        if not isinstance(leaf, _SEEN) and any(map(carries, pytree.tree_leaves([*contents(leaf)]))):
             raise ChainError(
-                f"{whose} holds a {type(leaf).__name__} with tensors in it, which the gradient "
-                "would not pass. Carry them in tuples, lists, dicts or named tuples, or register "
-                "the class: torch.export.register_dataclass, or "
-                "torch.utils._pytree.register_pytree_node."
+                f"{whose} holds an object of the class {type(leaf).__name__} with tensors in it. "
+                "The chain cannot send a gradient through the object. Carry the tensors in "
+                "tuples, lists, dicts or named tuples, or register the class: "
+                "torch.export.register_dataclass, or torch.utils._pytree.register_pytree_node."
             )
 
 
 def same_leaves(a: State, b: State) -> bool:
-    """Return whether two states hold the same things in the same places."""
+    """Return whether two states hold the same objects in the same places."""
     same = len(a.leaves) == len(b.leaves) and all(
         one is two for one, two in zip(a.leaves, b.leaves, strict=True)
     )

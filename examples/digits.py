@@ -1,4 +1,4 @@
-"""Digits: the shipped diffusion model as a step, the noise it starts from, sheets of samples."""
+"""What the examples share: the shipped model of digits as a sampler, noise, sheets of samples."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from chainograd.samplers import DDIM, time_grid
 def sampler(num_steps: int) -> DDIM:
     """Return the shipped model of MNIST digits, its weights frozen, as DDIM in ``num_steps`` steps.
 
-    The "author" grid ends at t = 0 and asks the network nothing there: in few steps, that is one
-    step more where it counts.
+    The "author" grid ends at t = 0 and does not evaluate the network there. With few steps, this
+    saves one evaluation for an earlier time, where it matters more.
     """
     dm = load_dm("MNIST32-small")
     return DDIM(dm.unet, dm.schedule, time_grid(num_steps, convention="author"))
 
 
 def noise(count: int, *, seed: int) -> Tensor:
-    """Return x_T, ``[count, 1, 32, 32]``, that depends on ``seed`` alone."""
+    """Return x_T, ``[count, 1, 32, 32]``, which depends only on ``seed``."""
     return torch.randn(count, 1, 32, 32, generator=torch.Generator().manual_seed(seed))
 
 
@@ -30,9 +30,9 @@ def sheet(axes: Axes, images: Tensor, title: str, *, columns: int | None = None)
     """Draw digits side by side, ink on paper.
 
     Args:
-        axes: Where.
+        axes: The axes to draw on.
         images: ``[N, 1, H, W]``, ink is 1 and paper -1; NaN is drawn light blue.
-        title: What they are.
+        title: Title of the sheet.
         columns: Digits in a row; by default all of them.
     """
     columns = columns or len(images)

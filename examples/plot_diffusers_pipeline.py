@@ -1,16 +1,15 @@
-"""A text-to-image pipeline, trained through all fifty of its steps.
+"""A text-to-image pipeline, trained through all of its fifty steps.
 
-The parts are those of Stable Diffusion, built small and at random: a `UNet2DConditionModel`, an
-`AutoencoderKL`, a CLIP text encoder with its tokenizer. Nothing is downloaded, and nothing here is
-pretty; what matters is that the loop is the real one. The prompt goes through the text encoder,
-fifty steps of a multistep solver run with classifier-free guidance, the latents are decoded, and a
-loss on the *pixels* goes back through all of it into a LoRA of the UNet: what changes in the image
-is to change from row to row, and not along rows.
+The pipeline has the components of Stable Diffusion, small and with random weights: a
+`UNet2DConditionModel`, an `AutoencoderKL`, and a CLIP text encoder with its tokenizer. Nothing is
+downloaded. The images are not pretty, but the loop is the real one. The text encoder reads the
+prompt, fifty steps of a multistep solver run with classifier-free guidance, and the decoder makes
+pixels of the latents. A loss on the *pixels* trains a LoRA of the UNet through all of this: images
+should change from row to row, and not along rows.
 
-Two changes make that possible: `diffusers_chain(pipe.unet, pipe.scheduler, …)` in place of the
-pipeline's loop, and a call of it. On the left is what the two need: the plain loop's memory grows
-with every step, that of the chain does not. On the right, what came of the training: the loss, and
-samples of the same noise before and after.
+Only one thing replaces the pipeline's loop: `diffusers_chain(pipe.unet, pipe.scheduler, …)` and a
+call of it. The left figure compares memory: the plain loop's grows with every step, and the chain's
+does not. The right figures show the loss, and samples of the same noise before and after training.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ GUIDANCE = 2.0
 
 
 def tokenizer() -> CLIPTokenizer:
-    """Return a tokenizer that knows the letters it needs."""
+    """Return a tokenizer of the prompt's letters."""
     letters = (*PROMPT[:-1], f"{PROMPT[-1]}</w>")
     words = ["<|startoftext|>", "<|endoftext|>", *letters]
     with tempfile.TemporaryDirectory() as folder:
@@ -53,7 +52,7 @@ def tokenizer() -> CLIPTokenizer:
 
 
 def pipeline() -> StableDiffusionPipeline:
-    """Return the pipeline, its weights random and frozen."""
+    """Return the pipeline, with random frozen weights."""
     torch.manual_seed(0)
     text = CLIPTextConfig(
         vocab_size=16, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
@@ -84,7 +83,7 @@ def pipeline() -> StableDiffusionPipeline:
 
 
 class Sampler:
-    """The pipeline's sampling with a gradient: prompts to pixels, in a number of steps."""
+    """The pipeline's sampling with a gradient: from a prompt to pixels, in a number of steps."""
 
     def __init__(self, pipe: StableDiffusionPipeline, num_steps: int, plan: str) -> None:
         self.pipe = pipe
@@ -100,14 +99,14 @@ class Sampler:
 
 
 def loss_of(images: Tensor) -> Tensor:
-    """Return the share of the images' change that runs along rows, 0 … 1; rows of one colour: 0."""
+    """Return the share of the images' change along rows, 0 … 1; 0 if each row has one colour."""
     along = images.diff(dim=3).square().mean()
     across = images.diff(dim=2).square().mean()
     return along / (along + across)
 
 
 def peak(pipe: StableDiffusionPipeline, num_steps: int, plan: str) -> float:
-    """Return the peak of one training step in MiB; the first run is for first-call costs."""
+    """Return the peak of one training step in MiB, after a first run that pays first-call costs."""
     sampler = Sampler(pipe, num_steps, plan)
     for _ in range(2):
         with meter() as reading:
@@ -132,7 +131,7 @@ def train(pipe: StableDiffusionPipeline, num_steps: int, updates: int, batch: in
 
 
 def main() -> None:
-    """Measure, train, and look at the same noise before and after."""
+    """Measure memory, train, and sample the same noise before and after."""
     record = Record(__file__, __doc__)
     M, updates, batch = (6, 6, 2) if record.quick else (50, 30, 3)
     few, many = ((2, 4), (2, 4, 6)) if record.quick else ((5, 10, 20), (5, 10, 20, 35, 50))

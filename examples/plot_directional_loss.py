@@ -1,25 +1,26 @@
-"""The exact gradient of a CLIP-style loss, against the shortcut of one gradient a step.
+"""The exact gradient of a CLIP-style loss, compared with the shortcut of one gradient per step.
 
-With a directional loss, an image is to move in the space of an embedding E as a word would:
+A directional loss moves an image in the space of an embedding E in the direction of a word:
 
     L = 1 - cos(E(x_0) - E(source), d),        d = E(target) - E(source), of words or of examples
 
-x_0 comes out of a sampler, so the loss has to go back through all of its steps. DiffusionCLIP
-could not afford that on one card. Its "GPU-efficient" mode detaches the state after every step
-and takes the loss of each step's *prediction* of x_0, with one update of the weights a step. That
-fits, but is another objective: what a step does to later steps is not in it, and predictions are
-not the sample. Checkpointed steps fit as well, and have the gradient of the loss itself.
+A sampler makes x_0, so the gradient must pass all of its steps. DiffusionCLIP could not afford this
+on one GPU. Its "GPU-efficient" mode detaches the state after every step and takes the loss on each
+step's *prediction* of x_0, with one update of the weights per step. This fits, but it is another
+objective: it ignores the effect of a step on later steps, and predictions are not samples.
+Checkpointed steps fit as well, and compute the gradient of the loss itself.
 
-Both train the decoder of the network on the same digits, noised to t = 600, with DiffusionCLIP's
-penalty on |x_0 - source|. E is the frozen network's own encoder, pooled over quadrants: CLIP
-would come in `Embedding.__call__`. d is the mean move of digits that are slanted, so the model is
-to learn italics. Each method runs at two learning rates; the better one is drawn bold.
+Both methods train the decoder of the network on the same digits, noised to t = 600, with
+DiffusionCLIP's penalty on |x_0 - source|. E is the frozen network's own encoder, pooled over
+quadrants; to use CLIP, replace `Embedding.__call__`. d is the mean change of E when digits are
+slanted, so the model should learn italics. Each method runs at two learning rates; the better run
+is drawn bold.
 
-What came of it: the shortcut makes ten updates a pass where the exact method makes one, and in as
-much time it gets the lower loss and the greater slant. But look at the digits. The exact gradient
-slants whole ones, less far; the shortcut tears strokes apart, and the frozen network agrees that
-they are no digits: its denoising error, in the table, is higher on them than on digits slanted by
-hand.
+Result: the shortcut makes ten updates per pass and the exact method makes one. In the same time,
+the shortcut reaches a lower loss and a larger slant. But look at the digits. The exact gradient
+slants whole digits, less far. The shortcut tears strokes apart, and the frozen network does not
+accept the result as digits: its denoising error, in the table, is higher on them than on digits
+slanted by hand.
 
     python examples/plot_directional_loss.py            # minutes; the table has how many
     python examples/plot_directional_loss.py --quick    # seconds
@@ -53,7 +54,7 @@ Pass = Callable[[Tensor, Tensor], None]
 
 
 class Embedding:
-    """Features of images, and the direction that slanted digits take in them."""
+    """Features of images, and the direction in which slanting digits moves the features."""
 
     def __init__(self, digits: Tensor) -> None:
         self.spread = torch.ones(())
@@ -102,7 +103,7 @@ def strangeness(x: Tensor) -> float:
 
 
 def exact(step: DDIM, embedding: Embedding, optimizer: Optimizer) -> Pass:
-    """Return a pass of training on the loss itself: one update."""
+    """Return a function for a training pass on the loss itself, with one update."""
     chain = CheckpointedChain(step, step.num_steps, frozen="auto")
 
     def run(x: Tensor, source: Tensor) -> None:
@@ -114,7 +115,7 @@ def exact(step: DDIM, embedding: Embedding, optimizer: Optimizer) -> Pass:
 
 
 def shortcut(step: DDIM, embedding: Embedding, optimizer: Optimizer) -> Pass:
-    """Return a pass of training on each step's prediction of x_0: an update a step."""
+    """Return a function for a training pass on each step's prediction, with one update per step."""
 
     def run(x: Tensor, source: Tensor) -> None:
         for t, s in pairwise(step.grid):
@@ -130,7 +131,7 @@ def shortcut(step: DDIM, embedding: Embedding, optimizer: Optimizer) -> Pass:
 
 
 def network(M: int) -> tuple[DDIM, list[Tensor]]:
-    """Return a fresh sampler from T_0 on, and what is trained of its network."""
+    """Return a new sampler that starts at T_0, and the trained parameters of its network."""
     unet = sampler(1).model
     trained = [*unet.output_blocks.parameters(), *unet.out.parameters()]
     for parameter in trained:
@@ -140,7 +141,7 @@ def network(M: int) -> tuple[DDIM, list[Tensor]]:
 
 @torch.no_grad()
 def noised_digits(M: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return states at T_0 and the digits that the frozen network makes of them."""
+    """Return states at T_0, and the digits that the frozen network samples from them."""
     start = DDIM(FROZEN.model, FROZEN.schedule, [999, 900, 800, 700, T_0])
     x = CheckpointedChain(start, start.num_steps)(noise(count, seed=seed))
     return x, CheckpointedChain(network(M)[0], M)(x)
@@ -168,7 +169,7 @@ def main() -> None:
                     x_0 = CheckpointedChain(step, M)(held_x)
                     curve.append((k, seconds, embedding.loss(x_0, held_source).item()))
             if k < passes:
-                started = time.process_time()  # of this process: a busy machine does not count
+                started = time.process_time()  # this process only, so a busy machine does not count
                 run(pool[0][k % batches], pool[1][k % batches])
                 seconds += time.process_time() - started
                 decay.step()
@@ -176,7 +177,7 @@ def main() -> None:
             sheets[name] = x_0
         curves.setdefault(name, {})[rate] = curve
 
-        # What one pass does to the weights under plain gradient descent, and its peak of memory.
+        # The change of the weights by one pass of plain gradient descent, and its peak memory.
         step, trained = network(M)
         before = parameters_to_vector(trained).detach().clone()
         with meter() as reading:

@@ -1,24 +1,24 @@
-"""Fine-tune a diffusion model against a reward, through all of its steps, with LoRA.
+"""Fine-tune a diffusion model on a reward, through all of its steps, with LoRA.
 
-The shipped model draws digits in strokes of some three pixels. It is to draw them broader: 4.5
-pixels. Nobody has pictures of such digits, but anyone can measure a stroke. A stroke of width w and
-length l has area w l and, both sides counted, an outline of 2 l, so
+The shipped model draws digits in strokes of about three pixels. Here it learns strokes of 4.5
+pixels. There are no pictures of such digits to train on, but the width of a stroke can be measured.
+A stroke of width w and length l has area w l and, counting both sides, an outline of 2 l, so
 
     w = 2 area / outline = 2 ∫ ink / ∫ |∇ ink|,
 
-which is differentiable and does not change when the ink is made darker. The reward is -(w - 4.5)^2.
-That it has a maximum matters: told to make w as large as it can, the same code finds within ten
-updates that a sheet of black has the broadest stroke of all.
+which is differentiable and does not change if the ink gets darker. The reward is -(w - 4.5)^2. It
+needs a maximum: if the reward were w itself, the same code would find within ten updates that a
+black sheet has the broadest stroke.
 
-The base network is frozen; peft puts a small trainable LoRA beside each of its convolutions and
-linear layers. The chain takes the reward's gradient back through every sampling step and keeps the
-graphs of as many steps as fit into 128 MiB, which the plain loop's graphs do not.
+The base network is frozen; peft adds a small trainable LoRA to each convolution and linear layer.
+The gradient of the reward passes every sampling step. The chain keeps the graphs of as many steps
+as fit into 128 MiB; the plain loop's graphs do not fit.
 
-Above, digits of noise that training never saw, before and after, one column a noise. Many keep
-their shape; where broad strokes would run into each other, others become another digit, for the
-reward says nothing about that. Below, the widths and the reward of each update's digits; a single
-blot costs a batch its reward. The table also has a measure that nothing was trained on: how much of
-the ink is left when one pixel of every edge is taken away.
+Top of the figure: digits before and after training, from noise that training did not use, one
+column for each noise. Many digits keep their shape. Others become another digit where broad strokes
+would merge, because the reward does not prevent it. Bottom: the widths and the reward of each
+update's digits; a single blot can spoil the reward of a batch. The table also has a measure that
+was not trained on: the share of ink that remains if one pixel is removed from every edge.
 
     python examples/plot_lora_reward.py            # minutes; the table has how many
     python examples/plot_lora_reward.py --quick    # seconds
@@ -59,7 +59,7 @@ def reward_of(x: Tensor) -> Tensor:
 
 
 def surviving_ink(x: Tensor) -> Tensor:
-    """Return the fraction of each image's ink that an erosion by one pixel leaves, ``[N]``."""
+    """Return the share of each image's ink that remains after an erosion by one pixel, ``[N]``."""
     eroded = -F.max_pool2d(-ink_of(x), 3, stride=1, padding=1)
     return eroded.sum((1, 2, 3)) / ink_of(x).sum((1, 2, 3))
 

@@ -1,21 +1,21 @@
-"""Complete half a digit by optimising the noise that it is made from.
+"""Complete half a digit by optimising the noise that the digit is sampled from.
 
-Sampling with DDIM is a function: noise x_T goes in, a digit x_0 comes out. Half a digit is given;
-which noise makes a digit whose upper half is that one? The network is not trained, nor was it
-trained to complete anything. Only x_T is optimised:
+Sampling with DDIM is a function from noise x_T to a digit x_0. Given the upper half of a digit,
+which noise makes a digit with that upper half? The network is not trained here, and was never
+trained to complete images. Only x_T is optimised:
 
     L(x_T) = |upper half of x_0(x_T) - target|^2 / (2 s^2)  +  |x_T|^2 / 2 - (n - 1) log |x_T|
 
-The first term is the misfit in units of s = 0.2; the second is minus the log-density of the
-length of n Gaussian numbers, and keeps x_T at a length that the model has seen. The gradient is
-exact, so LBFGS can be used with its line search, which compares losses and slopes along a line
-and needs them to agree.
+The first term is the misfit in units of s = 0.2. The second term is minus the log-density of the
+length of n Gaussian numbers; it keeps x_T at a length that the model knows. The gradient is exact,
+so LBFGS can use its line search, which compares losses and slopes along a line and needs them to
+agree.
 
 Each of four targets is the upper half of a sample of the model, completed twice, from two noises.
-In the picture, from the top: what was given; the sample of the noise before; after; and, for
-comparison only, the digit that the half was taken from. The given half is met; the hidden half is
-what the model makes of it, and need not be the same for both noises. Peaks of the loss are points
-that the line search tried and left.
+The picture shows, from top to bottom: the given half; the sample before optimisation; the sample
+after it; and, for comparison only, the digit that the half was taken from. The result matches the
+given half. The hidden half is up to the model and may differ between the two noises. Peaks of the
+loss are points that the line search tried and rejected.
 
     python examples/plot_noise_lbfgs.py            # minutes; the table has how many
     python examples/plot_noise_lbfgs.py --quick    # seconds
@@ -46,7 +46,7 @@ def misfit(x_0: Tensor, target: Tensor) -> Tensor:
 def improbability(x_T: Tensor) -> Tensor:
     """Return minus the log-density of each noise's length, up to a constant, ``[N]``."""
     length, n = x_T.flatten(1).norm(dim=1), x_T[0].numel()
-    # Less its value at the likeliest length, so that the loss can be read.
+    # The value at the likeliest length is subtracted, so that the best loss is near 0.
     likeliest = (n - 1) / 2 - (n - 1) / 2 * math.log(n - 1)
     return length**2 / 2 - (n - 1) * length.log() - likeliest
 
@@ -112,7 +112,7 @@ def main() -> None:
 
 
 def draw(target: Tensor, start: Tensor, result: Tensor, curves: list[list[float]]) -> Figure:
-    """Return the figure: what was given, start, result, the whole target, the loss."""
+    """Return the figure: given half, start, result, the whole target, and the loss."""
     given = target.clone()
     given[:, :, VISIBLE:] = torch.nan
     figure = Figure(figsize=(9, 4), layout="constrained")

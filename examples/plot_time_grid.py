@@ -1,25 +1,24 @@
-"""Learn when a sampler of four steps should take them, and how.
+"""Learn the times of a sampler with four steps, and the weight of the previous step in each step.
 
-A sampler of few steps is cheap and inexact: of the same noise, four steps of DDIM make another
-digit than fifty. Where the steps should lie, and how each should go on from the last one, are
-usually chosen by hand. Here they are learned, six numbers in all, so that four steps come closer to
-where fifty arrive.
+A sampler with few steps is cheap and inexact: from the same noise, four steps of DDIM make another
+digit than fifty steps. The times of the steps, and the weight of the previous step, are usually
+chosen by hand. Here these six numbers are learned, so that the result of four steps comes closer to
+the result of fifty.
 
-A step goes from time t_i to t_{i+1} with an estimate of the noise e that looks back one step,
+A step goes from time t_i to t_{i+1}. Its estimate of the noise e uses the previous step's estimate:
 
     x'  = A x + B ê,       ê = e_i + c_i (e_i - e_{i-1})
     A   = sqrt(ᾱ' / ᾱ),    B = sqrt(1 - ᾱ') - A sqrt(1 - ᾱ)
 
-c = 0 is DDIM, c = 1/2 the rule of Adams and Bashforth for equal steps. The times are real
-numbers: ᾱ between two training times comes from the interpolated log-SNR, and the network's
-sinusoidal time embedding takes any number. So a time has a gradient by A and B of two steps and
-by the network's input in one of them, with everything that follows. A chain handles that like any
-argument: `chain((x_T, e), times, c)`, and there it is. The state is a pair, the picture and the
-last e.
+c = 0 is DDIM, and c = 1/2 is the rule of Adams and Bashforth for equal steps. The times are real
+numbers: ᾱ between two training times is interpolated in the log-SNR, and the network's sinusoidal
+time embedding takes any number. The gradient of a time passes A and B of two steps, the network's
+input in one of them, and all later steps. For the chain, times are arguments like any other:
+`chain((x_T, e), times, c)`. The state is a pair of the image and the last e.
 
-Training pairs are made here: noise, and what fifty steps make of it. In the picture, digits of
-noise that training never saw; how far from those of fifty steps they are, against the number of
-network evaluations; and what was learned. By hand means equal steps with the best of three c.
+The training pairs are noise and the result of fifty steps from it. The picture shows digits from
+noise that training did not use, their distance to the result of fifty steps against the number of
+network evaluations, and the learned numbers. *By hand* means equal steps with the best of three c.
 
     python examples/plot_time_grid.py            # minutes; the table has how many
     python examples/plot_time_grid.py --quick    # seconds

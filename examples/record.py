@@ -1,4 +1,4 @@
-"""The record of an example: its picture, its figures, and the table that the docs make of them."""
+"""The record of an example: its picture, its figures, and the table for the docs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Record:
         doc: Its docstring, shown by ``--help``.
 
     Attributes:
-        quick: Whether seconds instead of minutes were asked for.
+        quick: Whether ``--quick`` was passed.
     """
 
     def __init__(self, file: str, doc: str) -> None:
@@ -39,11 +39,11 @@ class Record:
         self._started = time.perf_counter()
 
     def keep(self, figure: Figure, measured: dict[str, dict[str, float]]) -> None:
-        """Write ``NAME.png`` and ``NAME.json``, and print the table of what was measured.
+        """Write ``NAME.png`` and ``NAME.json``, and print the table of figures.
 
         Args:
             figure: The picture.
-            measured: Figures by what is measured, then by where: a row each.
+            measured: A row of figures for each measured quantity, by column.
         """
         content = {
             "command": " ".join(["python", f"examples/{self._file.name}", *sys.argv[1:]]),
@@ -64,7 +64,7 @@ class Record:
 
 
 def table(content: dict[str, Any]) -> str:
-    """Return the figures of one run as a Markdown table, and below it how they were made."""
+    """Return the figures of one run as a Markdown table, with the command that made them."""
     lines = ["| measured | |", "|---|---|"]
     for row, cells in content["measured"].items():
         lines.append(f"| {row} | {', '.join(f'{where}: {v:g}' for where, v in cells.items())} |")

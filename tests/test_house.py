@@ -5,18 +5,20 @@ import graphlib
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 
 import chainograd
 
 ROOT = Path(chainograd.__file__).parent
 # A room is a package or a module of the core. It imports rooms of the floors above it in this list.
 FLOORS = (
-    ("errors", "plans", "samplers", "tensors"),
-    ("captured", "metering", "torch_internals"),
-    ("replay", "state"),
+    ("errors", "plans", "torch_internals"),
+    ("captured", "samplers", "tensors"),
+    ("metering", "replay", "state"),
     ("frozen", "report", "storage", "truncation"),
     ("engine", "options"),
     ("preflight", "trajectory"),
@@ -27,12 +29,12 @@ ROOMS = [room for floor in FLOORS for room in floor]
 APPLICATION = ROOT.parent / "applications" / "hdiscovery"
 # The same for the application; `commands` and `api` come last, as they use all the others.
 APPLICATION_FLOORS = (
-    ("data", "dm", "extra", "progress"),
+    ("data", "describe", "dm", "extra", "progress"),
     ("networks",),
-    ("directions",),
-    ("editing", "train"),
-    ("evaluate",),
-    ("gallery", "refit"),
+    ("directions", "rescale"),
+    ("editing", "training"),
+    ("evaluation",),
+    ("pages", "refit"),
     ("ablation", "mos"),
     ("api",),
     ("commands",),
@@ -128,6 +130,88 @@ def test_a_public_name_is_never_that_of_a_module():
     assert not set(chainograd.__all__) & set(ROOMS)
 
 
+def test_only_one_room_knows_private_names_of_torch():
+    found = {
+        path.relative_to(ROOT): private
+        for path in ROOT.rglob("*.py")
+        if path.parent.name != "torch_internals"
+        and (private := private_names_of_torch(ast.parse(path.read_text())))
+    }
+
+    assert not found, "import these from chainograd.torch_internals"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import torch.utils._pytree",
+        "from torch._C import _functorch",
+        "from torch.overrides import _get_current_function_mode_stack",
+        "torch.nn.modules.batchnorm._NormBase",
+        "run(torch._C)",
+        "tensor._version + 1",
+        "module._buffers[0]",
+        "storage.untyped_storage()._cdata",
+        "node._saved_input",
+        "getattr(node, '_saved_input', None)",
+        "getattr(node, f'_raw_saved_{name}')",
+        "tensor.grad_fn._register_hook_dict(tensor)",
+        "function._torchdynamo_disable",
+    ],
+)
+def test_a_private_name_of_torch_is_noticed(code):
+    assert private_names_of_torch(ast.parse(code))
+
+
+@pytest.mark.parametrize(
+    "code", ["self._known", "state._replace(leaves=())", "torch.nn.Module", "x.__dict__", "_of(x)"]
+)
+def test_a_name_that_is_not_private_to_torch_is_let_through(code):
+    assert not private_names_of_torch(ast.parse(code))
+
+
+# Private attributes that `dir` does not show on the objects of `private_attributes`.
+HIDDEN = {"_execution_engine", "_torchdynamo_disable", "_torchdynamo_orig_callable", "_orig_mod",
+          "_forward_cls", "_unsharded_param", "_fsdp_param_group", "_fsdp_param_groups",
+          "_get_fsdp_state", "_cache_enabled", "_min_seqlen_tensor", "_max_seqlen_tensor",
+          "_c"}  # fmt: skip
+
+
+def private_names_of_torch(tree):
+    """Return the private names of torch that code reads, as far as names tell."""
+    return {name for node in ast.walk(tree) for name in names_read(node) if is_private(name)}
+
+
+def names_read(node):
+    """Yield the names that a node reads: dotted ones from torch, attributes, and strings."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    elif isinstance(node, ast.Attribute):
+        yield ast.unparse(node)
+        own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+        yield "" if own else node.attr
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+
+
+def is_private(name):
+    """Return whether a name is private to torch: under a private module, or an attribute."""
+    if name.startswith("torch."):
+        return any(re.match("_(?!_)", part) for part in name.split("."))
+    return name in private_attributes() or name.startswith(("_saved_", "_raw_saved_"))
+
+
+@cache
+def private_attributes():
+    """Return private attributes of torch's tensors, storages, modules, graph nodes and contexts."""
+    x = torch.ones(1, requires_grad=True)
+    things = (x, x.untyped_storage(), torch.nn.Linear(1, 1), (x * x).grad_fn, torch._C, torch.mps)
+    named = {name for thing in things for name in dir(thing) if re.match("_(?!_)", name)}
+    return named | HIDDEN
+
+
 def test_the_reference_shows_exactly_what_is_public():
     page = ROOT.parent / "docs" / "reference.md"
     shown = re.findall(r"auto(?:class|exception|function):: chainograd\.(\w+)\n", page.read_text())
@@ -142,3 +226,12 @@ def test_the_oldest_versions_that_are_tested_are_the_oldest_allowed():
 
     assert {"torch", "torchvision", "diffusers"} <= {name for name, _ in tested}
     assert all(f"{version}.".startswith(f"{allowed[name]}.") for name, version in tested)
+
+
+def test_the_drawing_for_contributors_shows_every_room_on_its_floor():
+    page = (ROOT.parent / "CONTRIBUTING.md").read_text()
+    drawn = re.findall(r"^  (\d)   ((?:\w+ {1,2})*\w+)", page, re.MULTILINE)
+
+    floors = tuple(tuple(rooms.split()) for _, rooms in reversed(drawn))
+    assert floors == FLOORS
+    assert [int(number) for number, _ in drawn] == list(range(len(FLOORS), 0, -1))

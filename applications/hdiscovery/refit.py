@@ -15,9 +15,9 @@ from hdiscovery.directions.saved import open_run
 from hdiscovery.directions.seeds import seeded
 from hdiscovery.directions.trained_run import TrainedRun
 from hdiscovery.dm.autocast import Autocast
-from hdiscovery.evaluate.fresh import FreshReconstructor, fit
-from hdiscovery.evaluate.kept_pairs import PairBank
-from hdiscovery.evaluate.rca import accuracy
+from hdiscovery.evaluation.fresh import FreshReconstructor, fit
+from hdiscovery.evaluation.kept_pairs import PairBank
+from hdiscovery.evaluation.rca import accuracy
 from hdiscovery.networks.reconstructor import ReconstructorName
 from hdiscovery.rescale import rescaled
 

@@ -11,6 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from chainograd.errors import ChainError
+from chainograd.torch_internals.compiler import INNER_MODULE
+from chainograd.torch_internals.modules import modules_of
 
 # Names under which networks take a tensor they are conditioned on, the likeliest first.
 CONDITIONS = ("encoder_hidden_states", "class_labels", "context", "y")
@@ -79,8 +81,8 @@ def _inside(model: Any) -> Any:
     """Return the module inside DDP, torch.compile or an adapter library's wrapper."""
     while isinstance(model, nn.Module):
         inner = next(
-            (m for name in ("module", "_orig_mod", "base_model", "model")
-             if isinstance(m := model._modules.get(name), nn.Module)),
+            (m for name in ("module", INNER_MODULE, "base_model", "model")
+             if isinstance(m := modules_of(model).get(name), nn.Module)),
             None,
         )  # fmt: skip
         if inner is None or "timestep" in _names(type(model).forward):

@@ -1,1 +1,1 @@
-"""What a step reaches besides its arguments."""
+"""What a step reaches besides its arguments: tensors, modules, generators."""

@@ -1,4 +1,4 @@
-"""What containers hold; of big ones, a few entries that speak for all."""
+"""Containers: their entries, and a sample of the entries of a big container."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from itertools import chain, islice
 from typing import Any
 
 # Note [Big containers]
-# 1. A step's object may hold a data set: 500,000 captions, a dict each. They are not walked in
-#    every call. Of a container with more than `_FEW` entries a sample is walked first: up to
-#    `_EACH` entries of each type among its entries, or among `_LOOKED_AT` of them. The rest is
-#    walked only if the sample leads to something the chain must know of and has not met yet.
-# 2. Numbers, strings and the like are told by their types, for which all of up to `_LOOKED_AT`
-#    entries are looked at: a tensor or a module among any number of strings is found there.
-# 3. What that misses (one trainable tensor in one of a thousand dicts) is refused when a step uses
-#    it: its leaf is in the step's graph and not among those that are known.
+# 1. An object of a step may hold a data set: 500,000 captions, each in a dict. The search must not
+#    walk them all in every call. If a container has more than `_FEW` entries, a sample is walked
+#    first: up to `_EACH` entries of each type among its entries, or among `_LOOKED_AT` of them. The
+#    other entries are walked only if the sample leads to something new that the chain must know.
+# 2. Types are read of all of up to `_LOOKED_AT` entries. So a tensor or a module among any number
+#    of strings and numbers is found there.
+# 3. The sample can miss a tensor: one that requires a gradient in one of a thousand dicts. Such a
+#    tensor is refused when a step uses it, because it is an unknown leaf of the step's graph.
 
 _FEW = 64
 _LOOKED_AT = 1024
 _EACH = 16
 CONTAINERS = (dict, list, tuple, set, frozenset, deque, types.MappingProxyType)
-BARE = frozenset((*CONTAINERS, OrderedDict))  # nothing but entries: no attributes
+BARE = frozenset((*CONTAINERS, OrderedDict))  # classes without attributes, only entries
 
 
 def is_big(container: Any) -> bool:
-    """Return whether a sample of a container is to be walked before its other entries."""
+    """Return whether a container has so many entries that a sample is walked first."""
     return size(container) > _FEW
 
 
@@ -36,11 +36,11 @@ def size(container: Any) -> int:
 
 
 def entries(container: Any, plain: frozenset[type]) -> Iterable[Any]:
-    """Return what a container holds, keys too where they are more than plain values."""
+    """Return the entries of a container, and the keys of a dict unless all are plain values."""
     if not isinstance(container, (dict, types.MappingProxyType)):
         if type(container) in BARE:
             return container
-        return _base(container).__iter__(container)  # a subclass may load what it iterates over
+        return _base(container).__iter__(container)  # the subclass's own might load data
     if isinstance(container, types.MappingProxyType):
         return container.values()
     values = dict.values(container)
@@ -50,23 +50,23 @@ def entries(container: Any, plain: frozenset[type]) -> Iterable[Any]:
 
 
 def sample(container: Any, plain: frozenset[type]) -> list[Any]:
-    """Return entries of each type that a big container holds and that is not plain."""
+    """Return entries of a big container, some of each type that is not plain."""
     some = _some(container)
     if plain.issuperset(map(type, some)):
         return []
-    kinds: dict[type, list[Any]] = {}
+    of_type: dict[type, list[Any]] = {}
     for entry in some:
-        kinds.setdefault(type(entry), []).append(entry)
+        of_type.setdefault(type(entry), []).append(entry)
     return [
         entry
-        for kind, alike in kinds.items()
-        if kind not in plain
+        for cls, alike in of_type.items()
+        if cls not in plain
         for entry in alike[:: -(-len(alike) // _EACH)]
     ]
 
 
 def _some(container: Any) -> list[Any]:
-    """Return up to `_LOOKED_AT` entries, from wherever a container is quick to reach."""
+    """Return up to `_LOOKED_AT` entries, from where the container returns them quickly."""
     if isinstance(container, (list, tuple)):
         whole: Any = _base(container)
         if size(container) <= _LOOKED_AT:
@@ -77,7 +77,7 @@ def _some(container: Any) -> list[Any]:
         return list(islice(_base(container).__iter__(container), _LOOKED_AT))
     if isinstance(container, types.MappingProxyType):
         return list(islice(container.values(), _LOOKED_AT))
-    if isinstance(container, dict):  # some of its kinds cannot be reversed themselves
+    if isinstance(container, dict):  # some subclasses of dict cannot be reversed
         values = dict.values(container)
         ends: list[Any] = [dict.__iter__(container), values, reversed(values)]
     else:

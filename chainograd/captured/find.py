@@ -1,4 +1,4 @@
-"""Tensors that a step uses without being handed them: found beforehand, or refused afterwards."""
+"""Tensors that a step captures: found before the first run, or refused after it."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from torch.nn import Module
 
 from chainograd.captured.fsdp import sharded_modules, with_shards
 from chainograd.captured.search import Search
+from chainograd.torch_internals.modules import buffers_of
 
 # Note [Captured tensors]
-# 1. A gradient reaches a tensor only if the chain's autograd function has it as an input. What a
-#    step captures is therefore searched for before the first run (`find_captured`).
-# 2. A search can miss something (a tensor in a C extension, in an iterator, behind a computed
-#    name). So the graph of every step is searched for leaves that are not inputs.
+# 1. A tensor gets a gradient only if it is an input of the chain's autograd function. So the chain
+#    searches for the tensors that a step captures before the first run (`find_captured`).
+# 2. The search can miss a tensor: in a C extension, in an iterator, behind a computed name. So the
+#    graph of every step is searched for leaves that are not inputs.
 
 
 class Captured(NamedTuple):
-    """What a step can reach that the chain must know of.
+    """What a step can reach and the chain must know.
 
     Attributes:
-        tensors: Those that require a gradient.
-        buffers: Those of modules in training.
+        tensors: Tensors that require a gradient.
+        buffers: Buffers of modules in training.
         sharded: Modules that FSDP2 shards.
         modes: All modules, and whether each is in training.
-        devices: Where tensors are, those that require no gradient too.
-        generators: Objects that draw random numbers, the global streams aside.
-        scripted: Whether any of it is TorchScript.
+        devices: Devices of all tensors, whether or not they require a gradient.
+        generators: Objects that draw random numbers, without the global streams.
+        scripted: Whether TorchScript is among it.
         compiled: Whether torch.compile made any of it, or compiles its calls.
-        cuda_graphs: Whether it is replayed as CUDA graphs.
+        cuda_graphs: Whether compiled code is replayed as CUDA graphs.
         counts_passes: The class of a module whose hooks count forward passes per backward pass.
     """
 
@@ -48,13 +49,13 @@ class Captured(NamedTuple):
 
 
 def find_captured(step: object, others: Iterable[object] = ()) -> Captured:
-    """Return what ``step``, and others that it is handed, can reach and the chain must know of.
+    """Return what a step and other objects can reach and the chain must know, each thing once.
 
-    Each thing once. Note [The search] says what is followed. Costs some milliseconds for a
-    network of hundreds of modules.
+    Note [The search] says what is followed. For a network of hundreds of modules it takes a few
+    milliseconds.
 
     Raises:
-        ChainError: If something is found that would make the gradients wrong.
+        ChainError: If the step reaches something that would make the gradients wrong.
     """
     search = Search()
     search.walk([step, *others])
@@ -63,13 +64,7 @@ def find_captured(step: object, others: Iterable[object] = ()) -> Captured:
     sharded = sharded_modules(search.modules)
     return Captured(
         tensors=with_shards(search.tensors, sharded),
-        buffers=[
-            buffer
-            for module, training in search.modes
-            if training
-            for buffer in module._buffers.values()
-            if buffer is not None
-        ],
+        buffers=buffers_in_training(search.modes),
         sharded=sharded,
         modes=search.modes,
         devices=search.devices,
@@ -79,3 +74,14 @@ def find_captured(step: object, others: Iterable[object] = ()) -> Captured:
         cuda_graphs=search.cuda_graphs,
         counts_passes=search.counts_passes,
     )
+
+
+def buffers_in_training(modes: Iterable[tuple[Module, bool]]) -> list[Tensor]:
+    """Return the buffers of those modules that are in training, which steps may change."""
+    return [
+        buffer
+        for module, training in modes
+        if training
+        for buffer in buffers_of(module).values()
+        if buffer is not None
+    ]

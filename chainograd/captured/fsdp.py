@@ -1,4 +1,4 @@
-"""Parameters that FSDP2 shards: their gradients go the way that FSDP sends them."""
+"""Parameters that FSDP2 shards: their gradients must take the way on which FSDP sends them."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
+from chainograd.torch_internals.autograd import fills_grad
+from chainograd.torch_internals.fsdp import (
+    gathered_tensor,
+    shard,
+    sharded_classes,
+    sharded_parameters,
+)
+
 # Note [Sharded parameters]
-# 1. `fully_shard` puts another tensor in a parameter's place while a module runs: the gathered one.
-#    It is a leaf of the step's graph that the chain has not as an input. FSDP reads its `.grad` at
-#    the end of the module's backward pass, scatters it, and adds it to the sharded parameter's.
-# 2. So a step with such leaves goes back by `torch.autograd.backward`, which fills `.grad`, and
-#    what FSDP adds up over the steps is the gradient, as it is over the plain loop's.
-# 3. That fills `.grad` of all leaves on the way, so each other captured tensor gets a stand-in
-#    whose `.grad` is read and taken away again.
-
-
-_HOMES = ("torch.distributed.fsdp", "torch.distributed._composable.fsdp")  # the second: torch 2.5
+# 1. While a module runs, `fully_shard` replaces each of its parameters by a gathered tensor. That
+#    tensor is a leaf of the step's graph, and no input of the chain. At the end of the module's
+#    backward pass FSDP reads its `.grad`, scatters it, and adds it to the sharded parameter's.
+# 2. So a step with such leaves goes back by `torch.autograd.backward`, which fills `.grad`. The sum
+#    that FSDP accumulates over the steps is then the gradient, as in the plain loop.
+# 3. `backward` fills `.grad` of every leaf it reaches. So each other captured tensor gets a
+#    stand-in, whose `.grad` is read and removed again.
 
 
 def sharded_modules(things: Iterable[object]) -> list[Any]:
-    """Return those of some things that FSDP2 shards."""
-    # What nobody imported shards nothing.
-    homes = [sys.modules[name] for name in _HOMES if name in sys.modules]
-    kinds = tuple(home.FSDPModule for home in homes if hasattr(home, "FSDPModule"))
-    return [thing for thing in things if isinstance(thing, kinds)]
+    """Return the modules among some things that FSDP2 shards."""
+    classes = sharded_classes()
+    return [thing for thing in things if isinstance(thing, classes)]
 
 
 def is_shard(tensor: Tensor) -> bool:
@@ -43,46 +46,31 @@ def trainable(module: Any) -> bool:
 
 
 def shards_are_asked_for(inputs: Sequence[Tensor]) -> bool:
-    """Return whether the backward pass that is running fills ``.grad`` of shards among inputs."""
-    return any(_runs(get_gradient_edge(tensor).node) for tensor in inputs if is_shard(tensor))
-
-
-def _runs(function: Any) -> bool:
-    try:
-        return torch._C._will_engine_execute_node(function)
-    except RuntimeError:  # torch.autograd.grad, which fills nothing
-        return False
+    """Return whether the backward pass that runs now fills ``.grad`` of a shard."""
+    return any(fills_grad(get_gradient_edge(tensor).node) for tensor in inputs if is_shard(tensor))
 
 
 def gathered(modules: Sequence[Any]) -> Iterator[Tensor]:
-    """Yield the tensors that stand for the modules' parameters while they run."""
+    """Yield the gathered tensors that replace the modules' parameters while the modules run."""
     for parameter in _parameters(modules):
-        tensor = getattr(parameter, "_unsharded_param", None)
+        tensor = gathered_tensor(parameter)
         if tensor is not None:
             yield tensor
 
 
 def with_shards(found: list[Tensor], modules: Sequence[Any]) -> list[Tensor]:
-    """Return tensors found in modules with shards in place of what is gathered from them."""
+    """Return tensors that were found in modules, with shards in place of gathered tensors."""
     passing = {id(tensor) for tensor in gathered(modules)}
     kept = [tensor for tensor in found if id(tensor) not in passing]
     seen = {id(tensor) for tensor in kept}
-    shards = (parameter.sharded_param for parameter in _parameters(modules))
+    shards = map(shard, _parameters(modules))
     return kept + [t for t in shards if t.requires_grad and id(t) not in seen]
 
 
 def _parameters(modules: Sequence[Any]) -> Iterator[Any]:
-    """Yield FSDP's own objects, one a parameter."""
+    """Yield FSDP's own object for each parameter of the modules."""
     for module in modules:
-        for group in _groups(module._get_fsdp_state()):
-            yield from group.fsdp_params
-
-
-def _groups(state: Any) -> list[Any]:
-    if hasattr(state, "_fsdp_param_groups"):
-        return state._fsdp_param_groups
-    group = state._fsdp_param_group  # torch up to 2.11 has one
-    return [] if group is None else [group]
+        yield from sharded_parameters(module)
 
 
 def gradients_by_accumulation(
@@ -91,9 +79,9 @@ def gradients_by_accumulation(
     cotangents: Sequence[Tensor],
     sharded: Sequence[Tensor],
 ) -> list[Tensor | None]:
-    """Do what `torch.autograd.grad` does, and fill ``.grad`` of sharded leaves for FSDP to take.
+    """Return what `torch.autograd.grad` returns, and fill ``.grad`` of sharded leaves for FSDP.
 
-    Note [Sharded parameters], 2 and 3. The inputs are leaves that nobody else sees.
+    Note [Sharded parameters], 2 and 3. The inputs must be leaves that only the chain holds.
     """
     leaves = [tensor for tensor in inputs if tensor.requires_grad]
     torch.autograd.backward(outputs, cotangents, inputs=[*leaves, *sharded])

@@ -1,4 +1,4 @@
-"""Generators that a step reaches and the chain was not told of: watched, so that none is missed."""
+"""Generators that a step draws from and that `generators=` does not name: watched, then refused."""
 
 from __future__ import annotations
 
@@ -13,64 +13,70 @@ import torch
 
 from chainograd.errors import ReplayError
 
-# Note [Unnamed generators]
-# Noise may change a gradient and no value, as a random mask on a gradient does; then no comparison
-# of states sees that a rerun drew other noise. So where the generators stand after a step's first
-# run is remembered, and a rerun has to leave them there, as a step does that seeds them itself.
+# Note [Unlisted generators]
+# Noise can change a gradient and no value, as a random mask on a gradient does. Then no comparison
+# of states shows that a rerun drew other noise. So the chain notes the states of the generators
+# after a step's first run, and requires the same states after a rerun. A step that seeds its
+# generators itself meets that.
 
 GENERATORS = (
     torch.Generator, numpy.random.Generator, numpy.random.RandomState, numpy.random.BitGenerator,
     random.Random,
 )  # fmt: skip
-_GLOBAL = (random._inst, numpy.random.mtrand._rand)  # type: ignore[attr-defined]
+_GLOBAL = (random.random.__self__, numpy.random.random_sample.__self__)  # pyright: ignore
 
 
 def is_own(generator: object) -> bool:
-    """Return whether a generator is not one of the global streams, and tells where it stands."""
+    """Return whether a generator has a state that can be read and is not a global stream."""
     is_global = any(generator is each for each in _GLOBAL)
     return not is_global and not isinstance(generator, random.SystemRandom)
 
 
 class UnlistedGenerators:
-    """The generators that steps reach and the chain was not told of.
+    """The generators that steps reach and that `generators=` does not name.
+
+    Args:
+        found: All generators that the steps reach.
+        named: The generators that `generators=` names.
 
     Attributes:
-        generators: They.
-        after: By the step, where they stood after its first run, if it moved them.
+        generators: The others.
+        after: Their states after the first run of each step that drew from them, by the step.
     """
 
     def __init__(self, found: Sequence[object], named: Sequence[object]) -> None:
         known = {id(generator) for generator in named}
         self.generators = [generator for generator in found if id(generator) not in known]
         self.after: dict[int, bytes] = {}
-        self._last = self._stand()
+        self._last = self._states()
 
     def ran(self, i: int) -> None:
-        """Note where the generators stand after the first run of step i."""
+        """Note the states of the generators after the first run of step i."""
         if self.generators:
-            now = self._stand()
+            now = self._states()
             if now != self._last:
                 self.after[i] = self._last = now
 
     def ran_again(self, i: int) -> None:
-        """See that a rerun of step i left the generators where its first run left them.
+        """Check that a rerun of step i left the generators in the states of its first run.
 
         Raises:
-            ReplayError: If it did not.
+            ReplayError: If it left them in other states.
         """
-        if i in self.after and self._stand() != self.after[i]:
-            kinds = " or ".join(sorted({_name(generator) for generator in self.generators}))
+        if i in self.after and self._states() != self.after[i]:
+            classes = " or ".join(sorted({_name(generator) for generator in self.generators}))
             raise ReplayError(
-                f"Step {i} draws from a {kinds} that the chain does not know: run again, it draws "
-                "other noise, and the gradient would be that of another chain. Name a torch "
-                "generator, `CheckpointedChain(…, generators=[generator])`; in place of another "
-                "kind draw from the global stream of its library, which is replayed, or seed it "
-                "in every step."
+                f"Step {i} drew other noise when it ran again: it draws from a {classes} that "
+                "`generators` does not name. The gradient would belong to other noise than the "
+                "result. If it is a generator of torch, name it: `CheckpointedChain(…, "
+                "generators=[generator])`. In place of any other generator, draw from the global "
+                "stream of its library, which the chain replays, or seed the generator in every "
+                "step."
             )
 
     @contextmanager
     def untouched(self) -> Iterator[None]:
-        """Put the generators back where they stood, however the block ends."""
+        """Restore the states of the generators when the block ends, even by an exception."""
         before = [_state(generator) for generator in self.generators]
         try:
             yield
@@ -78,7 +84,7 @@ class UnlistedGenerators:
             for generator, state in zip(self.generators, before, strict=True):
                 _set_state(generator, state)
 
-    def _stand(self) -> bytes:
+    def _states(self) -> bytes:
         return pickle.dumps([_state(generator) for generator in self.generators])
 
 

@@ -1,23 +1,26 @@
-"""Tensors that stand in, inside the steps of a chain, for others outside."""
+"""Stand-ins: leaves that replace captured tensors inside the steps of a chain."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-import torch.utils._pytree as pytree
 from torch import Tensor
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.overrides import TorchFunctionMode
+
+from chainograd.torch_internals import pytree
+from chainograd.torch_internals.modes import function_modes
 
 # Note [Stand-ins]
-# Of a tensor that is not a leaf the steps get a stand-in: a detached alias that is a leaf.
-# Otherwise each step's backward would run on into the graph outside the chain. A leaf is used as it
-# is; its hooks wait until its whole gradient leaves the chain.
+# A captured tensor that is not a leaf has a graph. If steps used the tensor itself, the backward
+# pass of each step would run on into that graph. So the steps get a stand-in: a leaf with the same
+# values and the same memory. Steps use a captured leaf as it is; its hooks are called once, when
+# its whole gradient leaves the chain.
 
 
-def standing_in(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Return what now stands in for each tensor: inside a step of a chain, perhaps another."""
-    modes = [m for m in _get_current_function_mode_stack() if isinstance(m, StandIns)]
+def current_stand_ins(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return, for each tensor, what the step of a chain that runs now uses in its place."""
+    modes = [mode for mode in function_modes() if isinstance(mode, StandIns)]
     found = []
     for tensor in tensors:
         for mode in reversed(modes):
@@ -27,10 +30,10 @@ def standing_in(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 
 class StandIns(TorchFunctionMode):
-    """Hands operations a stand-in wherever they are given one of certain tensors.
+    """Replaces certain tensors by stand-ins in the arguments of every operation.
 
     Attributes:
-        stand_ins: By the ids of the tensors.
+        stand_ins: The stand-ins, by the ids of the tensors that they replace.
     """
 
     def __init__(self, stand_ins: dict[int, Tensor]) -> None:
@@ -38,8 +41,8 @@ class StandIns(TorchFunctionMode):
         self.stand_ins = stand_ins
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        def swap(value: Any) -> Any:
+        def replaced(value: Any) -> Any:
             return self.stand_ins.get(id(value), value) if isinstance(value, Tensor) else value
 
-        args, kwargs = pytree.tree_map(swap, (args, kwargs or {}))
+        args, kwargs = pytree.tree_map(replaced, (args, kwargs or {}))
         return func(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""What others wrap around modules and functions: what of it a chain cannot be exact with."""
+"""Wrappers of other libraries around modules: those that a chain cannot be exact with."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from torch import Tensor
 from chainograd.errors import ChainError
 
 # Note [Wrappers]
-# A chain sums gradients up inside, and hands each tensor its gradient once, where the plain loop
-# does it M times. It also runs steps again. What counts the calls of its hooks, or moves weights
-# to and fro by them, is then wrong. Nothing is imported here to tell: names and attributes do.
+# The plain loop sends M gradients to each parameter; a chain adds them up and sends the sum, once.
+# A chain also runs steps again. So a wrapper goes wrong if it counts the calls of its hooks, or if
+# its hooks move weights. To find wrappers nothing is imported: classes are told by their names.
 
 _FSDP = (
-    "The step calls a FullyShardedDataParallel module (FSDP1), which gathers and frees its weights "
-    "by hooks on every forward and backward pass of the plain loop. A chain runs steps again and "
-    "goes back through them one by one, so the weights would not be there. Use FSDP2, "
-    "`torch.distributed.fsdp.fully_shard(module)`, or wrap the module around the chain: "
-    "FullyShardedDataParallel(sampler), where the sampler's `forward` calls the chain and nothing "
-    "inside of it is wrapped."
+    "The step calls a FullyShardedDataParallel module (FSDP1). Its hooks gather and free weights "
+    "on every forward and backward pass of the plain loop. A chain runs steps again and goes back "
+    "through them one by one, so the weights would be missing. Use FSDP2, "
+    "`torch.distributed.fsdp.fully_shard(module)`, or put the wrapper around the chain: "
+    "FullyShardedDataParallel(sampler), where the sampler's `forward` calls the chain and no "
+    "module inside is wrapped."
 )
 _ZERO = (
-    "The step uses {what} of DeepSpeed ZeRO stage 3, which gathers and frees weights by hooks on "
-    "every forward and backward pass of the plain loop. A chain runs steps again and goes back "
-    "through them one by one, so the weights would not be there. Use ZeRO stage 1 or 2, or "
+    "The step uses {what} of DeepSpeed ZeRO stage 3, whose hooks gather and free weights on every "
+    "forward and backward pass of the plain loop. A chain runs steps again and goes back through "
+    "them one by one, so the weights would be missing. Use ZeRO stage 1 or 2, or "
     "`torch.distributed.fsdp.fully_shard(module)`."
 )
 
@@ -33,24 +33,24 @@ _WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel", "DeepSpeedEn
 
 
 def is_wrapper(cls: type) -> bool:
-    """Return whether `refuse_wrapper` has something to say of some of a class's instances."""
+    """Return whether `refuse_wrapper` refuses some instances of a class."""
     return not _WRAPPERS.isdisjoint(base.__name__ for base in cls.__mro__)
 
 
 def refuse_wrapper(thing: Any) -> None:
-    """See that something that a step reaches is no wrapper that would make gradients wrong.
+    """Refuse a wrapper that would make gradients wrong.
 
     Raises:
-        ChainError: If it is one.
+        ChainError: If the thing is such a wrapper.
     """
     names = {cls.__name__ for cls in type(thing).__mro__}
-    # DDP then counts a parameter's hook calls, M of them in the plain loop, and reduces at the
-    # last one. A chain sums up inside and calls each hook once: nothing would be reduced.
+    # With `static_graph`, DDP counts the calls of a parameter's hook, M in the plain loop, and
+    # averages at the last one. A chain calls each hook once, so DDP would never average.
     if "DistributedDataParallel" in names and getattr(thing, "static_graph", False):
         raise ChainError(
             "The step calls a DistributedDataParallel module with `static_graph=True`, which would "
             "not average the chain's gradients over the processes. Leave `static_graph` out, or "
-            "wrap the module around the chain: DistributedDataParallel(sampler), where the "
+            "put the wrapper around the chain: DistributedDataParallel(sampler), where the "
             "sampler's `forward` calls the chain."
         )
     if "FullyShardedDataParallel" in names:
@@ -64,43 +64,25 @@ def _stage(engine: Any) -> int:
 
 
 def refuse_partitioned(tensor: Tensor) -> None:
-    """See that a parameter is not one that DeepSpeed gathers only while its module runs.
+    """Refuse a parameter that DeepSpeed gathers only while its module runs.
 
     Raises:
-        ChainError: If it is one.
+        ChainError: If the tensor is such a parameter.
     """
     if hasattr(tensor, "ds_id"):
-        shape = tuple(getattr(tensor, "ds_shape", tensor.shape))  # its own is empty meanwhile
+        shape = tuple(
+            getattr(tensor, "ds_shape", tensor.shape)
+        )  # its own shape is empty between runs
         raise ChainError(_ZERO.format(what=f"a parameter of shape {shape}"))
 
 
 def pass_counter(cls: type) -> str | None:
-    """Return the full name of a class that counts forward passes per backward pass, or None."""
-    # Opacus keeps one input a forward pass, and forms samples' gradients at each backward pass.
+    """Return the full name of the class if it counts forward passes per backward pass, or None."""
+    # Opacus keeps the input of each forward pass, and takes one at each backward pass.
     for base in cls.__mro__:
         if base.__name__ == "GradSampleModule":
             return f"{base.__module__}.{base.__qualname__}"
     return None
-
-
-def is_compiled(function: Any) -> bool:
-    """Return whether torch.compile made a function.
-
-    A compiled module has one among its attributes: its ``forward``, or what its calls go to.
-    """
-    # What `torch.compiler.disable` makes has the first of these too.
-    marks = vars(function)
-    return "_torchdynamo_orig_callable" in marks and "_torchdynamo_disable" not in marks
-
-
-def uses_cuda_graphs(function: Any) -> bool:
-    """Return whether what torch.compile made of a function is replayed as a CUDA graph.
-
-    The modes ``"reduce-overhead"`` and ``"max-autotune"`` are.
-    """
-    tell = getattr(function, "get_compiler_config", None)
-    config = tell() if callable(tell) else None
-    return isinstance(config, dict) and bool(config.get("triton.cudagraphs"))
 
 
 def refuse_cuda_graphs() -> None:
@@ -110,8 +92,8 @@ def refuse_cuda_graphs() -> None:
         ChainError: Always.
     """
     raise ChainError(
-        "The step calls what torch.compile made with `mode='reduce-overhead'` or 'max-autotune'. "
-        "On an accelerator its results lie in memory that the next run of the step writes over, "
-        "but the chain needs the states of all steps. Compile with `mode='default'` or "
+        "The step calls code compiled with `mode='reduce-overhead'` or 'max-autotune'. On an "
+        "accelerator, the next run of the step overwrites the memory of its results, but the chain "
+        "needs the states of all steps. Compile with `mode='default'` or "
         "'max-autotune-no-cudagraphs'."
     )

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._autograd import (
-    _get_current_graph_task_keep_graph as keeps_graph,  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
-)
-from torch._C._functorch import is_legacy_batchedtensor  # pyright: ignore[reportMissingImports]
 
 from chainograd.captured.fsdp import shards_are_asked_for
 from chainograd.engine.backward import run_backward
@@ -22,7 +17,13 @@ from chainograd.engine.hooks import (
 )
 from chainograd.engine.run import Run
 from chainograd.errors import ChainError
-from chainograd.state import State, aside, stand_in, wants_gradient
+from chainograd.state import State, detached_leaf, full_view, wants_gradient
+from chainograd.torch_internals.autograd import keeps_graph
+from chainograd.torch_internals.transforms import (
+    is_batch_of_gradients,
+    outside_vmap,
+    transforms_active,
+)
 
 
 def attach(run: Run, result: State) -> State:
@@ -86,7 +87,7 @@ def refuse_backward(run: Run, i: int, grads: Sequence[Tensor | None]) -> None:
             "Trying to backward through a chain a second time, but its nodes have been freed. "
             "Pass `retain_graph=True` to the first backward pass."
         )
-    if torch._C._are_functorch_transforms_active():
+    if transforms_active():
         raise ChainError(
             "The backward pass of a chain that was called before a torch.func transform cannot "
             "run inside it. Call the chain inside the transform, or pass "
@@ -97,7 +98,7 @@ def refuse_backward(run: Run, i: int, grads: Sequence[Tensor | None]) -> None:
 
 
 def _refuse_create_graph(run: Run, grads: Sequence[Tensor | None]) -> None:
-    if any(g is not None and is_legacy_batchedtensor(g) for g in grads):
+    if any(g is not None and is_batch_of_gradients(g) for g in grads):
         raise ChainError(
             "`is_grads_batched=True` together with `create_graph=True` does not pass "
             "through a chain. Take the gradients one by one, or use torch.func.vmap of "
@@ -137,11 +138,11 @@ class ChainVjp(torch.autograd.Function):
         further = torch.is_grad_enabled()  # this derivative is itself to be differentiated
         count = len(run.inputs)
         given = [
-            aside(g) if further and g.requires_grad else stand_in(g)
+            full_view(g) if further and g.requires_grad else detached_leaf(g)
             for g in ctx.saved_tensors[count:]
         ]
         with torch.enable_grad():
-            seen = [aside(t) for t in ctx.saved_tensors[:count]] if further else None
+            seen = [full_view(t) for t in ctx.saved_tensors[:count]] if further else None
             with run.like_first():
                 states, inputs = run.plain_loop(seen)
             pairs = [(states[-1].leaves[p], g) for p, g in zip(ctx.places, given, strict=True)]
@@ -179,20 +180,3 @@ def _second(
         create_graph=further,
         allow_unused=True,
     )
-
-
-@contextmanager
-def outside_vmap() -> Iterator[None]:
-    """Let steps that run again draw random numbers while cotangents are a batch of gradients.
-
-    Inside vmap torch refuses to draw, because a draw might be meant for each row; that of a step is
-    the same for all rows, since the step ran before.
-    """
-    levels = torch._C._vmapmode_increment_nesting()
-    for _ in range(levels):
-        torch._C._vmapmode_decrement_nesting()
-    try:
-        yield
-    finally:
-        for _ in range(levels - 1):
-            torch._C._vmapmode_increment_nesting()

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import torch.utils._pytree as pytree
 from torch import Tensor
 
 from chainograd.engine.accumulate import GradAccumulator
@@ -16,10 +15,11 @@ from chainograd.engine.step import ReplayHooks, StepGraph, StepResult, refuse_un
 from chainograd.engine.uses import Apart, taken_apart
 from chainograd.errors import ChainError, ReplayError
 from chainograd.plans.plan import RUNS, Action, Advance, Backprop, Drop, Keep, Load, Record
-from chainograd.report import has_numbers
+from chainograd.report.log import has_numbers
 from chainograd.state import Cotangents, State, versions, wants_gradient
 from chainograd.storage.store import DeviceState, StoredState
 from chainograd.tensors.parts import is_plain
+from chainograd.torch_internals import pytree
 
 First = Callable[[], Sequence[Any]] | None  # brings the leaves of a state as it was first
 
@@ -64,7 +64,7 @@ class BackwardPass:
 
     def __init__(self, run: Run, *, keep: bool) -> None:
         self.run, self.keep = run, keep
-        run.elsewhere = run.context.elsewhere()
+        run.elsewhere = run.context.may_differ_here()
         run.steps.note_backward()
         self.nodes: dict[int, StoredState] = dict(run.nodes) if keep else run.nodes
         self.graphs: dict[int, StepGraph] = run.graphs

@@ -12,11 +12,12 @@ from chainograd.engine.run import Run
 from chainograd.engine.step import StepResult
 from chainograd.errors import ReplayError
 from chainograd.plans.plan import Action, Keep, Load, Record
+from chainograd.replay.autocast import autocast_as
 from chainograd.replay.buffers import BufferSnapshot
-from chainograd.replay.context import autocast_as, uncached_parametrizations
 from chainograd.replay.rng import RNGState
 from chainograd.replay.verify import ADVICE
 from chainograd.state import State
+from chainograd.torch_internals.settings import uncached_parametrizations
 
 
 def run_forward(run: Run, visit: Callable[[int, State], None]) -> None:

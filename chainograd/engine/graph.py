@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from chainograd.engine.accumulate import Use
 from chainograd.errors import ChainError
+from chainograd.torch_internals.autograd import AccumulateGrad
 
 # Note [First runs]
 # 1. A step runs for the first time with its graph, as in the plain loop, because torch chooses
@@ -33,7 +33,6 @@ from chainograd.errors import ChainError
 # a step whose graph leads to a marked node is refused. What is kept and never used again, as by a
 # hook that collects features, leads nowhere.
 
-AccumulateGrad: type = torch._C._functions.AccumulateGrad  # pyright: ignore
 _MARK = "chainograd"
 
 

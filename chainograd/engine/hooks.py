@@ -8,7 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
-from torch.autograd import Variable
+
+from chainograd.torch_internals.autograd import (
+    accumulation_hooks,
+    call_after_backward,
+    hooks_of,
+    replace_hooks,
+)
 
 # Note [Hooks]
 # 1. A leaf is used inside the steps as it is. While a step's gradient is computed its hooks are
@@ -24,7 +30,7 @@ from torch.autograd import Variable
 @contextmanager
 def without_hooks(tensors: Sequence[Tensor]) -> Iterator[None]:
     """Let the hooks of tensors wait for the whole gradient: note [Hooks], 1."""
-    hooked = [tensor._backward_hooks for tensor in tensors if tensor._backward_hooks]
+    hooked = [hooks for tensor in tensors if (hooks := hooks_of(tensor))]
     kept = [dict(hooks) for hooks in hooked]
     for hooks in hooked:
         hooks.clear()
@@ -44,7 +50,7 @@ def call_with_gradients_only(tensors: Sequence[Tensor]) -> None:
             for each in undo:
                 each()
 
-        Variable._execution_engine.queue_callback(restore)
+        call_after_backward(restore)
 
 
 class _Table(OrderedDict[int, Callable[..., Any]]):
@@ -56,19 +62,12 @@ class _Table(OrderedDict[int, Callable[..., Any]]):
 
 def hooks_with_gradients_only(tensor: Tensor) -> None:
     """Let all hooks that a result of a chain ever gets see gradients only: note [Hooks], 3."""
-    tensor._backward_hooks = _Table()
-    tensor.grad_fn._register_hook_dict(tensor)  # type: ignore[union-attr]
+    replace_hooks(tensor, _Table())
 
 
 def _hooked(tensor: Tensor) -> bool:
-    if isinstance(tensor._backward_hooks, _Table):
-        return False
-    return bool(tensor._backward_hooks or _after(tensor))
-
-
-def _after(tensor: Tensor) -> dict[int, Callable[..., Any]]:
-    """Return the hooks that are called when a leaf's gradient has been accumulated."""
-    return tensor._post_accumulate_grad_hooks or {}  # type: ignore[attr-defined]
+    hooks = hooks_of(tensor)
+    return not isinstance(hooks, _Table) and bool(hooks or accumulation_hooks(tensor))
 
 
 def _silence(tensor: Tensor) -> Callable[[], None]:
@@ -78,16 +77,16 @@ def _silence(tensor: Tensor) -> Callable[[], None]:
     def note(g: Tensor | None) -> None:
         arrived[0] = g is not None
 
-    own, after = dict(tensor._backward_hooks or {}), dict(_after(tensor))
-    if tensor._backward_hooks is not None:
-        tensor._backward_hooks.update((k, _if_gradient(hook)) for k, hook in own.items())
+    own, after = dict(hooks_of(tensor) or {}), dict(accumulation_hooks(tensor))
+    if (hooks := hooks_of(tensor)) is not None:
+        hooks.update((k, _if_gradient(hook)) for k, hook in own.items())
     handle = tensor.register_hook(note)
     if after:
-        _after(tensor).update((k, _if(arrived, hook)) for k, hook in after.items())
+        accumulation_hooks(tensor).update((k, _if(arrived, hook)) for k, hook in after.items())
 
     def undo() -> None:
         handle.remove()
-        for table, hooks in ((tensor._backward_hooks or {}, own), (_after(tensor), after)):
+        for table, hooks in ((hooks_of(tensor) or {}, own), (accumulation_hooks(tensor), after)):
             # What was removed in the meantime stays removed.
             table.update({k: hook for k, hook in hooks.items() if k in table})
 

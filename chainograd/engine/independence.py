@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
 
 from chainograd.engine.microbatch import SlicedSteps, difference, influence
 from chainograd.engine.run import Run
 from chainograd.errors import ChainError
 from chainograd.plans.plan import RUNS, Advance
 from chainograd.state import differentiable
+from chainograd.torch_internals.modes import is_fake
 
 
 def compare_slices(run: Run, steps: SlicedSteps) -> None:
@@ -18,7 +18,7 @@ def compare_slices(run: Run, steps: SlicedSteps) -> None:
     Raises:
         ChainError: If it does not.
     """
-    if steps.batch <= steps.size or any(isinstance(t, FakeTensor) for t in run.x_T.tensors):
+    if steps.batch <= steps.size or any(is_fake(t) for t in run.x_T.tensors):
         return
     dtypes = [t.dtype for t in run.x_T.tensors if differentiable(t)]
     dtypes += [cast.dtype for cast in run.context.autocast if cast.enabled]

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from chainograd.engine.accumulate import GradAccumulator
 from chainograd.engine.run import Run
@@ -21,6 +20,8 @@ from chainograd.replay.rng import RNGState
 from chainograd.state import State
 from chainograd.tensors.devices import synchronize
 from chainograd.tensors.parts import tensor_bytes
+from chainograd.torch_internals.modes import is_fake
+from chainograd.torch_internals.tensors import storage_id
 
 Kind = Callable[[int], Hashable]
 
@@ -125,7 +126,7 @@ class _Runs(NamedTuple):
                 accumulator.begin()
                 steps.backprop(recorded, cotangents, {}, accumulator)
                 backprop_bytes = reading.lap() - beside - result_bytes
-        fake = any(isinstance(leaf, FakeTensor) for leaf in state.tensors)
+        fake = any(is_fake(leaf) for leaf in state.tensors)
         return StepCost(
             node_bytes=_bytes(state.tensors),
             result_bytes=result_bytes,
@@ -146,7 +147,7 @@ def _unchecked(result: StepResult) -> None:
 
 
 def _bytes(tensors: list[Tensor]) -> int:
-    found = {s._cdata: s.nbytes() for tensor in tensors for s in storages(tensor)}
+    found = {storage_id(s): s.nbytes() for tensor in tensors for s in storages(tensor)}
     return sum(found.values())
 
 

@@ -11,7 +11,6 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from chainograd.captured.generators import UnlistedGenerators
 from chainograd.engine.graph import Mark
@@ -21,11 +20,12 @@ from chainograd.plans.planners import restricted
 from chainograd.replay.buffers import Buffers, buffer_copies
 from chainograd.replay.context import Flags, StepContext
 from chainograd.replay.rng import Replayed, RNGSources, RNGState, fork_rng
-from chainograd.replay.traces import without_side_effects
+from chainograd.replay.side_effects import without_side_effects
 from chainograd.replay.verify import Verifier, Verify
-from chainograd.report import Log
+from chainograd.report.log import Log
 from chainograd.state import State, wants_gradient
 from chainograd.storage.store import CallStorage, Store, StoredState
+from chainograd.torch_internals.modes import is_fake
 
 Transform = Callable[[int, Any], Any]
 
@@ -119,7 +119,7 @@ class Run:
         self.asked = list(range(len(self.steps.shared)))
         self.inputs = [self.x_T.leaves[p] for p in self.asked_of_x_T] + self.steps.inputs
         self.x_T = self.x_T.detached()
-        if any(isinstance(leaf, FakeTensor) for leaf in self.x_T.tensors):
+        if any(is_fake(leaf) for leaf in self.x_T.tensors):
             self.verify = "off"  # there are no values to compare
         half = [a.dtype for a in self.context.autocast if a.enabled]
         coarsest = max(half, key=lambda dtype: torch.finfo(dtype).eps, default=None)

@@ -12,9 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
-from torch.autograd import Variable
 
 from chainograd.captured.fsdp import gathered, gradients_by_accumulation, is_shard, trainable
 from chainograd.captured.stand_ins import StandIns
@@ -28,20 +26,23 @@ from chainograd.engine.graph import (
 )
 from chainograd.engine.hooks import without_hooks
 from chainograd.errors import CapturedTensorError, ChainError, ChangedTensorError
-from chainograd.replay.context import OwnAutocast
+from chainograd.replay.autocast import OwnAutocast
 from chainograd.replay.signature import Signature, signature
 from chainograd.state import (
     NO_ARGUMENTS,
     Cotangents,
     State,
+    detached_leaf,
     differentiable,
     refuse_hidden,
     same_leaves,
-    stand_in,
     versions,
     wants_gradient,
 )
 from chainograd.tensors.parts import is_plain
+from chainograd.torch_internals import pytree
+from chainograd.torch_internals.autograd import hooks_of, run_backward, set_grad_enabled
+from chainograd.torch_internals.tensors import version_or_zero
 
 
 @dataclass(slots=True, eq=False)
@@ -146,14 +147,6 @@ def _with_stand_ins(
         return step(*args, **kwargs)
 
 
-# What `torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True)` calls. For a small
-# step, what that function checks in Python takes as long as the engine below it. Here the shapes
-# are known to match: cotangents come from the engine itself, or were looked at before.
-_run_backward = partial(
-    Variable._execution_engine.run_backward, allow_unreachable=True, accumulate_grad=False
-)
-
-
 @dataclass(slots=True, eq=False)
 class Steps:
     """The steps of one call of a chain, with all that they see besides the state.
@@ -200,14 +193,15 @@ class Steps:
         )
         self.inner_arguments = self.arguments._replace(
             leaves=tuple(
-                stand_in(leaf) if wants_gradient(leaf) else leaf for leaf in self.arguments.leaves
+                detached_leaf(leaf) if wants_gradient(leaf) else leaf
+                for leaf in self.arguments.leaves
             )
         )
         self.routes = self.routes or self.captured
         # A leaf is used as it is: note [Stand-ins].
         self.trains_shards = any(map(trainable, self.sharded))
         self.inner_captured = [
-            stand_in(tensor)
+            detached_leaf(tensor)
             if not tensor.is_leaf or (self.trains_shards and not is_shard(tensor))
             else tensor
             for tensor in self.routes
@@ -399,7 +393,7 @@ class Steps:
 
     def note_backward(self) -> None:
         """Note what gradients are computed under: hooks, and autocast where that was asked for."""
-        self.hooked = [tensor for tensor in self.inner_captured if tensor._backward_hooks]
+        self.hooked = [tensor for tensor in self.inner_captured if hooks_of(tensor)]
         self.autocast = OwnAutocast({tensor.device.type for tensor in self.watched} | {"cpu"})
 
     def again(self, index: int, state: State, wanted: list[bool], rerun: ReplayHooks) -> StepGraph:
@@ -424,11 +418,11 @@ class Steps:
         run: Callable[[int, State], State],
     ) -> StepGraph:
         graphs = torch.is_grad_enabled()
-        torch._C._set_grad_enabled(True)  # what `torch.enable_grad()` does, in a fifth of its time
+        set_grad_enabled(True)
         try:
             leaving = run(index, entering)
         finally:
-            torch._C._set_grad_enabled(graphs)
+            set_grad_enabled(graphs)
         return self.between(index, entering, leaving, mark)
 
     def outcome(self, recorded: StepGraph) -> StepResult:
@@ -526,9 +520,9 @@ class Steps:
             return gradients_by_accumulation(outputs, inputs, cotangents, trained)
         try:
             if not self.hooked and not self.autocast.states:
-                return _run_backward(outputs, cotangents, False, False, inputs)
+                return run_backward(outputs, cotangents, False, False, inputs)
             with without_hooks(self.hooked), self.autocast.on():
-                return _run_backward(outputs, cotangents, False, False, inputs)
+                return run_backward(outputs, cotangents, False, False, inputs)
         except RuntimeError as error:
             if "modified by an inplace operation" not in str(error):
                 raise
@@ -593,7 +587,7 @@ class Steps:
 
 def _of_grad(tensor: Tensor) -> tuple[int, int] | None:
     grad = tensor.grad if tensor.is_leaf else None
-    return None if grad is None else (id(grad), 0 if grad.is_inference() else grad._version)
+    return None if grad is None else (id(grad), version_or_zero(grad))
 
 
 _INPLACE = (

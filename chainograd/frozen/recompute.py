@@ -1,4 +1,4 @@
-"""How a normalised tensor is made again from the norm's input, to the bit."""
+"""A normalised tensor, recomputed to the bit from the input of its norm."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 from chainograd.errors import ChangedTensorError
-from chainograd.replay.context import Autocast, autocast_as
+from chainograd.replay.autocast import Autocast, autocast_as
 from chainograd.state import versions
-
-_any_autocast = torch._C._is_any_autocast_enabled
+from chainograd.torch_internals.saved_tensors import saved_tensor
+from chainograd.torch_internals.settings import any_autocast
 
 
 class Recomputation(NamedTuple):
-    """The calls that give a normalised tensor, in turn, each on the result of the one before.
+    """The calls that compute a normalised tensor, each on the result of the call before.
 
     Attributes:
         x: The norm's input.
         calls: The norm, then scales and shifts.
-        constants: Tensors that the calls take, x among them.
-        versions: How often each of them had been changed.
-        autocast: What was in force; empty if nothing was.
+        constants: The tensors that the calls use, x among them.
+        versions: How often each constant had been changed.
+        autocast: The autocast state that was in force; empty if autocast was off.
     """
 
     x: Tensor
@@ -33,7 +33,7 @@ class Recomputation(NamedTuple):
     autocast: tuple[Autocast, ...]
 
     def then(self, func: Callable[[Tensor, Any], Tensor], other: Any) -> Recomputation:
-        """Return the recomputation with one more call, of a function with a constant."""
+        """Return the recomputation followed by the call of a function with a constant."""
         added = (other,) if isinstance(other, Tensor) else ()
         return self._replace(
             calls=(*self.calls, lambda y: func(y, other)),
@@ -41,21 +41,21 @@ class Recomputation(NamedTuple):
             versions=self.versions + versions(added),
         )
 
-    def made(self) -> Tensor:
-        """Return the tensor.
+    def result(self) -> Tensor:
+        """Recompute the tensor.
 
         Raises:
             ChangedTensorError: If a constant has changed since.
         """
         refuse_changed(self.constants, self.versions)
-        if not self.autocast and not _any_autocast():  # which takes longer than this question
-            return self._made()
+        if not self.autocast and not any_autocast():  # cheaper than entering a context
+            return self._result()
         kind = self.x.device.type
         off = Autocast(kind, False, torch.get_autocast_dtype(kind))
         with autocast_as(self.autocast or (off,)):
-            return self._made()
+            return self._result()
 
-    def _made(self) -> Tensor:
+    def _result(self) -> Tensor:
         y = self.x
         for call in self.calls:
             y = call(y)
@@ -65,11 +65,11 @@ class Recomputation(NamedTuple):
 def recomputation_of_norm(
     node: Any, x: Tensor, norm: Callable[[Tensor], Tensor], weights: tuple[Tensor, ...]
 ) -> Recomputation:
-    """Return the recomputation of a norm of x, from the graph's node that it made."""
+    """Return the recomputation of a norm of x whose graph node is ``node``."""
     kind = x.device.type
-    casts = _any_autocast() and torch.amp.is_autocast_available(kind)
-    # What the norm saves: x, or x as it was cast or put in order for the kernel.
-    x = getattr(node, "_saved_input", x)
+    casts = any_autocast() and torch.amp.is_autocast_available(kind)
+    # The norm saves x, or x cast by autocast or made contiguous for the kernel.
+    x = saved_tensor(node, "input", x)
     constants = (x, *weights)
     return Recomputation(
         x, (norm,), constants, versions(constants), (Autocast.current(kind),) if casts else ()
@@ -77,7 +77,7 @@ def recomputation_of_norm(
 
 
 def cast_again(weight: Tensor, dtype: torch.dtype) -> Callable[[], Tensor]:
-    """Return what casts a weight as autocast cast it, if it is what it was."""
+    """Return a function that repeats autocast's cast of a weight, and refuses a changed weight."""
     before = versions([weight])
 
     def cast() -> Tensor:
@@ -88,14 +88,15 @@ def cast_again(weight: Tensor, dtype: torch.dtype) -> Callable[[], Tensor]:
 
 
 def refuse_changed(constants: Sequence[Tensor], before: list[int]) -> None:
-    """Check that nothing that is used in the backward pass has changed in place.
+    """Check that no constant of a recomputation has changed in place.
 
     Raises:
-        ChangedTensorError: If something has.
+        ChangedTensorError: If a constant has changed.
     """
     if versions(constants) != before:
         raise ChangedTensorError(
-            "A tensor that a frozen layer used (its weight or input, a scale or shift of a norm) "
-            "was changed in place since, so what the backward pass needs cannot be made again. "
-            "Call `backward()` before in-place changes, change a copy, or pass `frozen='off'`."
+            "A tensor that a frozen layer used (its weight or input, or the scale or shift of a "
+            "norm) was changed in place before the backward pass, so the layer's saved tensors "
+            "cannot be recomputed. Call `backward()` before in-place changes, change a copy, or "
+            "pass `frozen='off'`."
         )

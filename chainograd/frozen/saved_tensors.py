@@ -1,4 +1,4 @@
-"""What torch's graph saves for the backward pass: let go of, or made again when it is wanted."""
+"""Saved tensors of single graph nodes: discarded, or recomputed in the backward pass."""
 
 from __future__ import annotations
 
@@ -10,65 +10,55 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chainograd.torch_internals.saved_tensors import hook_saved
+
 # Note [Saved tensors]
-# 1. The functions, their derivatives and the order of all sums are torch's own: only what a node
-#    of the graph holds is another thing. So gradients are the same to the bit, second ones too.
-# 2. Where values are not looked at, another tensor of that shape stands in: one that is kept
-#    anyway, or NaN, so that a kernel that looks is seen.
-# 3. A pair of hooks on a saved tensor is the only one, and the user's own, such as those of
-#    `torch.utils.checkpoint`, may be asked once only: where they are in force, nothing is done.
-# 4. What torch hands out for hooks lives no longer than its node, which is held meanwhile.
-
-_autograd: Any = torch._C._autograd  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def saved_are_hooked() -> bool:
-    """Return whether hooks of the user's own on all that graphs save are in force."""
-    if not _autograd._saved_tensors_hooks_is_enabled():
-        return False
-    try:
-        _autograd._saved_tensors_hooks_disable("")  # which torch refuses where there are some
-    except RuntimeError:
-        return True
-    finally:
-        _autograd._saved_tensors_hooks_enable()
-    return False
+# 1. The functions, their derivatives and the order of all sums are torch's own. Only the tensors
+#    that a graph node saves are replaced. So gradients are equal to the bit, second ones included.
+# 2. If a backward function does not read the values of a saved tensor, another tensor of the same
+#    shape replaces it: one that is kept anyway, or NaN, so that a kernel that does read it shows.
+# 3. A saved tensor can have one pair of hooks, and hooks of the user, such as those of
+#    `torch.utils.checkpoint`, may be called only once. While such hooks are in force, nothing is
+#    replaced.
+# 4. The object through which torch takes hooks lives as long as its node, so the node is held
+#    until the hooks are registered.
 
 
 def discard_saved(
     node: Any, name: str, alike: Tensor | None = None, *, dense: bool = False
 ) -> None:
-    """Let a node save no values of a tensor: its backward pass does not look at them.
+    """Let a node discard a saved tensor whose values its backward function does not read.
 
     Args:
-        node: Of the graph.
-        name: What the node calls the tensor.
-        alike: A tensor that is kept anyway, perhaps of the same form.
-        dense: Whether only a tensor without overlaps can stand in: it takes memory for a while.
+        node: A node of the graph.
+        name: The node's name for the tensor.
+        alike: A tensor that is kept anyway; it replaces the saved one if it has the same form.
+        dense: Whether the replacement must have its own memory for every element, which it then
+            takes during the node's backward function.
     """
     _hook(node, name, partial(_Form, alike, dense))
 
 
 def recompute_saved(node: Any, name: str, make: Callable[[], Tensor]) -> None:
-    """Let a node save nothing of a tensor that ``make`` gives again."""
+    """Let a node discard a saved tensor, and call ``make`` to recompute it."""
     _hook(node, name, lambda _: make)
 
 
 def _hook(node: Any, name: str, pack: Callable[[Tensor], Callable[[], Tensor]]) -> None:
     try:
-        getattr(node, f"_raw_saved_{name}").register_hooks(pack, _call)
+        hook_saved(node, name, pack, _call)
     except RuntimeError as error:
-        # By the chain that this step's chain is inside of; note [Saved tensors], 3.
+        # By another chain, inside whose step this chain runs; note [Saved tensors], 3.
         if "have already been set" not in str(error):
             raise
 
 
 def _call(make: Callable[[], Tensor]) -> Tensor:
-    return make()  # torch gives it the place in the graph that the tensor had
+    return make()  # torch puts the result at the saved tensor's place in the graph
 
 
 def _contiguous(size: torch.Size) -> tuple[int, ...]:
-    """Return the strides of a tensor of that size in the order of its dimensions."""
+    """Return the strides of a contiguous tensor of that size."""
     strides, step = [], 1
     for length in reversed(size):
         strides.append(step)
@@ -77,7 +67,7 @@ def _contiguous(size: torch.Size) -> tuple[int, ...]:
 
 
 class _Form:
-    """The form of a tensor, and how to get one of that form."""
+    """The size, strides, dtype and device of a tensor; called, it returns a tensor like that."""
 
     __slots__ = ("alike", "dense", "device", "dtype", "one", "plain", "size", "stride")
 
@@ -85,9 +75,9 @@ class _Form:
         self.alike, self.dense = alike, dense
         self.size, self.stride = tensor.size(), tensor.stride()
         self.dtype, self.device = tensor.dtype, tensor.device
-        # Kernels are chosen by the order in memory, which one channel has two of.
+        # Torch chooses kernels by the memory format, and with one channel two formats fit.
         self.plain = self.stride == _contiguous(self.size)
-        # A subclass makes its own kind.
+        # A subclass must make a tensor of its own class.
         self.one = None if type(tensor) is Tensor else tensor.new_full((), math.nan)
 
     def __call__(self) -> Tensor:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
 
 from chainograd.engine.independence import compare_slices
 from chainograd.engine.microbatch import SlicedSteps
@@ -37,6 +36,7 @@ from chainograd.preflight.rehearsal import (
 )
 from chainograd.preflight.sites import definition
 from chainograd.state import State, wants_gradient
+from chainograd.torch_internals.modes import is_fake
 
 Loss = Callable[[Any], Any]
 
@@ -51,7 +51,7 @@ def check(prepare: Prepare, num_steps: int, x: Any, loss: Loss | None) -> Findin
         loss: Maps the last state to a loss, if there is one.
     """
     start = State.of(x)
-    if any(isinstance(leaf, FakeTensor) for leaf in start.leaves):
+    if any(is_fake(leaf) for leaf in start.leaves):
         return Findings([Finding("refused", None, None, _FAKE)])
     if torch.is_inference_mode_enabled() or any(t.is_inference() for t in start.tensors):
         return Findings([Finding("refused", None, None, _INFERENCE)])

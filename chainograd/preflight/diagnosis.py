@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 
 from chainograd.errors import CapturedTensorError, ReplayError
@@ -16,6 +15,7 @@ from chainograd.preflight.rehearsal import Cotangents, ObservedStep, finite
 from chainograd.preflight.sites import Site
 from chainograd.replay.verify import Verify, compare
 from chainograd.state import State, wants_gradient
+from chainograd.torch_internals import pytree
 
 NO_SITE = Site(None, False)
 

@@ -9,13 +9,15 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from torch import Generator, Tensor
 from torch.overrides import TorchFunctionMode
 
 from chainograd.preflight.sites import Site, module_name, site
 from chainograd.replay.buffers import put_back
 from chainograd.state import differentiable
+from chainograd.torch_internals import pytree
+from chainograd.torch_internals.autograd import SET_GRAD_ENABLED
+from chainograd.torch_internals.tensors import storage_id
 
 
 class Call(NamedTuple):
@@ -120,7 +122,7 @@ class DetachTracker:
 
     def before(self, call: Call) -> None:
         """Note where gradients are turned off and what leaves torch as numbers."""
-        if call.name == "_set_grad_enabled":
+        if call.name == SET_GRAD_ENABLED:
             if call.args[0]:
                 self._turned_off = None
             elif torch.is_grad_enabled():
@@ -277,6 +279,6 @@ def _storages(tensors: list[Tensor]) -> Iterator[int]:
     """Yield a number for each tensor: equal for those that share memory."""
     for tensor in tensors:
         try:
-            yield tensor.untyped_storage()._cdata
+            yield storage_id(tensor.untyped_storage())
         except (NotImplementedError, RuntimeError):  # sparse, or no tensor with memory of its own
             yield id(tensor)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from chainograd.captured.find import buffers_in_training
 from chainograd.engine.graph import leaves_used
 from chainograd.engine.run import Run
 from chainograd.errors import ChainError
@@ -20,7 +21,6 @@ from chainograd.preflight.observers import (
     Observing,
     RNGTracker,
 )
-from chainograd.replay.buffers import statistics
 from chainograd.replay.rng import RNGState
 from chainograd.state import State, differentiable, wants_gradient
 
@@ -73,7 +73,7 @@ def watched(run: Run, index: int, state: State, undo: ExitStack) -> ObservedStep
         entering=state,
         random=rng.state(),
         cuts=DetachTracker(),
-        changes=MutationTracker(state.tensors, statistics(run.context.modes), undo),
+        changes=MutationTracker(state.tensors, buffers_in_training(run.context.modes), undo),
         draws=RNGTracker(rng.defaults, rng.generators, undo),
     )
     observed.leaving = state._replace(leaves=())

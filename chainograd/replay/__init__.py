@@ -1,1 +1,1 @@
-"""What a step sees when it runs again, and what its result must then equal."""
+"""What a step sees when it runs again, and what its result must equal."""

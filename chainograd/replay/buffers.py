@@ -8,29 +8,36 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.jit import ScriptModule
 from torch.nn import Module
-from torch.nn.modules.batchnorm import _NormBase
+
+from chainograd.torch_internals.modes import is_fake
+from chainograd.torch_internals.modules import Norm, buffers_of
+from chainograd.torch_internals.tensors import preserve_version, version_or_zero
 
 # Note [Buffers]
-# 1. A rerun works on copies. What its graph saves of a buffer is then the copy, whose values stay;
-#    and what a backward hook writes goes to the buffer itself, as in the plain loop.
-# 2. A step may read what it changes, as spectral norm reads its estimate. So the copies have the
-#    values that the buffers had when that step ran first; those are kept with the nodes, once for
-#    all steps between two changes. Batch norm in training does not read its statistics, and
-#    changes them without counting a version: of these any values will do.
-# 3. To copy all buffers of a network whose weights are quantized into buffers would double it. So
-#    large ones are copied only if their version has moved since the first step began, or if they
-#    were replaced. Their earlier values are not known then.
+# 1. A rerun works on copies of the buffers. So its graph saves a copy, whose values stay, and a
+#    backward hook that writes to a buffer writes to the module's own, as in the plain loop.
+# 2. A step may read a buffer that it changes, as spectral norm reads its estimate. So the copies
+#    have the values that the buffers had before the first run of that step. Those values are stored
+#    once for all steps between two changes. Batch norm in training does not read its statistics,
+#    and changes them without counting a version: copies of them may have any values.
+# 3. If the weights of a network are quantized into buffers, copies of all buffers would double its
+#    memory. So a large buffer is copied only if it was replaced or its version has moved since the
+#    first step began. Its earlier values are then unknown.
 
-SMALL = 1 << 18  # bytes of a buffer that is copied without being known to change, in training
-SMALL_IN_EVAL = 1 << 14  # and otherwise: what changes then is a counter or an average
+SMALL = 1 << 18  # bytes up to which a buffer is copied without a known change, in training
+SMALL_IN_EVAL = 1 << 14  # the same in eval mode, where only counters and averages change
 
 
 class Place(NamedTuple):
-    """Where a module keeps a buffer."""
+    """Where a module keeps a buffer.
+
+    Attributes:
+        table: The module's table of buffers.
+        name: The buffer's name.
+        limit: Bytes up to which the buffer is copied without a known change.
+    """
 
     table: dict[str, Tensor | None]
     name: str
@@ -38,8 +45,8 @@ class Place(NamedTuple):
 
     @property
     def buffer(self) -> Tensor | None:
-        """What is there now."""
-        # TorchScript's table is no dict.
+        """The buffer that is there now."""
+        # TorchScript's table is not a dict.
         return self.table[self.name] if self.name in self.table else None  # noqa: SIM401
 
 
@@ -54,27 +61,28 @@ class Buffers:
 
     Attributes:
         statistics: Places of batch norms' statistics, which no step reads.
-        others: Places of all others.
-        steps: For each step, the values of small ones among the others before it ran first.
+        others: Places of all other buffers.
+        steps: For each step, the values that small buffers among the others had before its first
+            run, by their places in `others`.
     """
 
     def __init__(self, modes: Sequence[tuple[Module, bool]]) -> None:
         self.statistics: list[Place] = []
         self.others: list[Place] = []
         for module, training in modes:
-            table, may_be_norm = module._buffers, isinstance(module, (_NormBase, ScriptModule))
-            kind = self.statistics if training and may_be_norm else self.others
-            kind += [
+            table, may_be_norm = buffers_of(module), isinstance(module, (Norm, ScriptModule))
+            places = self.statistics if training and may_be_norm else self.others
+            places += [
                 Place(table, name, SMALL if training else SMALL_IN_EVAL)
                 for name, buffer in table.items()
-                # One with a gradient is used as it is.
+                # A buffer with a gradient is used as it is.
                 if buffer is not None and not buffer.requires_grad
             ]
         self.steps: list[dict[int, Tensor]] = []
         self._first = self._last = [_Seen.of(place) for place in self.others]
 
     def begin_step(self) -> None:
-        """Note what buffers are before the next step runs first."""
+        """Note the buffers before the first run of the next step."""
         now = [_Seen.of(place) for place in self.others]
         pairs = enumerate(zip(now, self._last, strict=True))
         moved = [at for at, (a, b) in pairs if not self.steps or a.moved(b)]
@@ -84,7 +92,7 @@ class Buffers:
         self._last = now
 
     def of_step(self, i: int) -> list[Value]:
-        """Return the values for a rerun of step i, of buffers that it may change."""
+        """Return the buffers that step i may change, with their values before its first run."""
         found = [(place, place.buffer) for place in self.statistics]
         for at, (place, first) in enumerate(zip(self.others, self._first, strict=True)):
             if _Seen.of(place).moved(first):
@@ -92,13 +100,13 @@ class Buffers:
         return [(place, value) for place, value in found if value is not None]
 
     def beforehand(self) -> list[Value]:
-        """Return the values of buffers that a run may change, where no run has told which."""
+        """Return the buffers that steps may change, with their values, before any step has run."""
         found = [(place, place.buffer) for place in (*self.statistics, *self.others)]
         return [(place, small) for place, value in found for small in _small(place, value)]
 
 
 class _Seen(NamedTuple):
-    """A buffer, and how often it was changed when it was seen."""
+    """A buffer, and how often it had been changed when it was seen."""
 
     buffer: Tensor | None
     version: int
@@ -106,14 +114,14 @@ class _Seen(NamedTuple):
     @classmethod
     def of(cls, place: Place) -> _Seen:
         buffer = place.buffer
-        return cls(buffer, 0 if buffer is None or buffer.is_inference() else buffer._version)
+        return cls(buffer, 0 if buffer is None else version_or_zero(buffer))
 
     def moved(self, other: _Seen) -> bool:
         return self.buffer is not other.buffer or self.version != other.version
 
 
 def _small(place: Place, buffer: Tensor | None) -> list[Tensor]:
-    """Return a buffer, if there is one and it is small enough to be copied unasked."""
+    """Return the buffer if it may be copied without a known change, else nothing."""
     if buffer is None or buffer.numel() * buffer.element_size() > place.limit:
         return []
     return [buffer]
@@ -121,10 +129,10 @@ def _small(place: Place, buffer: Tensor | None) -> list[Tensor]:
 
 @contextmanager
 def buffer_copies(values: Iterable[Value]) -> Iterator[None]:
-    """Let modules have copies of some values in place of their buffers for a block."""
+    """Replace buffers by copies of some values for a block."""
     values = list(values)
     own = [(place, place.buffer) for place, _ in values]
-    copies: dict[int, Tensor] = {}  # a buffer of two modules stays one
+    copies: dict[int, Tensor] = {}  # one copy of a buffer that two modules share
     for place, value in values:
         copies.setdefault(id(value), value.clone())
         place.table[place.name] = copies[id(value)]
@@ -136,7 +144,7 @@ def buffer_copies(values: Iterable[Value]) -> Iterator[None]:
 
 
 class BufferSnapshot:
-    """The buffers before a step, to be put back if it has to begin anew."""
+    """The buffers before a step, to be restored if the step must begin again."""
 
     def __init__(self, buffers: Buffers) -> None:
         kept = [
@@ -147,34 +155,20 @@ class BufferSnapshot:
         self.kept = [(place, place.buffer, value) for place, value in kept]
 
     def put_back(self) -> None:
-        """Let the modules have these buffers again, with the values that they had."""
+        """Restore the modules' buffers, and the values that the buffers had."""
         for place, buffer, _ in self.kept:
             place.table[place.name] = buffer
         found = [(buffer, value) for _, buffer, value in self.kept if buffer is not None]
         put_back([buffer for buffer, _ in found], [value for _, value in found])
 
 
-def statistics(modes: Sequence[tuple[Module, bool]]) -> list[Tensor]:
-    """Return the buffers of modules in training, which their steps may change."""
-    return [
-        buffer
-        for module, training in modes
-        if training
-        for buffer in module._buffers.values()
-        if buffer is not None
-    ]
-
-
 def put_back(buffers: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Give buffers the values that they had."""
+    """Restore the values of some buffers, without counting that as a change."""
     with torch.no_grad():
         for buffer, value in zip(buffers, values, strict=True):
-            # Batch norm changes its statistics without counting a version; so does this, for
-            # graphs outside the chain that hold them. Of fakes it is not known what they hold.
-            if isinstance(buffer, FakeTensor) or not torch.equal(buffer, value):
-                with _unsafe_preserve_version_counter(buffer):
+            # Batch norm changes its statistics without counting a version. Restoring must not count
+            # one either, or graphs outside the chain that saved the buffer would refuse it. Whether
+            # a fake buffer has changed is unknown.
+            if is_fake(buffer) or not torch.equal(buffer, value):
+                with preserve_version(buffer):
                     buffer.copy_(value)
-
-
-def _version(buffer: Tensor) -> int:
-    return 0 if buffer.is_inference() else buffer._version

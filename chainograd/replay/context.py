@@ -1,98 +1,35 @@
-"""What a step sees besides its arguments and random streams: put in force for each rerun."""
+"""The context of a step: what it sees besides its arguments and the random streams."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
-from chainograd.replay.settings import Settings, set_as
+from chainograd.replay.autocast import Autocast, autocast_as
+from chainograd.replay.settings import Settings, settings_as
+from chainograd.torch_internals.settings import (
+    any_autocast,
+    caches_parametrizations,
+    uncached_parametrizations,
+)
 
 # Note [Context]
 # 1. What a step sees besides its arguments is captured once, before the first run of that step.
-# 2. Every rerun happens inside that context and leaves no trace outside.
-# 3. The streams that belong to the caller continue as if there had been no rerun.
-# 4. A backward pass is not a rerun: autocast, settings, streams and hooks are those in force where
-#    `backward()` was called, as in the plain loop. So the context holds around each rerun,
-#    not around the gradient's way through its graph.
-
-
-_any_autocast = torch._C._is_any_autocast_enabled
-
-
-@dataclass(frozen=True, slots=True)
-class Autocast:
-    """The autocast state of one device type.
-
-    Steps always run with the cache of cast weights off: a cast that two steps shared would tie
-    their graphs together.
-    """
-
-    device_type: str
-    enabled: bool
-    dtype: torch.dtype
-
-    @classmethod
-    def current(cls, device_type: str) -> Autocast:
-        """Return the state that is in force."""
-        enabled = torch.is_autocast_enabled(device_type)
-        return cls(device_type, enabled, torch.get_autocast_dtype(device_type))
-
-
-@contextmanager
-def autocast_as(states: Sequence[Autocast]) -> Iterator[None]:
-    """Put the given autocast states in force, with the cache off."""
-    with ExitStack() as stack:
-        for state in states:
-            if state.enabled or torch.is_autocast_enabled(state.device_type):
-                stack.enter_context(
-                    torch.autocast(
-                        state.device_type, state.dtype, enabled=state.enabled, cache_enabled=False
-                    )
-                )
-        yield
-
-
-class OwnAutocast:
-    """Autocast as it is where `backward()` was called: for gradients and hooks, not for the engine.
-
-    What a chain computes for itself on the way back (norms for its report, digests) is computed as
-    it stands.
-
-    Args:
-        device_types: Types of devices in use.
-    """
-
-    def __init__(self, device_types: Iterable[str]) -> None:
-        self.states: list[Autocast] = []
-        if _any_autocast():
-            available = filter(torch.amp.is_autocast_available, device_types)
-            self.states = [s for s in map(Autocast.current, available) if s.enabled]
-        self.cached = torch.is_autocast_cache_enabled()
-
-    def off(self) -> AbstractContextManager[object]:
-        """Return a context without autocast."""
-        return autocast_as([replace(state, enabled=False) for state in self.states])
-
-    @contextmanager
-    def on(self) -> Iterator[None]:
-        """Put autocast in force as it was."""
-        with ExitStack() as stack:
-            for s in self.states:
-                region = torch.autocast(s.device_type, s.dtype, cache_enabled=self.cached)
-                stack.enter_context(region)
-            yield
+# 2. Every rerun happens inside that context and changes nothing outside.
+# 3. The caller's random streams continue as if there had been no rerun.
+# 4. A backward pass is not a rerun. Autocast, settings, streams and hooks are those in force where
+#    `backward()` was called, as in the plain loop. So the context is put in force around each
+#    rerun, and not around the gradient's way through the graph of the rerun.
 
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """What steps see besides their arguments and random streams.
+    """What steps see besides their arguments and the random streams.
 
     Attributes:
         autocast: The autocast states that were in force.
@@ -106,7 +43,7 @@ class StepContext:
 
     @classmethod
     def now(cls, device_types: set[str], modes: list[tuple[Module, bool]]) -> StepContext:
-        """Return what is in force, for tensors on some types of devices."""
+        """Return what is in force now, for tensors on some types of devices."""
         autocast = tuple(
             Autocast.current(kind)
             for kind in sorted(device_types)
@@ -116,48 +53,29 @@ class StepContext:
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """Put them in force for a block, the modes of modules aside."""
-        with set_as(self.settings), autocast_as(self.autocast), uncached_parametrizations():
+        """Put autocast and settings in force for a block; `Flags` does that for the modes."""
+        with settings_as(self.settings), autocast_as(self.autocast), uncached_parametrizations():
             yield
 
-    def elsewhere(self) -> bool:
-        """Return whether anything of them may be different here, the modes of modules aside."""
-        parametrize: Any = sys.modules.get("torch.nn.utils.parametrize")
+    def may_differ_here(self) -> bool:
+        """Return whether autocast or settings may differ here from what the context holds."""
         return (
-            _any_autocast()
+            any_autocast()
             or any(state.enabled for state in self.autocast)
-            or (parametrize is not None and parametrize._cache_enabled > 0)
+            or caches_parametrizations()
             or Settings.now() != self.settings
         )
-
-
-@contextmanager
-def uncached_parametrizations() -> Iterator[None]:
-    """Let `torch.nn.utils.parametrize.cached` cache nothing.
-
-    As under autocast, a weight that two steps shared would tie their graphs together.
-    """
-    parametrize: Any = sys.modules.get("torch.nn.utils.parametrize")
-    if parametrize is None or not parametrize._cache_enabled:
-        yield
-        return
-    depth, cache = parametrize._cache_enabled, parametrize._cache
-    parametrize._cache_enabled, parametrize._cache = 0, {}
-    try:
-        yield
-    finally:
-        parametrize._cache_enabled, parametrize._cache = depth, cache
 
 
 class Flags:
     """Which modules are in training and which tensors require a gradient, as in a first run.
 
-    As a context it puts both back as they are outside, whatever a step does to them.
+    As a context it restores both at the end of the block, whatever a step does to them.
 
     Args:
         modes: Modules, and whether each was in training.
         tensors: Leaves.
-        trained: Whether each of them required a gradient.
+        trained: Whether each leaf required a gradient.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Random streams that steps may draw from: where they stand, and put back there."""
+"""The random streams that steps may draw from: their states, saved and restored."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Generator
-from torch.utils._mode_utils import no_dispatch
 
 from chainograd.replay.host_rng import HostRNGState
 from chainograd.tensors.devices import device_generators
+from chainograd.torch_internals.modes import dispatch_modes, no_dispatch
 
 
 class RNGSources:
-    """The random streams that steps may draw from: the global ones, and named generators.
+    """The random streams that steps may draw from: the global streams, and named generators.
 
-    Global are those of Python, of numpy, of torch on the CPU and on each accelerator in use.
+    The global streams are Python's, numpy's, and torch's on the CPU and on each accelerator in use.
 
     Args:
-        devices: Devices in use; each accelerator has a global stream of its own.
+        devices: Devices in use.
         generators: Generators that the steps draw from, on any device.
 
     Attributes:
@@ -37,16 +37,16 @@ class RNGSources:
 
     @property
     def defaults(self) -> list[Generator]:
-        """Torch's generators of the global streams."""
-        handed_out = [stream.generator() for stream in self.on_devices]
-        return [torch.default_generator, *(g for g in handed_out if g is not None)]
+        """The generators of torch's global streams."""
+        known = [stream.generator() for stream in self.on_devices]
+        return [torch.default_generator, *(g for g in known if g is not None)]
 
     def state(self, since: RNGState | None = None) -> RNGState:
-        """Return where the streams stand; ``since`` itself if nothing was drawn since then."""
-        if torch._C._len_torch_dispatch_stack():
-            with no_dispatch():  # these are real tensors, under FakeTensorMode too
+        """Return the states now; ``since`` itself if nothing was drawn since then."""
+        if dispatch_modes():
+            with no_dispatch():  # the states are real tensors, even under FakeTensorMode
                 own = self._torchs()
-        else:  # where a context of nothing would take as long as the rest
+        else:  # without the context, which takes as long as reading the states
             own = self._torchs()
         host = HostRNGState.now(None if since is None else since.host)
         if since is not None and host is since.host and own == since.torch:
@@ -57,7 +57,7 @@ class RNGSources:
         return [string_at(s.data_ptr(), s.nbytes) for s in [each.get_state() for each in self._all]]
 
     def set(self, state: RNGState) -> None:
-        """Put the streams where they stood."""
+        """Set all streams to these states."""
         with no_dispatch():
             tensors = [torch.frombuffer(bytearray(own), dtype=torch.uint8) for own in state.torch]
         for each, own in zip(self._all, tensors, strict=True):
@@ -67,18 +67,18 @@ class RNGSources:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RNGState:
-    """Where random streams stand; equal to another if nothing was drawn between the two.
+    """The states of random streams; two are equal if nothing was drawn between them.
 
     Attributes:
-        torch: Torch's own, as text, which is compared faster than tensors.
-        host: Python's and numpy's.
+        torch: The states of torch's streams, as bytes, which are compared faster than tensors.
+        host: The states of Python's and numpy's streams.
     """
 
     torch: list[bytes]
     host: HostRNGState
 
     def __eq__(self, other: object) -> bool:
-        """Return whether all streams stand where they stand in the other."""
+        """Return whether all states are equal to the other's."""
         if not isinstance(other, RNGState):
             return NotImplemented
         return self is other or (self.torch == other.torch and self.same_on_host(other))
@@ -86,13 +86,13 @@ class RNGState:
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
     def same_on_host(self, other: RNGState) -> bool:
-        """Return whether nothing was drawn from Python's or numpy's stream between the two."""
+        """Return whether the states of Python's and numpy's streams are equal to the other's."""
         return self.host == other.host
 
 
 @contextmanager
 def fork_rng(rng: RNGSources) -> Iterator[None]:
-    """Put the caller's streams back where they stood, however the block ends."""
+    """Restore the states of all streams when the block ends, even by an exception."""
     before = rng.state()
     try:
         yield
@@ -101,13 +101,13 @@ def fork_rng(rng: RNGSources) -> Iterator[None]:
 
 
 class Replayed:
-    """A step's random streams, put in force for each part of the step that runs again.
+    """A context that replays a step's random streams; outside it the caller's states remain.
 
-    Entered again, they go on where they were left; outside, the caller's are as before.
+    It may be entered once for each slice of a step: each slice continues where the last one ended.
 
     Args:
         rng: The streams.
-        start: Where they stood before the step.
+        start: Their states before the step.
     """
 
     def __init__(self, rng: RNGSources, start: RNGState) -> None:

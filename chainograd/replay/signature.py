@@ -1,4 +1,4 @@
-"""What a graph is like, in two numbers: its operations, and what their derivatives use."""
+"""The signature of a graph: how many operations it has, and a hash of the numbers they save."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from typing import Any, NamedTuple
 
 from torch.autograd.function import BackwardCFunction
 
+from chainograd.torch_internals.autograd import forward_class
+from chainograd.torch_internals.saved_tensors import saved_numbers
+
 # Note [Signatures]
-# A step may give the same state by another graph when it runs again: a flag that detaches a part, a
-# factor for gradients alone that was changed in between. No comparison of states sees that. So the
-# operations of a graph are compared too, in the order of the graph: how many there are, and what
-# numbers they keep for their derivatives (the weight of an interpolation, the factor that a custom
-# function notes in its `ctx`). Which leaves they lead to is compared by itself.
+# A step that runs again may return the same state with another graph: because of a flag that
+# detaches a part, or of a changed factor that only gradients use. No comparison of states shows
+# that. So the operations of the graphs are compared too, in the order of the graph: how many there
+# are, and the numbers they save for their derivatives (the weight of an interpolation, a factor
+# that a custom function keeps in its `ctx`). The leaves of the graphs are compared separately.
 
 _NUMBERS = (bool, int, float, complex)
 
 
 class Signature(NamedTuple):
-    """What a graph is like.
+    """The signature of a graph.
 
     Attributes:
         nodes: How many operations it has.
-        numbers: Stands for the numbers that they keep.
+        numbers: A hash of the numbers that the operations save.
     """
 
     nodes: int
@@ -31,13 +34,13 @@ class Signature(NamedTuple):
 
 
 def signature(nodes: Iterable[Any]) -> Signature:
-    """Return the signature of a graph's nodes; it costs about a microsecond a node."""
+    """Return the signature of a graph with these nodes; it takes about a microsecond a node."""
     each = [(type(node).__name__, *_numbers(node)) for node in nodes]
     return Signature(len(each), hash(tuple(each)))
 
 
 def joined(parts: Iterable[Signature | None]) -> Signature | None:
-    """Return the signature of several graphs, that of a step's slices; None if one has none."""
+    """Return one signature for the graphs of a step's slices; None if one of them is None."""
     known = list(parts)
     if None in known:
         return None
@@ -46,23 +49,16 @@ def joined(parts: Iterable[Signature | None]) -> Signature | None:
 
 def _numbers(node: Any) -> Iterator[object]:
     kind = type(node)
-    values: Iterable[Any] = [getattr(node, name) for name in _names(kind)]
-    if issubclass(kind, BackwardCFunction) and not _is_librarys(kind):
+    values: Iterable[Any] = [getattr(node, name) for name in saved_numbers(kind)]
+    if issubclass(kind, BackwardCFunction) and not _is_library(kind):
         values = vars(node).values()
     for value in values:
         if isinstance(value, _NUMBERS):
-            yield value if value == value else "nan"  # NaN is not equal to itself
+            yield value if value == value else "nan"  # NaN differs from itself
 
 
 @lru_cache(maxsize=512)
-def _names(kind: type) -> tuple[str, ...]:
-    """Return the names of what nodes of a kind keep, tensors and sizes aside."""
-    kept = [name for name in dir(kind) if name.startswith("_saved_") and "size" not in name]
-    return tuple(name for name in kept if not hasattr(kind, f"_raw{name}"))
-
-
-@lru_cache(maxsize=512)
-def _is_librarys(kind: Any) -> bool:
-    """Return whether a custom function is torch's or the chain's own, which keep what they like."""
-    module = str(getattr(kind._forward_cls, "__module__", ""))
+def _is_library(kind: Any) -> bool:
+    """Return whether a custom function belongs to torch or to chainograd, and is not compared."""
+    module = str(getattr(forward_class(kind), "__module__", ""))
     return module.partition(".")[0] in ("torch", "chainograd")

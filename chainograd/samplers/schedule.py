@@ -8,7 +8,8 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.utils._mode_utils import no_dispatch
+
+from chainograd.torch_internals.modes import no_dispatch
 
 GridConvention = Literal["asyrp", "author"]
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from chainograd.errors import StoreError
 from chainograd.state import State
 from chainograd.tensors.parts import is_plain, kind_of
+from chainograd.torch_internals.modes import is_fake
+from chainograd.torch_internals.tensors import negated
 
 # Note [Layouts]
 # 1. Kernels are chosen by strides, of dimensions of size 1 too (`channels_last` at batch 1), and
@@ -79,7 +80,7 @@ class Layout:
 def _lazily(tensor: Tensor, layout: Layout) -> Tensor:
     """Return the memory of a lazily conjugated or negated tensor, or of its memory the tensor."""
     tensor = tensor.conj() if layout.conj else tensor
-    return torch.ops.aten._neg_view.default(tensor) if layout.neg else tensor
+    return negated(tensor) if layout.neg else tensor
 
 
 def _reach(size: Sequence[int], stride: Sequence[int]) -> int:
@@ -106,7 +107,7 @@ def refuse_kinds(state: State, store: str) -> None:
         StoreError: If there is one in the state.
     """
     for leaf in state.tensors:
-        if isinstance(leaf, FakeTensor):
+        if is_fake(leaf):
             raise StoreError(
                 f"`store` {store} cannot keep fake tensors, which have no bytes. Use "
                 "`chain.measure` under FakeTensorMode, or `store='device'`."

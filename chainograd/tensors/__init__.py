@@ -1,1 +1,1 @@
-"""What the library asks of tensors and of the devices that they live on."""
+"""Tensors of every kind, and the devices that they are on."""

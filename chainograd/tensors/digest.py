@@ -1,4 +1,4 @@
-"""A few bytes in place of a tensor, which almost surely change when the tensor does."""
+"""Digests: a few bytes that almost surely differ if two tensors differ."""
 
 from __future__ import annotations
 
@@ -7,50 +7,52 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.utils._mode_utils import no_dispatch
 
 from chainograd.tensors.parts import dense_parts
+from chainograd.torch_internals.modes import no_dispatch
 
 # Note [Digests]
-# 1. A tensor's bytes are read as integers of 64 bits, in the order of its indices. Each is weighed
-#    by its place, and the products are added up without carrying. So a digest sees other values,
-#    and the same values in another order: a permuted, rolled or flipped state.
-# 2. Within a chunk the weights are odd random numbers; the sums of the chunks are weighed by odd
-#    random numbers too. Chunks, so that weights and products take a fixed amount of memory and
-#    stay in the processor's cache: 1x3x1024x1024 floats take about 1 ms, less than to compare them.
+# 1. A tensor's bytes are read as 64-bit integers, in the order of its indices. Each integer is
+#    multiplied by a weight that depends on its position, and the products are added modulo 2^64. So
+#    a digest changes if values change, and if the same values are permuted, rolled or flipped.
+# 2. The weights are odd random numbers. The integers are summed in chunks, and the sums of the
+#    chunks are weighted once more. With chunks, weights and products take a fixed amount of memory
+#    and stay in the processor's cache: 1x3x1024x1024 floats take about 1 ms, less than comparing.
 
 CHUNK = 1 << 16  # integers
-Digest = tuple[tuple[Tensor, ...] | None, ...]  # for each leaf, of its dense parts
+Digest = tuple[tuple[Tensor, ...] | None, ...]  # for each leaf, one number for each dense part
 
 
 def digest(leaves: Sequence[object]) -> Digest:
-    """Return a digest of each tensor among the leaves, None for what is no tensor."""
+    """Return the digest of some leaves, with None for each leaf that is not a tensor."""
     return tuple(
-        tuple(map(weighed_bits, dense_parts(leaf))) if isinstance(leaf, Tensor) else None
+        tuple(map(weighted_sum, dense_parts(leaf))) if isinstance(leaf, Tensor) else None
         for leaf in leaves
     )
 
 
-def weighed_bits(tensor: Tensor) -> Tensor:
-    """Return the sum of a plain tensor's bits, weighed by their places, as one integer."""
+def weighted_sum(tensor: Tensor) -> Tensor:
+    """Return the weighted sum of a plain tensor's bytes, as one integer: note [Digests]."""
     words = _words(tensor)
     weights = _weights(CHUNK, words.device)
-    chunks = [_weighed(part, weights[: part.numel()]) for part in words.split(CHUNK)]
+    chunks = [_dot(part, weights[: part.numel()]) for part in words.split(CHUNK)]
     if len(chunks) == 1:
         return chunks[0]
-    return _weighed(torch.stack(chunks), _weights(len(chunks), words.device))
+    return _dot(torch.stack(chunks), _weights(len(chunks), words.device))
 
 
-def _weighed(words: Tensor, weights: Tensor) -> Tensor:
-    # A product of integers without memory for its terms is there on the CPU alone.
+def _dot(words: Tensor, weights: Tensor) -> Tensor:
+    # Torch has `dot` for integers on the CPU only; elsewhere the products take memory.
     return torch.dot(words, weights) if words.device.type == "cpu" else (words * weights).sum()
 
 
 def _words(tensor: Tensor) -> Tensor:
-    """Return a tensor's bytes as integers of 64 bits, the last one filled up with zeros."""
+    """Return a tensor's bytes as 64-bit integers, the last one padded with zeros."""
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
-    flat = tensor.reshape(-1).contiguous()  # one number expanded is flat already, with gaps
+    flat = tensor.reshape(
+        -1
+    ).contiguous()  # an expanded number is one-dimensional, and not contiguous
     rest = flat.nbytes % 8
     if rest or flat.storage_offset() * flat.element_size() % 8:
         flat = flat.view(torch.uint8)
@@ -64,7 +66,7 @@ def _words(tensor: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _weights(count: int, device: torch.device) -> Tensor:
-    with no_dispatch():  # they are not the run's own: no meter counts them, and none are fake
+    with no_dispatch():  # the weights outlive the run: no meter counts them, and they are real
         generator = torch.Generator().manual_seed(20_240_501 + (count != CHUNK))
-        weights = torch.randint(-(1 << 62), 1 << 62, (count,), generator=generator) * 2 + 1
-        return weights.to(device)
+        weights = torch.randint(-(1 << 62), 1 << 62, (count,), generator=generator, device="cpu")
+        return (weights * 2 + 1).to(device)

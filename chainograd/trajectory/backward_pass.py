@@ -5,25 +5,25 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import torch
-from torch.autograd import Variable
 
 from chainograd.captured.fsdp import shards_are_asked_for
-from chainograd.engine.autograd import keeps_graph, outside_vmap
 from chainograd.engine.backward import BackwardPass
 from chainograd.engine.run import Run
 from chainograd.engine.uses import StateUses
 from chainograd.state import Cotangents
+from chainograd.torch_internals.autograd import backward_id, call_after_backward, keeps_graph
+from chainograd.torch_internals.transforms import outside_vmap
 from chainograd.trajectory.second_order import Attached, Gradients, SecondDerivative
 
 
 def current_pass(run: Run) -> TrajectoryPass:
     """Return the backward pass that is running, as far as it has come through a run."""
-    number = torch._C._current_graph_task_id()
+    number = backward_id()
     current = run.running.get(number)
     if current is None:
         current = run.running[number] = TrajectoryPass(run)
         # Whatever way the pass ends, autograd lets go of what it was to call, and of the sweep.
-        Variable._execution_engine.queue_callback(current.end)
+        call_after_backward(current.end)
     return current
 
 

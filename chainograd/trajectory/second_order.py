@@ -12,7 +12,7 @@ from torch import Tensor
 from chainograd.engine.backward import BackwardPass
 from chainograd.engine.step import StepResult
 from chainograd.engine.uses import StateUses, uses_until, watched
-from chainograd.state import Cotangents, State, aside
+from chainograd.state import Cotangents, State, full_view
 
 # Note [Second derivatives of a trajectory]
 # A step runs again on its state as the caller sees it, attached to the link before, and on what the
@@ -49,7 +49,7 @@ class SecondDerivative:
         with torch.no_grad():
             state = self._state(i)
         tensors = attached([state.leaves[places[0]] for places in uses.groups])
-        entering = [aside(tensor) for tensor in tensors]
+        entering = [full_view(tensor) for tensor in tensors]
         shared = self._shared()
         leaves = self._run(i, self._entering(state, uses, entering), shared).leaves
         roots = [(leaves[p], g) for p, g in given.items() if leaves[p].requires_grad]
@@ -93,7 +93,7 @@ class SecondDerivative:
         Views, not the tensors: to these a graph that goes on from the state leads as well, through
         the links of all steps before, and they would be gone through each time.
         """
-        pairs = [(outer, aside(outer)) for outer in self.run.asked_of_steps]
+        pairs = [(outer, full_view(outer)) for outer in self.run.asked_of_steps]
         return [outer.clone() if view is outer else view for outer, view in pairs]
 
     def _entering(self, state: State, uses: StateUses, tensors: list[Tensor]) -> State:

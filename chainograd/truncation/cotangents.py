@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
+
+from chainograd.torch_internals import pytree
 
 CotangentTransform = Callable[[int, Any], Any]
 NormOf = Literal["state", "sample"]

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Generator, Tensor, nn
-from torch.utils._mode_utils import no_dispatch
 
 from chainograd.state import differentiable
+from chainograd.torch_internals import pytree
+from chainograd.torch_internals.modes import no_dispatch
 
 
 def random_suffix(

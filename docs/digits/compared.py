@@ -1,4 +1,4 @@
-"""Tables of what the shipped run is compared with: baselines, kinds of directions, an ablation."""
+"""Tables that compare the shipped run with baselines, other kinds of directions, an ablation."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any
 
 
 def baselines(run: dict[str, Any]) -> str:
-    """Return the run's directions and others that nobody learnt, by the same measures."""
-    from hdiscovery.evaluate.report import table
+    """Return the measures of the run's directions and of directions that were not learnt."""
+    from hdiscovery.evaluation.report import table
 
     report = {name: of for name, of in run["evaluation"].items() if name != "losses"}
     return f"```text\n{table(report)}\n```"
 
 
 def kinds(run: dict[str, Any]) -> str:
-    """Return how alike direct, mean and global directions are: the paper's Fig. 9 in words."""
+    """Return how similar direct, mean and global directions are: the paper's Fig. 9 in words."""
     from hdiscovery.editing.report import sentences
 
     if "properties" not in run:

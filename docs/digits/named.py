@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.directions.saved import open_networks
-from hdiscovery.gallery.draw import draw_strips, even_shifts
+from hdiscovery.pages.draw import draw_strips, even_shifts
 from matplotlib.figure import Figure
 from results import SHIPPED, read
 

@@ -1,4 +1,4 @@
-"""The paper's figures beside those of the shipped runs, from the files that their commands wrote.
+"""The paper's figures beside the shipped runs' figures, from the files that the commands wrote.
 
 ``python docs/digits/results.py FOLDER`` prints the tables of a published run. The documentation
 makes them, and the pictures, from the runs that are shipped.
@@ -45,7 +45,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def read_beside(folder: Path = SHIPPED) -> dict[str, Any]:
-    """Return what was measured of a run of this page and does not lie in its folder."""
+    """Return what was measured of a shipped run and is not in its folder."""
     of_both = json.loads((HERE / "commands.json").read_text())
     ran = {"commands": of_both[folder.name]} if folder.name in of_both else {}
     names = ("judgement", "properties", "ablation") if folder.name == SHIPPED.name else ()
@@ -53,8 +53,8 @@ def read_beside(folder: Path = SHIPPED) -> dict[str, Any]:
 
 
 def paper_and_here(*runs: dict[str, Any]) -> str:
-    """Return the paper's claims for MNIST beside what was measured, as a Markdown table."""
-    columns = [("20", "0.77", "", "", "near ln 2 = 0.693", "", "", "0.52, of 16 people")]
+    """Return the paper's figures for MNIST beside the measured ones, as a Markdown table."""
+    columns = [("20", "0.77", "", "", "near ln 2 = 0.693", "", "", "0.52, by 16 people")]
     columns += [tuple(cell or "not measured" for cell in claims(run)) for run in runs]
     lines = ["| | paper |" + " here |" * len(runs), "|---|---|" + "---|" * len(runs)]
     lines += [f"| {' | '.join(row)} |" for row in zip(CLAIMS, *columns, strict=True)]
@@ -62,7 +62,7 @@ def paper_and_here(*runs: dict[str, Any]) -> str:
 
 
 def claims(run: dict[str, Any]) -> tuple[str | None, ...]:
-    """Return what was measured of each of the CLAIMS; None where nothing was."""
+    """Return the measured value of each of the CLAIMS; None if it was not measured."""
     learnt = run["evaluation"]["subjects"]["learnt"]
     rca, fresh, fid = (learnt.get(name) for name in ("rca", "fresh", "fid"))
     judged = run.get("judgement")
@@ -74,12 +74,12 @@ def claims(run: dict[str, Any]) -> tuple[str | None, ...]:
         _second_half(run),
         fid and _raw(fid),
         fid and _shifted(fid),
-        judged and f"{fmean(judged['marks'].values()):.2f}, of one reader",
+        judged and f"{fmean(judged['marks'].values()):.2f}, by one person",
     )
 
 
 def named(run: dict[str, Any]) -> str:
-    """Return the directions that have a name, best first, with what backs it."""
+    """Return the named directions, best first, with their measures."""
     learnt, S = run["evaluation"]["subjects"]["learnt"], run["config"]["S"]
     if "probes" not in learnt or "labels" not in run:
         return "not measured"
@@ -103,7 +103,7 @@ def named(run: dict[str, Any]) -> str:
 
 
 def settings(run: dict[str, Any]) -> str:
-    """Return the fields of the run's config that are not the paper's preset's."""
+    """Return the fields in which the run's config differs from the paper's preset."""
     from hdiscovery.directions.recipe import from_preset
 
     paper = from_preset("MNIST32-400-20-32-5").leaves()
@@ -115,7 +115,7 @@ def settings(run: dict[str, Any]) -> str:
 
 
 def commands(run: dict[str, Any]) -> str:
-    """Return what was run, and what each took."""
+    """Return the commands and the minutes that each took."""
     if "commands" not in run:
         return "not measured"
     ran = run["commands"]
@@ -151,13 +151,13 @@ def draw_losses(records: Sequence[dict[str, Any]], path: Path) -> None:
 
 def draw_accuracy(run: dict[str, Any], path: Path) -> None:
     """Draw RCA against the size of the shift."""
-    from hdiscovery.evaluate import accuracy_curves
+    from hdiscovery.evaluation import accuracy_curves
 
     accuracy_curves.draw_accuracy(run["evaluation"], path)
 
 
 def write(folder: Path, out: Path) -> None:
-    """Write what the page includes."""
+    """Write the tables and pictures that the page includes."""
     run, run_20 = (read(shipped) | read_beside(shipped) for shipped in (folder, SHIPPED_20))
     tables = {make.__name__: make(run) for make in TABLES}
     tables |= {f"{make.__name__}_20": make(run_20) for make in TABLES_20}
@@ -189,7 +189,7 @@ def _raw(fid: dict[str, Any]) -> str:
 
 
 def _shifted(fid: dict[str, Any]) -> str:
-    return f"{fid['shifted']:.3g}, {fid['shifted'] / fid['raw']:.2f} times that of raw ones"
+    return f"{fid['shifted']:.3g}, {fid['shifted'] / fid['raw']:.2f} times the FID of raw samples"
 
 
 TABLES = (paper_and_here, named, settings, commands, *compared.TABLES)

@@ -1,4 +1,4 @@
-"""Measures what was tried: ``python docs/digits/tried.py runs/mnist32`` writes tried.json."""
+"""Measure what was tried: ``python docs/digits/tried.py runs/mnist32`` writes tried.json."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure every row again; rows whose run is not there any more keep what they had."""
+    """Measure every row again; if a row's run no longer exists, the row keeps its values."""
     runs, out = Path(sys.argv[1]), HERE / "tried.json"
     before = {(row["run"], row.get("from", 0)): row for row in _read(out)}
     rows = []

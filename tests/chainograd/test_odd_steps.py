@@ -7,7 +7,7 @@ from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 from chainograd import ChainError, CheckpointedChain, binomial, keep_last, meter
-from chainograd.state import stand_in
+from chainograd.state import detached_leaf
 from tests.problems import Net, plain
 
 M = 5
@@ -194,7 +194,7 @@ def test_autocast_inside_a_step_adds_up_gradients_in_full(plan):
 def test_what_stands_in_for_a_tensor_is_another_one(layout):
     tensor = torch.eye(2) if layout == "strided" else torch.eye(2).to_sparse()
 
-    assert stand_in(tensor).requires_grad
+    assert detached_leaf(tensor).requires_grad
     assert not tensor.requires_grad
 
 

@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.two_tensor import TwoTensor
 
 from chainograd import ChainError, CheckpointedChain, binomial
-from chainograd.report import Log
+from chainograd.report.log import Log
 from chainograd.state import State
 from chainograd.tensors.parts import tensor_bytes
 from tests.problems import Counted, Net

@@ -2,13 +2,18 @@
 
 import shutil
 from collections import namedtuple
+from dataclasses import asdict
 
 import pytest
 import torch
 from hdiscovery.cli import main
+from hdiscovery.directions.config import DiscoveryConfig
+from hdiscovery.directions.publish import publish
+from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.dm.adm_config import UNetConfig
 from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.files import save_dm
+from hdiscovery.training.loop import train
 
 Opened = namedtuple("Opened", "page dialogs")
 
@@ -70,5 +75,23 @@ def tiny_run(tmp_path_factory, tiny_dm):
         "--steps", 1, "--batch-size", 4, "--r-updates", 1,
     )  # fmt: skip
     assert main([str(word) for word in words]) == 0
-    assert main(["directions", str(run), "--samples", "2", "--calibration-samples", "1"]) == 0
+    words = ("publish", run, "--to", "file", "--samples", 2, "--calibration-samples", 1)
+    assert main([str(word) for word in words]) == 0
     return run
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Return a run of one step."""
+    config = DiscoveryConfig.of(K=2, M=2, batch_size=2, steps=1, save_every=1,
+                             reconstructor="difference")  # fmt: skip
+    run = RunFolder.create(tmp_path / "small", asdict(config))
+    list(train(run, config))
+    return run
+
+
+@pytest.fixture
+def published(small, tmp_path):
+    small.write_json("rca.json", {"rca": 0.5, "pairs": 8, "shift_error": 1.0,
+                                  "of_direction": [0.5] * 2, "step": 1})  # fmt: skip
+    return publish(small, tmp_path / "published")

@@ -10,9 +10,9 @@ from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.directions.saved import open_run
 from hdiscovery.refit import refit
 from hdiscovery.rescale import rescaled
-from hdiscovery.train.loop import train
+from hdiscovery.training.loop import train
 
-from tests.hdiscovery.train.test_resume import config, weights  # noqa: F401, the fixture
+from tests.hdiscovery.training.test_resume import config, weights  # noqa: F401, the fixture
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 from torch import Tensor
 
 from hdiscovery.directions.direction_set import DirectionSet
-from hdiscovery.gallery.draw import draw_strips, even_shifts
+from hdiscovery.pages.draw import draw_strips, even_shifts
 
 
 def draw_variants(

@@ -13,10 +13,10 @@ import torch
 from hdiscovery.directions.config import DiscoveryConfig, run_config
 from hdiscovery.directions.open import open_directions
 from hdiscovery.directions.run_folder import RunFolder
-from hdiscovery.evaluate.report import COLUMNS, evaluate
-from hdiscovery.evaluate.settings import Sizes, Sources
-from hdiscovery.train.loop import train
-from hdiscovery.train.world import World
+from hdiscovery.evaluation.report import COLUMNS, evaluate
+from hdiscovery.evaluation.settings import Sizes, Sources
+from hdiscovery.training.loop import train
+from hdiscovery.training.world import World
 
 Records = Iterable[dict[str, Any]]
 

@@ -15,14 +15,14 @@ from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.directions.shipped import own_run
 from hdiscovery.dm.compiled import compile_parts
 from hdiscovery.dm.device import device_of
-from hdiscovery.evaluate import report
-from hdiscovery.evaluate.accuracy_curves import draw_accuracy
-from hdiscovery.evaluate.features import feature_net
-from hdiscovery.evaluate.fresh import train_fresh
-from hdiscovery.evaluate.ranking import Ranking
-from hdiscovery.evaluate.ranking import rank as ranked
-from hdiscovery.evaluate.rescoring import Rescoring, draw_matrix
-from hdiscovery.evaluate.settings import (
+from hdiscovery.evaluation import report
+from hdiscovery.evaluation.accuracy_curves import draw_accuracy
+from hdiscovery.evaluation.features import feature_net
+from hdiscovery.evaluation.fresh import train_fresh
+from hdiscovery.evaluation.ranking import Ranking
+from hdiscovery.evaluation.ranking import rank as ranked
+from hdiscovery.evaluation.rescoring import Rescoring, draw_matrix
+from hdiscovery.evaluation.settings import (
     PARTS,
     BaselineName,
     BaselineStrength,
@@ -30,7 +30,7 @@ from hdiscovery.evaluate.settings import (
     Sizes,
     Sources,
 )
-from hdiscovery.evaluate.sweep import sweeps
+from hdiscovery.evaluation.sweep import sweeps
 from hdiscovery.progress import Bars, silent
 
 
@@ -100,7 +100,6 @@ def evaluate(
 
     Example:
         >>> import hdiscovery
-        >>> from hdiscovery.evaluate.settings import Sizes
         >>> found = hdiscovery.evaluate(run, parts=["rca"], sizes=Sizes(pairs=4), device="cpu")
         >>> found.report["subjects"]["learnt"]["rca"]["pairs"]
         4
@@ -151,6 +150,15 @@ def rank(
     Raises:
         FileNotFoundError: If there is no run.
         ValueError: If a size is out of range.
+
+    Cost:
+        K x ``samples`` x ``shifts`` samples, and 160 pairs a direction with ``fresh``.
+
+    Example:
+        >>> import hdiscovery
+        >>> sizes = Sizes(samples=2, shifts=3, references=5)
+        >>> len(hdiscovery.rank(run, sizes=sizes, device="cpu").directions)
+        2
     """
     sizes, sources = sizes or Sizes(), sources or Sources()
     folder = own_run(Path(run))

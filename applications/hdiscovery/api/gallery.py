@@ -14,11 +14,11 @@ from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.directions.saved import is_published
 from hdiscovery.directions.shipped import located, shipped_runs
 from hdiscovery.dm.device import device_of
-from hdiscovery.evaluate.rca import measure_rca
-from hdiscovery.gallery.draw import even_shifts
-from hdiscovery.gallery.page import is_gallery, write_page
-from hdiscovery.gallery.read import shown_run
-from hdiscovery.gallery.shown import ShownRun
+from hdiscovery.evaluation.rca import measure_rca
+from hdiscovery.pages.draw import even_shifts
+from hdiscovery.pages.page import is_gallery, write_page
+from hdiscovery.pages.read import shown_run
+from hdiscovery.pages.shown import ShownRun
 from hdiscovery.progress import Bars, silent
 
 

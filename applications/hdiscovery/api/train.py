@@ -10,9 +10,9 @@ from hdiscovery.directions.config import DiscoveryConfig
 from hdiscovery.directions.recipe import fields_of, preset, presets, read_recipe
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.progress import Bars, silent
-from hdiscovery.train import loop
-from hdiscovery.train.start import begun, goes_on, resumed
-from hdiscovery.train.world import World, joined
+from hdiscovery.training import loop
+from hdiscovery.training.start import begun, goes_on, resumed
+from hdiscovery.training.world import World, joined
 
 Recipe = DiscoveryConfig | str | Path
 Records = Iterable[dict[str, Any]]

@@ -111,7 +111,7 @@ def chosen(options: AblateOptions) -> dict[str, dict[str, Any]]:
 
 def measures(options: AblateOptions) -> dict[str, Any]:
     """Return what is measured of each variant, how much, and by what."""
-    from hdiscovery.evaluate.settings import Sizes, Sources
+    from hdiscovery.evaluation.settings import Sizes, Sources
 
     sizes = Sizes(
         pairs=options.pairs, fresh_pairs=options.fresh_pairs, fresh_steps=options.fresh_steps,

@@ -18,7 +18,7 @@ from hdiscovery.commands.options import (
     Overwrite,
     Shifts,
     Switch,
-    flat,
+    given_images,
 )
 
 EXAMPLES = (
@@ -55,7 +55,7 @@ class Options:
     """
 
     directions: Annotated[Positional[Path], arg(metavar="RUN")]
-    image: Images
+    image: Images = ()
     direction: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="K[:S]")] = ()
     kind: Literal["direct", "mean", "global"] | None = None
     unit: Literal["plain", "calibrated"] = "plain"
@@ -79,7 +79,7 @@ def run(options: Options) -> None:
     from hdiscovery.api.open import open
     from hdiscovery.data.images import listed
 
-    files = listed(flat(options.image))
+    files = listed(given_images(options.image))
     directions = open(
         options.directions, kind=options.kind, dm=options.dm, another_dm=options.another_dm,
         device=options.device,

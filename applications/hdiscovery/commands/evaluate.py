@@ -9,7 +9,7 @@ from tyro.conf import arg
 
 from hdiscovery.commands.bars import bars
 from hdiscovery.commands.options import Device, Run, Switch
-from hdiscovery.evaluate.settings import (
+from hdiscovery.evaluation.settings import (
     PARTS,
     BaselineName,
     BaselineStrength,
@@ -19,7 +19,7 @@ from hdiscovery.evaluate.settings import (
 )
 
 if TYPE_CHECKING:
-    from hdiscovery.evaluate.ranking import Ranking
+    from hdiscovery.evaluation.ranking import Ranking
 
 EXAMPLES = (
     "hdiscovery evaluate runs/a --data DIR            # all of it, the paper's 5,000 pairs",
@@ -81,7 +81,7 @@ def run(options: Options) -> None:
 
 def listed(ranking: Ranking) -> str:
     """Return a ranking as text, a line for each direction."""
-    from hdiscovery.evaluate.ranking import MARKS
+    from hdiscovery.evaluation.ranking import MARKS
 
     lines = [f"{'k':>4}  {'score':>5}  " + "  ".join(MARKS)]
     for r in ranking.directions:

@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from hdiscovery.commands.bars import bars
-from hdiscovery.commands.options import Device
+from hdiscovery.commands.options import Device, Shifts
 
 EXAMPLES = (
     "hdiscovery gallery runs/a                       # writes runs/a/index.html",
@@ -30,7 +30,6 @@ class Options:
         direction: Directions to draw, counted from 0; without it, all of them.
         pairs: Pairs to measure the accuracy on.
         samples: Samples of each direction.
-        shifts: Shifts of each sample, odd.
     """
 
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]")]
@@ -38,7 +37,7 @@ class Options:
     direction: Annotated[tuple[int, ...], arg(metavar="K [K ...]")] = ()
     pairs: int = 512
     samples: int = 6
-    shifts: int = 9
+    shifts: Shifts = 9
     device: Device = "auto"
 
 

@@ -15,7 +15,7 @@ from hdiscovery.commands.options import (
     Images,
     InversionSteps,
     Overwrite,
-    flat,
+    given_images,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Options:
     """
 
     model: Annotated[Positional[str], arg(metavar="MODEL")]
-    image: Images
+    image: Images = ()
     inversion_steps: InversionSteps = 100
     batch_size: BatchSize = 32
     out: Path = Path("inverted")
@@ -53,7 +53,7 @@ def run(options: Options) -> None:
     from hdiscovery.api.invert import invert, outputs
     from hdiscovery.data.images import listed
 
-    files = listed(flat(options.image))
+    files = listed(given_images(options.image))
     outputs(files, options.out, overwrite=options.overwrite)  # refused before the work
     found = invert(
         options.model, files, inversion_steps=options.inversion_steps,

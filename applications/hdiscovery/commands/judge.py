@@ -15,7 +15,7 @@ from hdiscovery.progress import counted
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hdiscovery.evaluate.digits import Verdict
+    from hdiscovery.evaluation.digits import Verdict
 
 EXAMPLES = ("hdiscovery judge MNIST32-small --data data --samples 500",)
 RENAMED = {"--num-steps": "--sampling-steps"}
@@ -63,7 +63,7 @@ def judged(options: Options) -> tuple[Verdict, Tensor]:
     from hdiscovery.data.mnist import load_mnist
     from hdiscovery.dm.device import device_of
     from hdiscovery.dm.open import load_dm
-    from hdiscovery.evaluate.digits import digit_classifier, judge, train_classifier
+    from hdiscovery.evaluation.digits import digit_classifier, judge, train_classifier
 
     device = device_of(options.device)
     dm = load_dm(options.dm, device=device)

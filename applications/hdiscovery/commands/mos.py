@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg, subcommand
 
 from hdiscovery.commands.bars import bars
-from hdiscovery.commands.options import Device, Run, Switch
+from hdiscovery.commands.options import Device, Run, Shifts, Switch
 
 EXAMPLES = (
     "hdiscovery mos make runs/a --raters 16         # writes runs/a/mos",
@@ -28,7 +28,6 @@ class Make:
         raters: How many people, at least 2.
         out: The study's folder; without it RUN/mos, or mos here for a shipped run.
         samples: Samples of each direction.
-        shifts: Shifts of each sample, odd.
         seed: Of samples, codes and assignment.
     """
 
@@ -36,7 +35,7 @@ class Make:
     raters: int
     out: Path | None = None
     samples: int = 8
-    shifts: int = 9
+    shifts: Shifts = 9
     seed: int = 0
     device: Device = "auto"
 
@@ -94,10 +93,10 @@ def score_answers(options: Score) -> None:
     import json
     from dataclasses import asdict
 
-    from hdiscovery.gallery.render import write_whole
     from hdiscovery.mos.answers import missing, read_answers
     from hdiscovery.mos.score import score, table
     from hdiscovery.mos.study import Study
+    from hdiscovery.pages.render import write_whole
 
     study = Study.open(options.study)
     answers = read_answers(study, options.answers)

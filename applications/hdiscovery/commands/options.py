@@ -23,7 +23,9 @@ Device = Annotated[
     arg(metavar="NAME", help="Where to compute: auto (CUDA if there is one), cpu, cuda, cuda:1, …"),
 ]
 BatchSize = Annotated[int, arg(help="Images at once.")]
-Shifts = Annotated[int, arg(help="Strengths from -S to S, odd, so that s = 0 is in the middle.")]
+Shifts = Annotated[
+    int, arg(help="Strengths from -S to S, an odd number, so that s = 0 is in the middle.")
+]
 Images = Annotated[
     UseAppendAction[tuple[tuple[Path, ...], ...]],
     arg(metavar="PATH", help="Image files, folders of them, or .safetensors files of `invert`."),
@@ -73,6 +75,16 @@ def parsed(
         raise
 
 
-def flat(given: Sequence[Sequence[Path]]) -> list[Path]:
-    """Return the paths of an option that was repeated and took several paths each time."""
-    return [path for paths in given for path in paths]
+def given_images(given: Sequence[Sequence[Path]]) -> list[Path]:
+    """Return the paths of ``--image``, which is repeated and takes several paths each time.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    paths = [path for group in given for path in group]
+    if not paths:
+        raise ValueError(
+            "No image is given. Pass `--image PATH`: image files, folders of them, or "
+            ".safetensors files of `hdiscovery invert`."
+        )
+    return paths

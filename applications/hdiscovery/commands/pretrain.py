@@ -9,7 +9,7 @@ from hdiscovery.commands.bars import bar
 from hdiscovery.commands.options import parsed
 
 if TYPE_CHECKING:
-    from hdiscovery.train.pretrain import PretrainConfig
+    from hdiscovery.training.pretrain import PretrainConfig
 
 EXAMPLES = ("hdiscovery pretrain --out runs/dm --data data",)
 
@@ -20,7 +20,7 @@ def read(words: Sequence[str]) -> PretrainConfig:
     Raises:
         SystemExit: If help was shown, or an option cannot be read.
     """
-    from hdiscovery.train.pretrain import PretrainConfig, begun
+    from hdiscovery.training.pretrain import PretrainConfig, begun
 
     how = {"prog": "hdiscovery pretrain", "examples": EXAMPLES, "markers": ()}
     config = parsed(PretrainConfig, words, **how)
@@ -32,7 +32,7 @@ def read(words: Sequence[str]) -> PretrainConfig:
 def run(config: PretrainConfig) -> None:
     """Train, and say where the model is."""
     from hdiscovery.dm.device import device_of
-    from hdiscovery.train.pretrain import pretrain
+    from hdiscovery.training.pretrain import pretrain
 
     device_of(config.device)  # before there is a folder
     for _ in bar(pretrain(config), config.steps, ("loss",)):

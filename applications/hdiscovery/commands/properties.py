@@ -18,7 +18,7 @@ from hdiscovery.commands.options import (
     Overwrite,
     Run,
     Shifts,
-    flat,
+    given_images,
 )
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def images_to_edit(options: Options, source: DirectionSet) -> Edited:
     if not options.image:
         return sampled(source, options.samples, options.seed)
     found = invert(
-        source, flat(options.image), inversion_steps=options.inversion_steps,
+        source, given_images(options.image), inversion_steps=options.inversion_steps,
         batch_size=options.batch_size, progress=bars,
     )  # fmt: skip
     say(found)

@@ -13,7 +13,7 @@ from hdiscovery.commands.options import Device, Features, Model
 
 if TYPE_CHECKING:
     from hdiscovery.dm.model import DiffusionModel
-    from hdiscovery.evaluate.t_stop import Chosen, Distance
+    from hdiscovery.evaluation.t_stop import Chosen, Distance
 
 EXAMPLES = (
     "hdiscovery tstop MNIST32-small --preset MNIST32-400-20-32-5",
@@ -64,7 +64,7 @@ def run(options: Options) -> None:
     from hdiscovery.directions.run_folder import RunFolder
     from hdiscovery.dm.device import device_of
     from hdiscovery.dm.open import load_dm
-    from hdiscovery.evaluate.t_stop import draw_curve
+    from hdiscovery.evaluation.t_stop import draw_curve
 
     preset = None if options.preset is None else preset_t_stop(options.preset)
     dm = load_dm(options.dm, device=device_of(options.device))
@@ -85,7 +85,7 @@ def run(options: Options) -> None:
 
 def choose(options: Options, dm: DiffusionModel) -> tuple[Chosen, str]:
     """Return the choice, and the name of the net that measured the distances."""
-    from hdiscovery.evaluate.t_stop import LPIPS_THRESHOLD, choose_t_stop
+    from hdiscovery.evaluation.t_stop import LPIPS_THRESHOLD, choose_t_stop
 
     threshold, share = options.threshold, options.share
     if threshold is None and share is None:
@@ -102,7 +102,7 @@ def distance_by(options: Options, dm: DiffusionModel) -> tuple[Distance, dict[st
     """Return the distance of a feature net, and what a report says of the net."""
     from functools import partial
 
-    from hdiscovery.evaluate.features import feature_net, lpips_distance, perceptual_distance
+    from hdiscovery.evaluation.features import feature_net, lpips_distance, perceptual_distance
 
     if options.features == "lpips":
         distance, sha256 = lpips_distance(next(dm.unet.parameters()).device)

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hdiscovery.gallery.draw import Progress, draw_strips, even_shifts
-from hdiscovery.gallery.pictures import sheet
-from hdiscovery.gallery.render import data_uri, render, write_whole
 from hdiscovery.mos.assignment import assign, codes
 from hdiscovery.mos.study import Study
+from hdiscovery.pages.draw import Progress, draw_strips, even_shifts
+from hdiscovery.pages.pictures import sheet
+from hdiscovery.pages.render import data_uri, render, write_whole
 
 if TYPE_CHECKING:
     from hdiscovery.directions.direction_set import DirectionSet

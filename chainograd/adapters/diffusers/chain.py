@@ -15,7 +15,7 @@ from chainograd.adapters.diffusers.steps import SamplingHalfStep, SamplingStep
 from chainograd.chain import CheckpointedChain
 from chainograd.plans.plan import Plan, StepCost
 from chainograd.preflight.findings import Findings
-from chainograd.report import Report
+from chainograd.report.steps import Report
 
 Guidance = Literal["together", "in turn"]
 

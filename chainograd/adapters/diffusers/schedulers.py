@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.utils._pytree as pytree
 from torch import Tensor
 
 from chainograd.errors import ChainError
+from chainograd.torch_internals import pytree
+from chainograd.torch_internals.tensors import version
 
 Memory = dict[str, Any]  # attributes, by name
 
@@ -41,7 +42,7 @@ class PureScheduler:
     def __init__(self, scheduler: Any) -> None:
         self.original = _copied(scheduler)
         self._constants = {
-            name: value._version
+            name: version(value)
             for name, value in vars(self.original).items()
             if isinstance(value, Tensor)
         }
@@ -59,8 +60,8 @@ class PureScheduler:
             ChainError: If it changed a tensor that all copies share.
         """
         before = vars(self.original)
-        for name, version in self._constants.items():
-            if before[name]._version != version:
+        for name, count in self._constants.items():
+            if version(before[name]) != count:
                 raise ChainError(
                     f"{type(scheduler).__name__} changed its tensor `{name}` in place, so its "
                     "steps cannot be run again. Use a scheduler that leaves its tables alone."

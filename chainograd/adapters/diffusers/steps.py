@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from chainograd.adapters.diffusers.protocols import Call, Protocol
 from chainograd.adapters.diffusers.schedulers import PureScheduler
 from chainograd.adapters.networks import predict
 from chainograd.errors import ChainError
+from chainograd.torch_internals import pytree
 
 Carry = tuple[Tensor, dict[str, Any]]
 

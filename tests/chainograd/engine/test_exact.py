@@ -224,7 +224,7 @@ def test_measuring_a_step_that_changes_a_large_tensor_of_its_own_is_refused():
         total.add_(1)
         return torch.sin(w * x)
 
-    with pytest.raises(ChainError, match="changed a tensor of shape"):
+    with pytest.raises(ChainError, match="changed one of its own tensors in place"):
         CheckpointedChain(step, M, plan="1GiB")(torch.ones(3))
 
 
@@ -238,7 +238,7 @@ def test_noise_that_shows_in_gradients_only_is_seen_to_be_other_noise(plan):
         return y.detach() + mask * (y - y.detach())
 
     y = CheckpointedChain(step, M, plan=plan)(torch.ones(3))
-    with pytest.raises(ReplayError, match="that the chain does not know: run again"):
+    with pytest.raises(ReplayError, match="drew other noise when it ran again"):
         y.sum().backward()
 
 
@@ -363,7 +363,7 @@ def test_a_step_that_needs_its_graph_begins_with_the_same_noise_again(plan):
 @pytest.fixture
 def put_off(monkeypatch):
     """Let every verdict be one that is asked for later, as on an accelerator."""
-    monkeypatch.setattr("chainograd.replay.verify._at_once", lambda tensor: False)
+    monkeypatch.setattr("chainograd.replay.verify.is_ready", lambda tensor: False)
 
 
 def changing():

@@ -127,8 +127,8 @@ def test_every_number_drawn_is_seen_and_can_be_drawn_again(draw, first):
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_where_words_do_not_lie_in_memory_the_public_way_is_used(draw, monkeypatch):
-    monkeypatch.setattr("chainograd.replay.host_rng._place_of_python", lambda: None)
-    monkeypatch.setattr("chainograd.replay.host_rng._place_of_numpy", lambda source: None)
+    monkeypatch.setattr("chainograd.replay.host_rng._address_of_python", lambda: None)
+    monkeypatch.setattr("chainograd.replay.host_rng._address_of_numpy", lambda source: None)
     assert moves(draw)
     assert not moves(lambda: None)
 
@@ -136,8 +136,8 @@ def test_where_words_do_not_lie_in_memory_the_public_way_is_used(draw, monkeypat
 def test_a_place_in_memory_is_believed_only_if_it_holds_the_words(monkeypatch):
     monkeypatch.setattr(host_streams, "string_at", lambda place, size: bytes(size))
 
-    assert host_streams._place_of_python.__wrapped__() is None
-    assert host_streams._place_of_numpy.__wrapped__(numpy.random.get_bit_generator()) is None
+    assert host_streams._address_of_python.__wrapped__() is None
+    assert host_streams._address_of_numpy.__wrapped__(numpy.random.get_bit_generator()) is None
 
 
 def test_a_step_may_draw_from_numpy_with_another_bit_generator():

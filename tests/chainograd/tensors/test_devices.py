@@ -9,7 +9,7 @@ import torch
 from chainograd import CheckpointedChain
 from chainograd.engine.accumulate import GradAccumulator
 from chainograd.replay.rng import RNGSources
-from chainograd.report import Log
+from chainograd.report.log import Log
 from chainograd.tensors import devices
 from tests.chainograd.tensors.accelerators import Accelerator, Event
 

@@ -7,7 +7,7 @@ from hdiscovery.directions.recipe import from_preset
 from hdiscovery.dm.adm_config import TABLE_3
 from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.model import DiffusionModel
-from hdiscovery.train.algorithm1 import Objective, bce
+from hdiscovery.training.algorithm1 import Objective, bce
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from chainograd.samplers import NoiseSchedule

@@ -22,7 +22,7 @@ from hdiscovery.directions.saved import (
 )
 from hdiscovery.directions.shipped import located, shipped_runs
 from hdiscovery.editing.editor import edit
-from hdiscovery.evaluate.rca import measure_rca
+from hdiscovery.evaluation.rca import measure_rca
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_shipped_run_is_found_by_its_name_unless_something_is_there(
 
     assert shipped_runs() == {"digits": package / "digits"}
     assert open_directions(Path("digits")).kind == "direct"
-    assert main(["gallery", "digits", "--samples", "1", "--columns", "3"]) == 0
+    assert main(["gallery", "digits", "--samples", "1", "--shifts", "3"]) == 0
     assert (tmp_path / "digits.html").is_file()
     assert not (package / "digits" / "index.html").exists()
     (tmp_path / "digits").mkdir()
@@ -152,3 +152,11 @@ def test_the_command_says_how_large_it_is(run, tmp_path, capsys):
     assert main(["publish", str(run.path), "--out", str(tmp_path / "out")]) == 2
     assert "already holds a run" in capsys.readouterr().err
     assert json.loads((tmp_path / "out" / "config.json").read_text())["shift"]["K"] == 3
+
+
+def test_what_was_measured_of_another_checkpoint_is_not_published(small, tmp_path):
+    small.write_json("rca.json", {"rca": 0.5, "pairs": 8, "step": 7, "of_direction": [0.5] * 2})
+
+    with pytest.raises(ValueError, match=r"rca.json was measured after step 7, .* at step 1"):
+        publish(small, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

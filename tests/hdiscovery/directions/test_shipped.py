@@ -15,7 +15,7 @@ from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.directions.saved import open_networks
 from hdiscovery.directions.shipped import shipped_runs
 from hdiscovery.editing.editor import edit
-from hdiscovery.evaluate.rca import measure_rca
+from hdiscovery.evaluation.rca import measure_rca
 
 DIGITS, DIGITS_20 = (shipped_runs()[name] for name in ("digits", "digits-20"))
 both = pytest.mark.parametrize("folder", [DIGITS, DIGITS_20], ids=["digits", "digits-20"])

@@ -9,10 +9,10 @@ import torch
 from hdiscovery.cli import main
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.dm.compiled import compile_parts
-from hdiscovery.train.loop import train
+from hdiscovery.training.loop import train
 
-from tests.hdiscovery.train.test_algorithm1 import tiny
-from tests.hdiscovery.train.test_resume import assert_same, config  # noqa: F401, the fixture
+from tests.hdiscovery.training.test_algorithm1 import tiny
+from tests.hdiscovery.training.test_resume import assert_same, config  # noqa: F401, the fixture
 
 # Dynamo looks at the gradient of every tensor that it is given.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")

@@ -6,7 +6,7 @@ import torch
 from hdiscovery.directions.config import DiscoveryConfig
 from hdiscovery.directions.discovery import Discovery
 from hdiscovery.dm.diffusers_model import diffusers_model
-from hdiscovery.train.trainer import Trainer
+from hdiscovery.training.trainer import Trainer
 
 LEVELS = {
     "sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (32, 64),

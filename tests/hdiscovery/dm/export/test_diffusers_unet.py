@@ -15,7 +15,7 @@ from hdiscovery.dm.export.diffusers_config import adm_config, diffusers_config
 from hdiscovery.dm.export.diffusers_unet import from_diffusers, to_diffusers
 from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.dm.open import load_dm
-from hdiscovery.train.trainer import Trainer
+from hdiscovery.training.trainer import Trainer
 
 from chainograd.samplers import NoiseSchedule
 

@@ -1,0 +1,66 @@
+"""The report of a run: what each step took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one step took in the last run.
+
+    Attributes:
+        index: The step.
+        forward_seconds: The time of its first run.
+        rerun_seconds: The time of all its reruns. With ``micro_batch`` the reruns are part of
+            ``backward_seconds``.
+        reruns: How many reruns there were.
+        backward_seconds: The time of the cotangent's way through its graph.
+        node_bytes: The bytes of the state that enters it.
+        graph_bytes: The bytes of its graph; None unless `CheckpointedChain.measure` or a byte
+            budget has measured it.
+        cotangent_norm: The Euclidean norm of the cotangent of the state that enters it; None if
+            the gradient did not come that far, or if torch has no norm for the kind of the tensor.
+    """
+
+    index: int
+    forward_seconds: float
+    rerun_seconds: float
+    reruns: int
+    backward_seconds: float
+    node_bytes: int
+    graph_bytes: int | None
+    cotangent_norm: float | None
+
+
+class Report(NamedTuple):
+    """What each step took in the last run of a chain. Printed, it is a table."""
+
+    steps: tuple[StepReport, ...]
+
+    @property
+    def evaluations(self) -> int:
+        """How often steps ran: the first runs and the reruns."""
+        return len(self.steps) + sum(step.reruns for step in self.steps)
+
+    def __str__(self) -> str:
+        """Return a table with a row for each step."""
+        head = ("step", "forward", "reruns", "rerun", "backward", "node", "graph", "|cotangent|")
+        rows = [head, *(_row(step) for step in self.steps)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)
+
+
+def _row(step: StepReport) -> tuple[str, ...]:
+    graph, norm = step.graph_bytes, step.cotangent_norm
+    return (
+        f"{step.index}",
+        f"{step.forward_seconds * 1e3:.2f} ms",
+        f"{step.reruns}",
+        f"{step.rerun_seconds * 1e3:.2f} ms",
+        f"{step.backward_seconds * 1e3:.2f} ms",
+        f"{step.node_bytes / 2**10:.1f} KiB",
+        "-" if graph is None else f"{graph / 2**10:.1f} KiB",
+        "-" if norm is None else f"{norm:.3g}",
+    )
