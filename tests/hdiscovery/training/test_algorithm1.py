@@ -1,5 +1,6 @@
 """Discovery training against Algorithm 1 written out by hand."""
 
+import itertools
 import math
 import random
 from dataclasses import asdict
@@ -130,7 +131,7 @@ def step_by_hand(d, adams, x_T, k, s):
         return a_next**0.5 * P + (1 - a_next) ** 0.5 * epsilon
 
     x_0, shifted = x_T, x_T
-    for t, t_next in zip(grid, grid[1:], strict=False):
+    for t, t_next in itertools.pairwise(grid):
         with torch.no_grad():
             x_0 = ddim(x_0, t, t_next, shifts=False)
         shifted = ddim(shifted, t, t_next, shifts=True)
