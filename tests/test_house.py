@@ -29,7 +29,7 @@ ROOMS = [room for floor in FLOORS for room in floor]
 APPLICATION = ROOT.parent / "applications" / "hdiscovery"
 # The same for the application; `commands` and `api` come last, as they use all the others.
 APPLICATION_FLOORS = (
-    ("data", "dm", "extra", "progress"),
+    ("data", "describe", "dm", "extra", "progress"),
     ("networks",),
     ("directions",),
     ("editing", "training"),
