@@ -8,6 +8,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import hdiscovery
 import pytest
 import torch
 
