@@ -87,7 +87,7 @@ class Search:
                 stack.extend(contents(thing, traits))
 
     def _note(self, thing: Any, traits: Traits) -> bool:
-        """Note what the chain must know of an object; return whether to leave its contents."""
+        """Note what the chain must know of an object; return whether to skip its contents."""
         if traits.generator:
             if is_own(thing):
                 self.generators.append(thing)
