@@ -49,57 +49,59 @@ def check(prepare: Prepare, num_steps: int, x: Any, loss: Loss | None) -> Findin
         loss: A function from the last state to a loss, or None.
     """
     start = State.of(x)
-    if any(is_fake(leaf) for leaf in start.leaves):
-        return Findings([Finding("refused", None, None, _FAKE)])
-    if torch.is_inference_mode_enabled() or any(t.is_inference() for t in start.tensors):
-        return Findings([Finding("refused", None, None, _INFERENCE)])
     try:
-        run = prepare(num_steps, x)
-        nothing = not run.inputs.tensors
-        if nothing:  # gradients can still be observed, with regard to x
-            run = prepare(num_steps, start.entering([True] * len(start.leaves)).tree())
-        if run.shared.sharded:
-            return Findings([Finding("refused", None, None, _SHARDS)])
-        if isinstance(run.step, SlicedStep):
-            first = prepare(min(FIRST, num_steps), x)
-            assert isinstance(first.step, SlicedStep)
-            with first.surroundings.of_trials(first.step.function):
-                compare_slices(first, first.step)
+        _refuse_without_gradients(start)
+        run, nothing = _prepared(prepare, num_steps, x, start)
     except ChainError as error:
         return Findings([Finding("refused", None, None, str(error))])
     with ExitStack() as undo, run.surroundings.of_first_runs(), torch.enable_grad():
-        return _checked(prepare, run, nothing, loss, undo)
+        observed_steps, found = _observed(prepare, run, loss, undo)
+    if nothing and not any(finding.kind == "captured tensor" for finding in found):
+        found.insert(0, Finding("nothing to train", None, None, _NOTHING))
+    return Findings(_placed(found, run), _good(observed_steps, loss))
 
 
-def _checked(
-    prepare: Prepare, run: Run, nothing: bool, loss: Loss | None, undo: ExitStack
-) -> Findings:
+def _refuse_without_gradients(start: State) -> None:
+    if any(is_fake(leaf) for leaf in start.leaves):
+        raise ChainError(_FAKE)
+    if torch.is_inference_mode_enabled() or any(t.is_inference() for t in start.tensors):
+        raise ChainError(_INFERENCE)
+
+
+def _prepared(prepare: Prepare, num_steps: int, x: Any, start: State) -> tuple[Run, bool]:
+    """Return the chain's run, and whether nothing in the chain requires a gradient."""
+    run = prepare(num_steps, x)
+    nothing = not run.inputs.tensors
+    if nothing:  # gradients with respect to x can still be observed
+        run = prepare(num_steps, start.entering([True] * len(start.leaves)).tree())
+    if run.shared.sharded:
+        raise ChainError(_SHARDS)
+    if isinstance(run.step, SlicedStep):
+        first = prepare(min(FIRST, num_steps), x)
+        assert isinstance(first.step, SlicedStep)
+        with first.surroundings.of_trials(first.step.function):
+            compare_slices(first, first.step)
+    return run, nothing
+
+
+def _observed(
+    prepare: Prepare, run: Run, loss: Loss | None, undo: ExitStack
+) -> tuple[list[ObservedStep], list[Finding]]:
+    """Return the runs of a few steps, and the findings."""
     begun = run.surroundings.rng.state()
     observed_steps = run_first(run, undo)
     found = [*in_training(observed_steps), *of_noise(observed_steps)]
     if observed_steps[-1].error is not None:
         found += [*in_place(observed_steps), *refused(observed_steps[-1])]
-    else:
-        again = run_again(run, observed_steps, undo)
-        found += [
-            *in_place(observed_steps, again),
-            *unrepeated(observed_steps, again, run.options.verify),
-        ]
-        known = {finding.kind for finding in found}
-        if not known & {"changed in place", "unknown generator", "not repeatable"}:
-            run.surroundings.rng.set(begun)
-            found += all_steps(prepare, run)
-        found += _of_gradients(
-            prepare, run, observed_steps, loss, {finding.kind for finding in found}
-        )
-    if nothing and not any(finding.kind == "captured tensor" for finding in found):
-        found.insert(0, Finding("nothing to train", None, None, _NOTHING))
-    place = definition(run.step.function)
-    placed = [
-        finding if finding.where or finding.step is None else replace(finding, where=place)
-        for finding in found
-    ]
-    return Findings(placed, _good(observed_steps, loss))
+        return observed_steps, found
+    again = run_again(run, observed_steps, undo)
+    found += in_place(observed_steps, again)
+    found += unrepeated(observed_steps, again, run.options.verify)
+    if not _kinds(found) & {"changed in place", "unknown generator", "not repeatable"}:
+        run.surroundings.rng.set(begun)
+        found += all_steps(prepare, run)
+    found += _of_gradients(prepare, run, observed_steps, loss, _kinds(found))
+    return observed_steps, found
 
 
 def _of_gradients(
@@ -117,20 +119,44 @@ def _of_gradients(
     if loss is not None:
         value, cuts = watched_loss(loss, end)
         found += cut_off_in_the_loss(value, cuts) if reached else ()
-    known |= {finding.kind for finding in found}
     # A tensor that was changed in place has left the graph.
-    if reached and not known & {"changed in place", "not finite", *CERTAIN}:
-        try:
-            back = send_back(run, observed_steps, value if wants_gradient(value) else None)
-        except RuntimeError as error:
-            problem = f"The backward pass of the plain loop fails: {str(error).splitlines()[0]}"
-            return [*found, Finding("refused", None, None, problem)]
-        found += of_cotangents(observed_steps, back)
-        known |= {finding.kind for finding in found}
-        if not known & {"unknown generator", "not repeatable", "not finite"}:
-            found += inexact(prepare, run, observed_steps, back)
+    if reached and not (known | _kinds(found)) & {"changed in place", "not finite", *CERTAIN}:
+        value = value if wants_gradient(value) else None
+        found += _of_backward(prepare, run, observed_steps, value, known | _kinds(found))
     ends = {finding.where for finding in found if finding.kind in ("detached", "gradients off")}
     return [f for f in found if f.kind != "partly detached" or f.where not in ends]
+
+
+def _of_backward(
+    prepare: Prepare,
+    run: Run,
+    observed_steps: Sequence[ObservedStep],
+    value: Any,
+    known: set[str],
+) -> list[Finding]:
+    """Return the findings about the cotangents of a loss, or of a random cotangent."""
+    try:
+        back = send_back(run, observed_steps, value)
+    except RuntimeError as error:
+        problem = f"The backward pass of the plain loop fails: {str(error).splitlines()[0]}"
+        return [Finding("refused", None, None, problem)]
+    found = list(of_cotangents(observed_steps, back))
+    if not (known | _kinds(found)) & {"unknown generator", "not repeatable", "not finite"}:
+        found += inexact(prepare, run, observed_steps, back)
+    return found
+
+
+def _kinds(found: Sequence[Finding]) -> set[str]:
+    return {finding.kind for finding in found}
+
+
+def _placed(found: Sequence[Finding], run: Run) -> list[Finding]:
+    """Return the findings, with the step's definition as the place of those that have none."""
+    place = definition(run.step.function)
+    return [
+        finding if finding.where or finding.step is None else replace(finding, where=place)
+        for finding in found
+    ]
 
 
 def _good(observed_steps: Sequence[ObservedStep], loss: Loss | None) -> str:
