@@ -1,4 +1,4 @@
-"""Hooks: called as in the loop, as often as in the loop, with what the loop hands them."""
+"""Hooks: called when, as often and with the same tensors as in the loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step keeps outside of the state: refused where a gradient would be lost, else exact."""
+"""Tensors that a step keeps outside the state: exact, or refused if a gradient would be lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in force while the sampler runs, and no longer when `backward()` does."""
+"""Settings in force while the sampler runs, and no longer while `backward()` runs."""
 
 from __future__ import annotations
 
