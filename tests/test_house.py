@@ -32,7 +32,7 @@ APPLICATION = ROOT.parent / "applications" / "hdiscovery"
 APPLICATION_FLOORS = (
     ("data", "describe", "dm", "extra", "progress"),
     ("networks",),
-    ("directions",),
+    ("directions", "rescale"),
     ("editing", "training"),
     ("evaluation",),
     ("pages", "refit"),
