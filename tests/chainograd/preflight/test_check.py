@@ -574,7 +574,7 @@ def test_a_step_that_counts_its_calls_is_named_with_the_difference(net):
 
     assert (finding.kind, finding.step) == ("not repeatable", 0)
     assert "largest difference" in finding.text
-    assert "carry what it remembers in the state" in finding.text
+    assert "carry what the step remembers in the state" in finding.text
 
 
 def test_a_step_that_fails_when_it_is_run_again_is_named(net):
