@@ -8,6 +8,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import hdiscovery
 import pytest
 import torch
 
@@ -29,11 +30,11 @@ ROOMS = [room for floor in FLOORS for room in floor]
 APPLICATION = ROOT.parent / "applications" / "hdiscovery"
 # The same for the application; `commands` and `api` come last, as they use all the others.
 APPLICATION_FLOORS = (
-    ("data", "dm", "extra", "progress"),
+    ("data", "describe", "dm", "extra", "progress"),
     ("networks",),
     ("directions",),
     ("editing", "training"),
-    ("evaluation",),
+    ("evaluation", "rescale"),
     ("pages", "refit"),
     ("ablation", "mos"),
     ("api",),
