@@ -23,8 +23,10 @@ def photos(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     for j, name in enumerate(("cat", "dog")):
-        save_image(torch.rand(3, 20, 16, generator=torch.Generator().manual_seed(j)) * 2 - 1,
-                   folder / f"{name}.png")  # fmt: skip
+        save_image(
+            torch.rand(3, 20, 16, generator=torch.Generator().manual_seed(j)) * 2 - 1,
+            folder / f"{name}.png",
+        )
     return folder
 
 
@@ -39,8 +41,18 @@ def test_quality_is_printed_before_anything_is_edited_and_named_where_it_is_bad(
     )
 
     with pytest.raises(ZeroDivisionError):
-        run("edit", tiny_run, "--image", photos / "cat.png", "--inversion-steps", 3, "--direction", "1:1",
-            "--out", tmp_path)  # fmt: skip
+        run(
+            "edit",
+            tiny_run,
+            "--image",
+            photos / "cat.png",
+            "--inversion-steps",
+            3,
+            "--direction",
+            "1:1",
+            "--out",
+            tmp_path,
+        )
 
     assert "made grey, cut around the centre, 16 x 20 resized to 8 x 8" in before[0]
     assert "reconstruction PSNR" in before[0]
@@ -50,8 +62,20 @@ def test_quality_is_printed_before_anything_is_edited_and_named_where_it_is_bad(
 def test_a_folder_is_edited_along_two_directions_at_once_and_nothing_is_overwritten(
     tiny_run, photos, tmp_path, capsys
 ):
-    words = ("edit", tiny_run, "--image", photos, "--inversion-steps", 3, "--direction", "1:1", "--direction",
-             "0:-2", "--out", tmp_path / "out")  # fmt: skip
+    words = (
+        "edit",
+        tiny_run,
+        "--image",
+        photos,
+        "--inversion-steps",
+        3,
+        "--direction",
+        "1:1",
+        "--direction",
+        "0:-2",
+        "--out",
+        tmp_path / "out",
+    )
     assert run(*words) == 0
 
     names = [
@@ -73,8 +97,22 @@ def test_strips_and_grids_come_from_a_file_of_directions_too(
 ):
     options = [word for text in directions for word in ("--direction", text)]
 
-    assert run("edit", tiny_run / "directions.safetensors", "--image", photos / "cat.png",
-               "--inversion-steps", 3, "--shifts", 3, "--out", tmp_path / "out", *options) == 0  # fmt: skip
+    assert (
+        run(
+            "edit",
+            tiny_run / "directions.safetensors",
+            "--image",
+            photos / "cat.png",
+            "--inversion-steps",
+            3,
+            "--shifts",
+            3,
+            "--out",
+            tmp_path / "out",
+            *options,
+        )
+        == 0
+    )
 
     name = "_".join(f"d{text.replace(':', '+')}" for text in directions)
     assert [p.name for p in (tmp_path / "out").iterdir()] == [f"cat_mean_{name}.png"]
@@ -88,15 +126,29 @@ def test_an_inverted_image_is_edited_as_the_image_itself(tiny_run, photos, tmp_p
         == 0
     )
     assert run("edit", tiny_run, "--image", cat, "--inversion-steps", 3, *edit, tmp_path / "a") == 0
-    assert run("edit", tiny_run, "--image", tmp_path / "i" / "cat.safetensors", *edit,
-               tmp_path / "b") == 0  # fmt: skip
+    assert (
+        run("edit", tiny_run, "--image", tmp_path / "i" / "cat.safetensors", *edit, tmp_path / "b")
+        == 0
+    )
 
     a, b = (read_photo(tmp_path / x / "cat_direct_d2+1.png", (1, 8, 8)).x for x in "ab")
     assert torch.equal(a, b)
     assert (tmp_path / "i" / "cat.png").is_file()
     assert "inverted before, in 3 steps" in capsys.readouterr().out
-    assert run("edit", tiny_run, "--image", tmp_path / "i" / "cat.safetensors", photos / "dog.png",
-               "--inversion-steps", 2, *edit, tmp_path / "c") == 2  # fmt: skip
+    assert (
+        run(
+            "edit",
+            tiny_run,
+            "--image",
+            tmp_path / "i" / "cat.safetensors",
+            photos / "dog.png",
+            "--inversion-steps",
+            2,
+            *edit,
+            tmp_path / "c",
+        )
+        == 2
+    )
     assert "different numbers of steps, [2, 3]" in capsys.readouterr().err
 
 
@@ -142,8 +194,21 @@ def test_directions_are_named_and_asked_for_by_name(tiny_run, photos, tmp_path, 
     assert lines[1].startswith("1 (taller)")
     assert lines[2].startswith("2")
     assert "(" not in lines[2]
-    assert run("edit", file, "--image", photos / "cat.png", "--inversion-steps", 2, "--direction", "taller:1",
-               "--out", tmp_path / "out") == 0  # fmt: skip
+    assert (
+        run(
+            "edit",
+            file,
+            "--image",
+            photos / "cat.png",
+            "--inversion-steps",
+            2,
+            "--direction",
+            "taller:1",
+            "--out",
+            tmp_path / "out",
+        )
+        == 0
+    )
     assert (tmp_path / "out" / "cat_mean_d1+1.png").is_file()
 
 
@@ -160,8 +225,26 @@ def test_likeness_is_measured_and_drawn(tiny_run, photos, tmp_path, capsys):
     assert "cosine of the mean and the global direction" in capsys.readouterr().out
     with Image.open(tmp_path / "properties.png") as figure:
         assert figure.height > figure.width  # six rows of three
-    assert run("properties", tiny_run, "--image", photos / "cat.png", "--inversion-steps", 3, "--samples", 1,
-               "--direction", 1, "--shifts", 3, "--out", tmp_path, "--overwrite") == 0  # fmt: skip
+    assert (
+        run(
+            "properties",
+            tiny_run,
+            "--image",
+            photos / "cat.png",
+            "--inversion-steps",
+            3,
+            "--samples",
+            1,
+            "--direction",
+            1,
+            "--shifts",
+            3,
+            "--out",
+            tmp_path,
+            "--overwrite",
+        )
+        == 0
+    )
     report = json.loads((tmp_path / "properties.json").read_text())
     assert (report["images"], report["given_images"], report["num_steps"]) == (1, 1, 3)
 
