@@ -32,9 +32,9 @@ APPLICATION = ROOT.parent / "applications" / "hdiscovery"
 APPLICATION_FLOORS = (
     ("data", "describe", "dm", "extra", "progress"),
     ("networks",),
-    ("directions",),
+    ("directions", "rescale"),
     ("editing", "training"),
-    ("evaluation", "rescale"),
+    ("evaluation",),
     ("pages", "refit"),
     ("ablation", "mos"),
     ("api",),

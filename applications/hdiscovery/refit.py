@@ -113,9 +113,9 @@ def refit(
     train, test = _banks(checkpoint["buffers"])
     training, K, S = TrainedRun(discovery.config), config.shift.K, config.shift.S
     with seeded(seed):
-        image_shape = discovery.dm.image_shape
-        new = discovery.R if warm_start else training.new_reconstructor(image_shape)
-        R = new.to(discovery.device)
+        R = discovery.R
+        if not warm_start:
+            R = training.new_reconstructor(discovery.dm.image_shape).to(discovery.device)
         fit(R, train, training.weights, steps=-(-passes * len(train) // batch_size),
             batch_size=batch_size, learning_rate=learning_rate, seed=seed,
             device=discovery.device, augment=training.augment, weight_decay=weight_decay,

@@ -43,7 +43,9 @@ def test_an_object_in_the_state_that_hides_tensors_is_refused(kind, plan):
         return {"x": state["x"] + net(state["x"]), "past": kind(net(state["x"]))}
 
     chain = CheckpointedChain(step, 3, plan=plan)
-    with pytest.raises(ChainError, match=r"state that step 0 gives holds an object .* with tensors in it"):
+    with pytest.raises(
+        ChainError, match=r"state that step 0 gives holds an object .* with tensors in it"
+    ):
         chain({"x": torch.ones(3), "past": None})
     with pytest.raises(ChainError, match="state that enters step 0 holds"):
         chain({"x": torch.ones(3), "past": kind(torch.ones(3, requires_grad=True))})

@@ -1,10 +1,13 @@
 """Every field of a run is checked before anything is made."""
 
+from dataclasses import fields
+
 import pytest
 from hdiscovery.commands.flags import read_flags
 from hdiscovery.commands.train import TrainOptions
-from hdiscovery.directions.config import DiscoveryConfig
+from hdiscovery.directions.config import GROUP_OF, GROUPS, DiscoveryConfig
 from hdiscovery.directions.recipe import from_preset, presets
+from hdiscovery.directions.settings import ShiftSettings
 
 
 @pytest.mark.parametrize(
@@ -26,6 +29,10 @@ from hdiscovery.directions.recipe import from_preset, presets
         ({"update": "sideways"}, "`update` must be one of asymmetric, symmetric"),
         ({"adam": "sgd"}, "`adam` must be one of dense, lazy"),
         ({"frozen": "maybe"}, "`frozen` must be one of off, auto"),
+        ({"K": 8.0}, r"`K` must be a whole number, got 8.0 \(field `shift.K`\)"),
+        ({"r_augment": "no"}, "`r_augment` must be true or false"),
+        ({"dm": 3}, "`dm` must be text"),
+        ({"lamda_G": 1.0}, "`lamda_G` is not a field of a run. Did you mean `lambda_G`"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -73,12 +80,32 @@ def test_rates_are_one_unless_they_are_given():
     assert config.rates == {"phi": 0.1, "heads": 0.1, "omega": 0.1, "psi": 0.2}
 
 
-def test_options_are_checked_with_the_presets_own_fields_not_with_the_defaults():
-    # `micro_batch` does not go with "graph", which this preset has and the defaults have not.
-    _, changes = read_flags(
-        TrainOptions, ["--micro-batch", "4"], command="train", shown=TrainOptions.start
-    )
+def test_groups_can_be_made_alone_and_are_checked_alike():
+    assert DiscoveryConfig(shift=ShiftSettings(K=8)) == DiscoveryConfig.of(K=8)
+    with pytest.raises(ValueError, match="`K` must be a whole number"):
+        ShiftSettings(K=8.0)  # pyright: ignore
+    with pytest.raises(ValueError, match="`shift` must be a ShiftSettings, got 8"):
+        DiscoveryConfig(shift=8)  # pyright: ignore
 
-    assert from_preset("MNIST32-400-20-32-5", **changes).memory.micro_batch == 4
-    with pytest.raises(ValueError, match="`plan` 'graph' keeps every graph"):
-        from_preset("MNIST32-demo", **changes)
+
+def test_the_name_of_a_field_is_unique_over_the_groups():
+    names = [field.name for kind in GROUPS.values() for field in fields(kind)]
+
+    assert len(names) == len(set(names)) == len(GROUP_OF)
+
+
+@pytest.mark.parametrize(
+    ("words", "fits", "does_not"),
+    [
+        (["--micro-batch", "4"], {"plan": "nodes"}, {"plan": "graph"}),
+        (["--min-shift", "6"], {"S": 8.0}, {"S": 5.0}),
+    ],
+)
+def test_options_are_checked_with_the_recipes_own_fields_not_with_the_defaults(
+    words, fits, does_not
+):
+    _, changes = read_flags(TrainOptions, words, command="train", shown=TrainOptions.start)
+
+    DiscoveryConfig.of(**fits).replace(**changes)
+    with pytest.raises(ValueError, match=f"`{words[0][2:].replace('-', '_')}`"):
+        DiscoveryConfig.of(**does_not).replace(**changes)
