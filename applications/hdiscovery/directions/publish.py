@@ -42,10 +42,10 @@ def publish(run: RunFolder, out: Path, *, dtype: torch.dtype = torch.float16) ->
     networks, step = open_run(run), trained_steps(run)
     _refuse_unmeasured(run, step)
     published = RunFolder.create(out, run.read_json("config.json"))
+    enter_published(published, networks.config, networks.dm, step)
     for name in MEASURED:
         if (run.path / name).is_file():
             published.write_json(name, run.read_json(name))
-    enter_published(published, networks.config, networks.dm, step)
     # A training that was stopped has recorded steps after its last checkpoint.
     records = (record for record in run.records() if record["step"] < step)
     published.write_text("records.jsonl", "".join(map(_short, records)))
