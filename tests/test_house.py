@@ -9,7 +9,6 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
-import hdiscovery
 import pytest
 import torch
 

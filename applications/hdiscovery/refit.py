@@ -77,27 +77,8 @@ def refit(
             buffer, or something was measured of the run by the reconstructor that would be
             replaced.
     """
-    for name, value, least in (("passes", passes, 1), ("batch_size", batch_size, 2)):
-        if value < least:
-            raise ValueError(f"`{name}` must be at least {least}, got {value}.")
-    if not 0 < learning_rate < float("inf"):
-        raise ValueError(f"`learning_rate` must be positive and finite, got {learning_rate}.")
-    if not 0 < scale < float("inf"):
-        raise ValueError(f"`scale` must be positive and finite, got {scale}; 1 changes nothing.")
-    if not 0 <= weight_decay < float("inf"):
-        raise ValueError(
-            f"`weight_decay` must be finite and at least 0, got {weight_decay}; 0 is without."
-        )
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(
-            f"`label_smoothing` must be in [0, 1), got {label_smoothing}; 0 is without."
-        )
-    for name in MEASURED:
-        if name != "labels.json" and (run.path / name).exists():
-            raise ValueError(
-                f"{run.path / name} was measured with the reconstructor that would be replaced. "
-                "Move it away, or work on a copy of the run."
-            )
+    _refuse_numbers(passes, batch_size, learning_rate, scale, weight_decay, label_smoothing)
+    _refuse_measured(run)
     discovery, checkpoint = open_run(run, device=device), run.load_checkpoint()
     assert checkpoint is not None  # open_run has read it
     config = discovery.config
@@ -127,6 +108,36 @@ def refit(
     known = [accuracy(R, bank.batches(256, discovery.device), K=K, S=S)
              for bank in (test, train)]  # fmt: skip
     return FreshReconstructor(R, *known)
+
+
+def _refuse_numbers(
+    passes: int, batch_size: int, learning_rate: float, scale: float, weight_decay: float,
+    label_smoothing: float,
+) -> None:  # fmt: skip
+    for name, value, least in (("passes", passes, 1), ("batch_size", batch_size, 2)):
+        if value < least:
+            raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+    if not 0 < learning_rate < float("inf"):
+        raise ValueError(f"`learning_rate` must be positive and finite, got {learning_rate}.")
+    if not 0 < scale < float("inf"):
+        raise ValueError(f"`scale` must be positive and finite, got {scale}; 1 changes nothing.")
+    if not 0 <= weight_decay < float("inf"):
+        raise ValueError(
+            f"`weight_decay` must be finite and at least 0, got {weight_decay}; 0 is without."
+        )
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(
+            f"`label_smoothing` must be in [0, 1), got {label_smoothing}; 0 is without."
+        )
+
+
+def _refuse_measured(run: RunFolder) -> None:
+    for name in MEASURED:
+        if name != "labels.json" and (run.path / name).exists():
+            raise ValueError(
+                f"{run.path / name} was measured with the reconstructor that would be replaced. "
+                "Move it away, or work on a copy of the run."
+            )
 
 
 def _banks(buffers: list[list[Any]]) -> tuple[PairBank, PairBank]:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hdiscovery.directions.config import DiscoveryConfig, from_tables
+from hdiscovery.directions.config import DiscoveryConfig
+from hdiscovery.directions.groups import from_tables
 
 if sys.version_info >= (3, 11):
     import tomllib
