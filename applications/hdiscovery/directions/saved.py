@@ -1,4 +1,4 @@
-"""The networks of a run as it saved them: in a checkpoint or, once published, in two files."""
+"""Loads the networks of a run: from a checkpoint or, of a published run, from two files."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class LeftBehind(nn.Module):
     def forward(self, *_: Tensor) -> Tensor:
         """Refuse."""
         raise ValueError(
-            "A published run has its directions and its reconstructor: the discriminator stayed "
-            "with the run. What it said in training is in records.jsonl."
+            "A published run has no discriminator: it stayed with the run that was published. Its "
+            "losses are in records.jsonl."
         )
 
 
@@ -39,8 +39,8 @@ def open_networks(run: RunFolder, *, device: torch.device | str = "cpu") -> tupl
     """Return the networks of a run, published or not, and the training steps behind them.
 
     Raises:
-        ValueError: If the run has no checkpoint, a file of it is damaged, or its diffusion model
-            is another one than it was trained with.
+        ValueError: If the run has no checkpoint, one of its files is damaged, or its diffusion
+            model is not the model that it was trained with.
     """
     if not is_published(run):
         return open_run(run, device=device), trained_steps(run)
@@ -55,7 +55,7 @@ def open_run(run: RunFolder, *, device: torch.device | str = "cpu") -> RunNetwor
     """Return the networks of a run's last checkpoint; of the shift block its average, if kept.
 
     Raises:
-        ValueError: If the run has no checkpoint yet, or its diffusion model is another one than
+        ValueError: If the run has no checkpoint yet, or its diffusion model is not the model that
             it was trained with.
     """
     networks = _built(run, device)
@@ -72,7 +72,7 @@ def open_run(run: RunFolder, *, device: torch.device | str = "cpu") -> RunNetwor
 
 
 def trained_steps(run: RunFolder) -> int:
-    """Return how many training steps are behind a run's checkpoint; 0 where there is none."""
+    """Return the number of training steps behind a run's checkpoint; 0 without a checkpoint."""
     checkpoint = run.load_checkpoint()
     return checkpoint["step"] if checkpoint else 0
 

@@ -52,7 +52,10 @@ def inspect(
         yield from _of_published(path, answers, images, device)
         return
     if given := answers.options():
-        raise ValueError(f"`{given}` is for published weights; {source} tells everything itself.")
+        raise ValueError(
+            f"`{given}` is for published weights. {source} says which architecture it holds: leave "
+            "the options out."
+        )
     yield from _of_model(load_dm(source, device=device), images)
 
 
@@ -69,7 +72,7 @@ def _of_model(dm: DiffusionModel, images: Images | None) -> Iterator[str]:
         yield _line("conditional", "in Python, `hdiscovery.dm.conditioned.under(dm, label)`")
     if images is None and isinstance(unet, PredictsNoise):
         # x_t is nearly all of the answer then, whatever the network says.
-        yield _line("noise error", "`--images FOLDER` measures it; pure noise tells nothing here")
+        yield _line("noise error", "`--images FOLDER` measures it; pure noise says nothing here")
         return
     probe = _probe(dm.image_shape, images)
     error, trivial = noise_error(unet, dm.schedule, probe), trivial_error(probe)
@@ -171,7 +174,7 @@ def _compared(ranking: list[Ranked], probe: Probe) -> Iterator[str]:
         shown = answers if probe.images is not None else answers.but(schedule=None)
         yield f"  {ranked.error:.4f}  {'worse' if worse else 'fits '}  {shown.options()}"
     if not any(best.clearly_better_than(ranked) for ranked in ranking):
-        yield "None is clearly worse than another: these samples do not tell them apart."
+        yield "No answer is clearly worse than another: these samples do not tell them apart."
 
 
 def _probe(shape: tuple[int, int, int], images: Images | None) -> Probe:
