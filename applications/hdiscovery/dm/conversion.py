@@ -79,7 +79,7 @@ def asked(weights: Path, inferred: Inferred, answers: Answers) -> str:
     return (
         f"`weights` {weights} are an ADM UNet's, and do not tell everything of it. Give what its "
         f"authors say: {command(weights, inferred, answers)}. What fits best, `hdiscovery convert "
-        f"{shlex.quote(str(weights))} --inspect --image-size PIXELS --images FOLDER` finds."
+        f"{shlex.quote(str(weights))} --inspect --image-size PIXELS --data FOLDER` finds."
     )
 
 
@@ -119,7 +119,7 @@ def refuse_worse(ranking: list[Ranked], inferred: Inferred, answers: Answers) ->
         raise ValueError(
             f"With `{answers.options()}` the noise-prediction error on {len(given.errors)} images "
             f"is {given.error:.4f}, and with `{best.answers.options()}` it is {best.error:.4f}. "
-            "Give those. To write the file all the same, leave `--images` out."
+            "Give those. To write the file all the same, leave `--data` out."
         )
 
 
