@@ -98,9 +98,9 @@ def refit(
                 f"{run.path / name} was measured with the reconstructor that would be replaced. "
                 "Move it away, or work on a copy of the run."
             )
-    discovery, checkpoint = open_run(run, device=device), run.load_checkpoint()
+    networks, checkpoint = open_run(run, device=device), run.load_checkpoint()
     assert checkpoint is not None  # open_run has read it
-    config = discovery.config
+    config = networks.config
     if reconstructor is not None and reconstructor != config.networks.reconstructor:
         if warm_start:
             raise ValueError(
@@ -108,23 +108,23 @@ def refit(
                 f"{config.networks.reconstructor!r}, and `reconstructor` asks for "
                 f"{reconstructor!r}. Leave one of them out."
             )
-        discovery = replace(discovery, config=config.replace(reconstructor=reconstructor))
-    checkpoint = rescaled(checkpoint, discovery.shift_block, scale, config.shift.S)
+        networks = replace(networks, config=config.replace(reconstructor=reconstructor))
+    checkpoint = rescaled(checkpoint, networks.shift_block, scale, config.shift.S)
     train, test = _banks(checkpoint["buffers"])
-    training, K, S = TrainedRun(discovery.config), config.shift.K, config.shift.S
+    training, K, S = TrainedRun(networks.config), config.shift.K, config.shift.S
     with seeded(seed):
-        R = discovery.R
+        R = networks.R
         if not warm_start:
-            R = training.new_reconstructor(discovery.dm.image_shape).to(discovery.device)
+            R = training.new_reconstructor(networks.dm.image_shape).to(networks.device)
         fit(R, train, training.weights, steps=-(-passes * len(train) // batch_size),
             batch_size=batch_size, learning_rate=learning_rate, seed=seed,
-            device=discovery.device, augment=training.augment, weight_decay=weight_decay,
+            device=networks.device, augment=training.augment, weight_decay=weight_decay,
             label_smoothing=label_smoothing, precision=autocast, progress=progress)  # fmt: skip
     anew = torch.optim.Adam(R.parameters(), config.rates["omega"])
     optimizers = {**checkpoint["optimizers"], "omega": anew.state_dict()}
     run.save_checkpoint({**checkpoint, "R": R.state_dict(), "optimizers": optimizers})
-    enter(run, "refitted", config=discovery.config, before=config, step=checkpoint["step"])
-    known = [accuracy(R, bank.batches(256, discovery.device), K=K, S=S)
+    enter(run, "refitted", config=networks.config, before=config, step=checkpoint["step"])
+    known = [accuracy(R, bank.batches(256, networks.device), K=K, S=S)
              for bank in (test, train)]  # fmt: skip
     return FreshReconstructor(R, *known)
 

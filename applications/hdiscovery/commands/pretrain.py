@@ -9,7 +9,7 @@ from hdiscovery.commands.bars import bar
 from hdiscovery.commands.options import parsed
 
 if TYPE_CHECKING:
-    from hdiscovery.training.pretrain import PretrainConfig
+    from hdiscovery.training.pretrain_config import PretrainConfig
 
 EXAMPLES = ("hdiscovery pretrain --out runs/dm --data data",)
 
@@ -20,7 +20,7 @@ def read(words: Sequence[str]) -> PretrainConfig:
     Raises:
         SystemExit: If help was shown, or an option cannot be read.
     """
-    from hdiscovery.training.pretrain import PretrainConfig, begun
+    from hdiscovery.training.pretrain_config import PretrainConfig, begun
 
     how = {"prog": "hdiscovery pretrain", "examples": EXAMPLES, "markers": ()}
     config = parsed(PretrainConfig, words, **how)

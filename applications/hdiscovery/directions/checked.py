@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import is_dataclass
 from functools import lru_cache
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -23,6 +24,7 @@ KINDS = {
     "bool_type": "must be true or false",
     "string_type": "must be text",
     "finite_number": "must be finite",
+    "is_instance_of": "must be a {class}",
     "greater_than": "must be positive and finite",
     "greater_than_equal": "must be at least {ge:g}",
 }
@@ -64,7 +66,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 @lru_cache
 def _adapters(kind: type) -> dict[str, TypeAdapter[Any]]:
     hints = get_type_hints(kind, include_extras=True)
-    return {name: TypeAdapter(hint, config=STRICT) for name, hint in hints.items()}
+    # A field that is a dataclass itself checks its own fields.
+    checked = {name: hint for name, hint in hints.items() if not is_dataclass(hint)}
+    return {name: TypeAdapter(hint, config=STRICT) for name, hint in checked.items()}
 
 
 def _sentence(error: ValidationError, kind: type, name: str, table: str) -> str:
@@ -75,5 +79,6 @@ def _sentence(error: ValidationError, kind: type, name: str, table: str) -> str:
         must = f"must be one of {', '.join(choices)}"
         suggestion = did_you_mean(str(value), choices)
     else:
-        must = KINDS[problem["type"]].format(**problem.get("ctx", {}))
+        form = KINDS.get(problem["type"], f"is refused ({problem['msg']})")
+        must = form.format(**problem.get("ctx", {}))
     return f"`{name}` {must}, got {value!r} (field `{table}.{name}`).{suggestion}"

@@ -9,12 +9,12 @@ import torch
 
 from hdiscovery.directions.about import About
 from hdiscovery.directions.direction_set import DirectionSet, Kind
-from hdiscovery.directions.discovery import Discovery, sampler_of
 from hdiscovery.directions.fingerprint import dm_hash
 from hdiscovery.directions.fixed import GlobalDirections, MeanDirections
 from hdiscovery.directions.portable import FILE, PortableDirections, load_directions
 from hdiscovery.directions.run_about import about_run
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.run_networks import RunNetworks, sampler_of
 from hdiscovery.directions.sampler import Sampler
 from hdiscovery.directions.saved import open_networks
 from hdiscovery.directions.shipped import located, shipped_runs
@@ -67,7 +67,7 @@ def open_directions(
 
 
 def directions_of(
-    networks: Discovery, *, name: str = "learnt", folder: RunFolder | None = None, step: int = 0
+    networks: RunNetworks, *, name: str = "learnt", folder: RunFolder | None = None, step: int = 0
 ) -> DirectionSet:
     """Return the directions of a run's shift block.
 

@@ -156,14 +156,15 @@ def test_scores_are_those_of_the_ranking_or_else_recalls(run):
 
     assert (recalls.score_name, recalls.scores) == ("RCA recall", (0.5, None, 0.25))
     assert (ranked.score_name, ranked.scores) == ("ranking score", (None, None, 0.9))
+    damaged = open_directions(run)  # it can be ranked anew
     with pytest.raises(ValueError, match=r"ranking.json or rca.json"):
-        open_directions(run)
+        _ = damaged.scores
 
 
 def test_damaged_files_are_refused_by_what_is_wrong(tiny_run, tmp_path):
     whole, path = load_directions(tiny_run / FILE), tmp_path / "a.safetensors"
 
-    with pytest.raises(FileNotFoundError, match="hdiscovery directions RUN"):
+    with pytest.raises(FileNotFoundError, match="hdiscovery publish RUN --to file"):
         load_directions(path)
     path.write_bytes((tiny_run / FILE).read_bytes()[:900])
     with pytest.raises(ValueError, match="cannot be read"):
