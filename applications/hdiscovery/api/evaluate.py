@@ -171,7 +171,7 @@ def rank(
         directions, num_samples=sizes.samples, num_shifts=sizes.shifts, seed=seed,
         batch_size=sizes.batch_size, progress=progress("directions"),
     )  # fmt: skip
-    R = _fresh(directions, sizes, progress) if fresh else directions.R
+    R = _new_reconstructor(directions, sizes, progress) if fresh else directions.R
     assert R is not None  # every run has one
     ranking = ranked(
         directions, R, net, found, references=sizes.references, threshold=twins, seed=seed,
@@ -188,7 +188,7 @@ def _opened(run: RunFolder, device: str, compile: bool) -> DirectionSet:
     return directions
 
 
-def _fresh(directions: DirectionSet, sizes: Sizes, progress: Bars) -> nn.Module:
+def _new_reconstructor(directions: DirectionSet, sizes: Sizes, progress: Bars) -> nn.Module:
     count = 128 * directions.K if sizes.fresh_pairs is None else sizes.fresh_pairs
     return train_fresh(
         directions, train_pairs=count, test_pairs=max(count // 4, 1), steps=sizes.fresh_steps,

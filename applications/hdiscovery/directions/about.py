@@ -99,7 +99,7 @@ class About:
         """
         if self.calibration is None:
             raise ValueError(
-                "`--strength calibrated`: these directions were not calibrated. `hdiscovery "
+                "`--unit calibrated`: these directions were not calibrated. `hdiscovery "
                 "publish RUN --to file` calibrates them, without `--no-calibration`."
             )
         found = []
@@ -107,7 +107,7 @@ class About:
             scale = self.calibration.scales[j]
             if scale is None:
                 raise ValueError(
-                    f"`--strength calibrated`: direction {self.title(j)} changes images less than "
+                    f"`--unit calibrated`: direction {self.title(j)} changes images less than "
                     f"the others even at S = {self.S:g}. Give it a plain strength."
                 )
             found.append(scale)

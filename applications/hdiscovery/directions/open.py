@@ -190,6 +190,6 @@ def check_model(
         raise ValueError(
             f"The directions in {path} were found in the diffusion model {about.dm!r} (sha256 "
             f"{about.dm_hash[:12]}…), and {model.name} is another one ({found[:12]}…). "
-            "Directions mean nothing in another model, unless it is a fine-tuned copy. Pass the right model by "
-            "`--dm FILE`, or try all the same with `--another-dm`."
+            "Directions mean nothing in another model, unless it is a fine-tuned copy. Pass the "
+            "right model by `--dm FILE`, or try all the same with `--another-dm`."
         )

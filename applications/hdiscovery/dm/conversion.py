@@ -81,7 +81,7 @@ def asked(weights: Path, inferred: Inferred, answers: Answers) -> str:
         f"`weights` {weights} are an ADM UNet's, and a state dict does not show the whole "
         "architecture. Fill in what its authors say: "
         f"{command(weights, inferred, answers)}. To find what fits best: `hdiscovery convert "
-        f"{shlex.quote(str(weights))} --inspect --image-size PIXELS --images FOLDER`."
+        f"{shlex.quote(str(weights))} --inspect --image-size PIXELS --data FOLDER`."
     )
 
 
@@ -122,7 +122,7 @@ def refuse_worse(ranking: list[Ranked], inferred: Inferred, answers: Answers) ->
         raise ValueError(
             f"With `{answers.options()}` the noise-prediction error on {len(given.errors)} images "
             f"is {given.error:.4f}, and with `{best.answers.options()}` it is {best.error:.4f}. "
-            "Give those. To write the file all the same, leave `--images` out."
+            "Give those. To write the file all the same, leave `--data` out."
         )
 
 
