@@ -174,7 +174,7 @@ def test_inspecting_a_model_tells_what_it_is(tmp_path, capsys):
 def test_one_image_is_too_few_to_tell_anything(weights, images, capsys):
     assert run("convert", weights, "--inspect", "--image-size", 8, "--data", images / "0.png") == 2
 
-    assert "give a folder of two or more" in capsys.readouterr().err
+    assert "on two images or more: give a folder" in capsys.readouterr().err
 
 
 def test_a_state_dict_as_safetensors_is_read_as_one(tmp_path):
