@@ -17,7 +17,7 @@ from hdiscovery.directions.saved import open_networks, open_run
 from hdiscovery.directions.shipped import shipped_runs
 from hdiscovery.dm.files import save_dm
 from hdiscovery.dm.open import load_dm
-from hdiscovery.train.loop import train
+from hdiscovery.training.loop import train
 
 
 @pytest.fixture
