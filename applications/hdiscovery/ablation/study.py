@@ -61,7 +61,7 @@ def measure_variant(
     sources: Sources,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
-    """Measure a variant, write ``evaluation.json``, and return it; or return the file that is there.
+    """Measure a variant, write ``evaluation.json`` and return it, or return what is there already.
 
     The file that is there counts if it has all of the parts and is of the same checkpoint, sizes
     and sources.
