@@ -1,10 +1,12 @@
-"""Data flows one way, and the reference shows what is public."""
+"""Imports run one way, tests mirror the packages, and the reference shows what is public."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,22 @@ FLOORS = (
     ("adapters",),
 )
 ROOMS = [room for floor in FLOORS for room in floor]
+APPLICATION = ROOT.parent / "applications" / "hdiscovery"
+# The same for the application; `commands` and `api` come last, as they use all the others.
+APPLICATION_FLOORS = (
+    ("data", "describe", "dm", "extra", "progress"),
+    ("networks",),
+    ("directions", "rescale"),
+    ("editing", "training"),
+    ("evaluation",),
+    ("pages", "refit"),
+    ("ablation", "mos"),
+    ("api",),
+    ("commands",),
+    ("cli",),
+    ("__main__",),
+)
+PACKAGES = {"chainograd": ROOT, "hdiscovery": APPLICATION}
 
 
 def test_the_core_imports_neither_application_nor_optional_libraries():
@@ -47,12 +65,58 @@ def test_a_room_imports_only_rooms_of_floors_before_it(floor):
                 assert imported(path) <= before | {room}, path
 
 
-def imported(path):
+@pytest.mark.parametrize("floor", range(len(APPLICATION_FLOORS)))
+def test_a_room_of_the_application_imports_only_rooms_of_floors_before_it(floor):
+    before = {room for rooms in APPLICATION_FLOORS[:floor] for room in rooms}
+
+    for room in APPLICATION_FLOORS[floor]:
+        for path in [APPLICATION / f"{room}.py", *(APPLICATION / room).rglob("*.py")]:
+            if path.exists():
+                assert imported(path, "hdiscovery") <= before | {room}, path
+
+
+def imported(path, package="chainograd"):
     return {
         node.module.split(".")[1]
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("chainograd.")
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package}.")
     }
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_modules_import_one_another_in_a_circle(package):
+    root = PACKAGES[package]
+    modules = {module_name(path, root): path for path in root.rglob("*.py")}
+    imports = {name: modules_imported(path, modules) - {name} for name, path in modules.items()}
+
+    graphlib.TopologicalSorter(imports).prepare()  # raises CycleError with the circle
+
+
+def module_name(path, root):
+    parts = (root.name, *path.relative_to(root).with_suffix("").parts)
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def modules_imported(path, modules):
+    """Return the modules that a file imports, wherever in the file it does."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in modules else node.module for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & modules.keys()
+
+
+def test_the_application_has_these_rooms():
+    rooms = {p.stem for p in APPLICATION.iterdir() if p.suffix == ".py" or has_modules(p)}
+
+    assert rooms - {"__init__"} == {room for floor in APPLICATION_FLOORS for room in floor}
+
+
+def has_modules(folder):
+    return (folder / "__init__.py").exists()
 
 
 def test_the_core_has_these_rooms_and_at_most_twenty():
@@ -63,8 +127,25 @@ def test_the_core_has_these_rooms_and_at_most_twenty():
     assert len(FLOORS) <= 8
 
 
+def test_every_folder_of_tests_is_a_room_of_the_core():
+    tests = ROOT.parent / "tests" / "chainograd"
+    folders = {path.parent.relative_to(tests).parts[:1] for path in tests.rglob("*.py")}
+
+    assert folders - {()} <= {(room,) for room in ROOMS}
+
+
+def test_no_test_of_the_core_imports_another():
+    imports = re.compile(r"^(?:from|import) tests\.(?:\w+\.)*test_\w+", re.MULTILINE)
+    tests = (ROOT.parent / "tests" / "chainograd").rglob("*.py")
+
+    assert not [path for path in tests if imports.search(path.read_text())]
+
+
 def test_a_public_name_is_never_that_of_a_module():
+    rooms = {room for floor in APPLICATION_FLOORS for room in floor}
+
     assert not set(chainograd.__all__) & set(ROOMS)
+    assert not set(import_module("hdiscovery").__all__) & rooms
 
 
 def test_only_one_room_knows_private_names_of_torch():

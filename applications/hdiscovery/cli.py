@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(words)
+        return _carry_out(words)
     except SystemExit as stop:  # tyro's: help was shown, or an error was
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
@@ -71,7 +71,7 @@ def read(words: Sequence[str]) -> tuple[ModuleType, Any]:
     return module, _options(module, name, words)
 
 
-def _run(words: Sequence[str]) -> int:
+def _carry_out(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(overview())
         return 0 if words else 2

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from hdiscovery.directions.history import enter
+from hdiscovery.directions.pairs import Progress
 from hdiscovery.directions.publish import MEASURED
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.directions.saved import open_run
 from hdiscovery.directions.seeds import seeded
-from hdiscovery.directions.subject import Progress, of_run
+from hdiscovery.directions.trained_run import TrainedRun
 from hdiscovery.dm.autocast import Autocast
 from hdiscovery.evaluation.fresh import FreshReconstructor, fit
 from hdiscovery.evaluation.kept_pairs import PairBank
@@ -77,9 +78,9 @@ def refit(
     """
     _refuse_numbers(passes, batch_size, learning_rate, scale, weight_decay, label_smoothing)
     _refuse_measured(run)
-    discovery, checkpoint = open_run(run, device=device), run.load_checkpoint()
+    networks, checkpoint = open_run(run, device=device), run.load_checkpoint()
     assert checkpoint is not None  # open_run has read it
-    config = discovery.config
+    config = networks.config
     if reconstructor is not None and reconstructor != config.networks.reconstructor:
         if warm_start:
             raise ValueError(
@@ -87,21 +88,23 @@ def refit(
                 f"{config.networks.reconstructor!r}, and `reconstructor` asks for "
                 f"{reconstructor!r}. Leave one of them out."
             )
-        discovery = replace(discovery, config=config.replace(reconstructor=reconstructor))
-    checkpoint = rescaled(checkpoint, discovery.shift_block, scale, config.shift.S)
+        networks = replace(networks, config=config.replace(reconstructor=reconstructor))
+    checkpoint = rescaled(checkpoint, networks.shift_block, scale, config.shift.S)
     train, test = _banks(checkpoint["buffers"])
-    subject = of_run(discovery)
+    training, K, S = TrainedRun(networks.config), config.shift.K, config.shift.S
     with seeded(seed):
-        R = discovery.R if warm_start else subject.new_R().to(discovery.device)
-        fit(R, train, subject.weights, steps=-(-passes * len(train) // batch_size),
+        R = networks.R
+        if not warm_start:
+            R = training.new_reconstructor(networks.dm.image_shape).to(networks.device)
+        fit(R, train, training.weights, steps=-(-passes * len(train) // batch_size),
             batch_size=batch_size, learning_rate=learning_rate, seed=seed,
-            device=discovery.device, augment=subject.augment, weight_decay=weight_decay,
+            device=networks.device, augment=training.augment, weight_decay=weight_decay,
             label_smoothing=label_smoothing, precision=autocast, progress=progress)  # fmt: skip
     anew = torch.optim.Adam(R.parameters(), config.rates["omega"])
     optimizers = {**checkpoint["optimizers"], "omega": anew.state_dict()}
     run.save_checkpoint({**checkpoint, "R": R.state_dict(), "optimizers": optimizers})
-    enter(run, "refitted", config=discovery.config, before=config, step=checkpoint["step"])
-    known = [accuracy(R, bank.batches(256, discovery.device), K=subject.K, S=subject.S)
+    enter(run, "refitted", config=networks.config, before=config, step=checkpoint["step"])
+    known = [accuracy(R, bank.batches(256, networks.device), K=K, S=S)
              for bank in (test, train)]  # fmt: skip
     return FreshReconstructor(R, *known)
 

@@ -28,7 +28,7 @@ def flags(fields):
     return [word for name, value in fields.items() for word in (f"--{name}", value)]
 
 
-def contents(folder):
+def held(folder):
     """Return what a folder holds, by name; of tensors what they are, not in which order."""
     return {
         str(path.relative_to(folder)): tensors(path)
@@ -146,7 +146,7 @@ def test_evaluate_and_rank_write_what_the_command_writes(twice, capsys):
     capsys.readouterr()
     assert run("evaluate", commands, "--only", "losses", "rca", "rank", *words) == 0
 
-    assert contents(mine) == contents(commands)
+    assert held(mine) == held(commands)
     assert found.report == json.loads((mine / "evaluation.json").read_text())
     assert found.table() in capsys.readouterr().out
     assert [r.k for r in ranking.directions] == [
@@ -164,7 +164,7 @@ def test_edit_and_invert_write_what_the_commands_write(tiny_run, photo, tmp_path
 
     assert run("invert", tiny_run, *words) == 0
     assert run("edit", tiny_run, *words, "--direction", "1:1", "--direction", 2, "--shifts", 3) == 0
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert held(tmp_path / "a") == held(tmp_path / "b")
     assert edits.images.shape == (1, 1, 3, 1, 8, 8)
     # In one call, from a name and a file.
     again = hdiscovery.edit(
@@ -183,7 +183,7 @@ def test_gallery_writes_what_the_command_writes(twice):
                "--device", "cpu") == 0  # fmt: skip
 
     assert page == mine / "index.html"
-    assert contents(mine) == contents(commands)
+    assert held(mine) == held(commands)
 
 
 def test_a_run_a_published_run_and_a_file_open_the_same_way(published, tiny_run):

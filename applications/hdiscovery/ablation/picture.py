@@ -9,12 +9,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 from torch import Tensor
 
-from hdiscovery.directions.discovery import Discovery
+from hdiscovery.directions.direction_set import DirectionSet
 from hdiscovery.pages.draw import draw_strips, even_shifts
 
 
 def draw_variants(
-    variants: Mapping[str, tuple[Discovery, int]],
+    variants: Mapping[str, tuple[DirectionSet, int]],
     path: Path,
     *,
     samples: int = 2,
@@ -24,7 +24,7 @@ def draw_variants(
     """Draw the same samples along one direction of each variant, as a PNG.
 
     Args:
-        variants: Networks and a direction k of each, by the variant's name.
+        variants: Directions and one direction k of each, by the variant's name.
         path: The file, written complete or not at all.
         samples: Samples of each.
         columns: Shifts from -S to S, odd.
@@ -35,9 +35,9 @@ def draw_variants(
     """
     rows, width = len(variants) * samples, 0.62 * columns
     figure, axes = plt.subplots(rows, columns, figsize=(width + 1.6, 0.66 * rows), squeeze=False)
-    for v, (name, (discovery, k)) in enumerate(variants.items()):
-        shifts = even_shifts(discovery.config.shift.S, columns)
-        strips = draw_strips(discovery, k, samples=samples, shifts=shifts, seed=seed)
+    for v, (name, (directions, k)) in enumerate(variants.items()):
+        shifts = even_shifts(directions.S, columns)
+        strips = draw_strips(directions, k, samples=samples, shifts=shifts, seed=seed)
         for n in range(samples):
             for j, s in enumerate(shifts):
                 ax = axes[v * samples + n][j]

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from hdiscovery.directions.config import DiscoveryConfig, run_config
+from hdiscovery.directions.open import open_directions
 from hdiscovery.directions.run_folder import RunFolder
-from hdiscovery.directions.saved import open_run
 from hdiscovery.evaluation.report import COLUMNS, evaluate
 from hdiscovery.evaluation.settings import Sizes, Sources
 from hdiscovery.training.loop import train
@@ -80,9 +80,7 @@ def measure_variant(
             return report
     report = {}
     for report in evaluate(
-        open_run(run, device=device),
-        list(run.records()),
-        step=step,
+        open_directions(run.path, device=device),
         parts=parts,
         sizes=sizes,
         sources=sources,

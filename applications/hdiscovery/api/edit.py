@@ -14,10 +14,10 @@ from hdiscovery.api.files import refuse_existing
 from hdiscovery.api.invert import Images, Inversion, invert
 from hdiscovery.api.open import open
 from hdiscovery.data.images import save_image
+from hdiscovery.directions.direction_set import DirectionSet
 from hdiscovery.editing import editor
 from hdiscovery.editing.layout import Layout, arrange, parse_direction
 from hdiscovery.editing.sheets import Sheet, draw_sheet, strength
-from hdiscovery.editing.source import Source
 from hdiscovery.progress import Bars, silent
 
 Unit = Literal["plain", "calibrated"]
@@ -66,7 +66,7 @@ class Edits:
         images: ``[N, rows, columns, C, H, W]``, not clamped.
     """
 
-    directions: Source
+    directions: DirectionSet
     inversion: Inversion
     arranged: Arranged
     images: Tensor
@@ -101,7 +101,7 @@ class Edits:
 
 
 def edit(
-    directions: Source | str | Path,
+    directions: DirectionSet | str | Path,
     images: Inversion | Images,
     along: Sequence[str],
     *,
@@ -149,23 +149,24 @@ def edit(
         >>> edits.images.shape
         torch.Size([1, 1, 1, 1, 32, 32])
     """
-    source = directions if isinstance(directions, Source) else open(directions, device=device)
-    arranged = arrange_edits(source, along, unit=unit, span=span, shifts=shifts)
+    if not isinstance(directions, DirectionSet):
+        directions = open(directions, device=device)
+    arranged = arrange_edits(directions, along, unit=unit, span=span, shifts=shifts)
     if not isinstance(images, Inversion):
         images = invert(
-            source, images, inversion_steps=inversion_steps, sampling_steps=sampling_steps,
+            directions, images, inversion_steps=inversion_steps, sampling_steps=sampling_steps,
             batch_size=batch_size, progress=progress,
         )  # fmt: skip
     edited = editor.edit(
-        source, images.x_T, arranged.layout.k, arranged.s.flatten(0, 1),
+        directions, images.x_T, arranged.layout.k, arranged.s.flatten(0, 1),
         num_steps=images.num_steps, gain=1.0 if unscaled else None, batch_size=batch_size,
         progress=progress("editing"),
     )  # fmt: skip
-    return Edits(source, images, arranged, edited.unflatten(1, arranged.s.shape[:2]))
+    return Edits(directions, images, arranged, edited.unflatten(1, arranged.s.shape[:2]))
 
 
 def arrange_edits(
-    source: Source,
+    directions: DirectionSet,
     along: Sequence[str],
     *,
     unit: Unit = "plain",
@@ -177,9 +178,9 @@ def arrange_edits(
     Raises:
         ValueError: If a direction does not exist or a number is out of range.
     """
-    about, calibrated = source.about, unit == "calibrated"
+    about, calibrated = directions.about, unit == "calibrated"
     if span is None:
         span = 1.0 if calibrated else about.S
     layout = arrange([parse_direction(text, about) for text in along], span=span, columns=shifts)
     s = layout.s * torch.tensor(about.scales(layout.k)) if calibrated else layout.s
-    return Arranged(layout, s, f"{source.kind}_{layout.name}{'_calibrated' * calibrated}")
+    return Arranged(layout, s, f"{directions.kind}_{layout.name}{'_calibrated' * calibrated}")

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hdiscovery.directions.discovery import Discovery
+from torch import nn
+
+from hdiscovery.directions.direction_set import DirectionSet
+from hdiscovery.directions.open import open_directions
 from hdiscovery.directions.run_folder import RunFolder
-from hdiscovery.directions.saved import open_networks
 from hdiscovery.directions.shipped import own_run
-from hdiscovery.directions.subject import of_run
 from hdiscovery.dm.compiled import compile_parts
 from hdiscovery.dm.device import device_of
 from hdiscovery.evaluation import report
@@ -106,11 +107,10 @@ def evaluate(
     sizes, sources = sizes or Sizes(), sources or Sources()
     _refuse_fid_without_images(parts, sources)
     folder = own_run(Path(run))
-    discovery, step = _opened(folder, device, compile)
-    records = [record for record in folder.records() if record["step"] < step]
+    directions = _opened(folder, device, compile)
     before, measured = _before(folder), {}
     for grown in report.evaluate(
-        discovery, records, step=step, parts=parts, baselines=baselines,
+        directions, parts=parts, baselines=baselines,
         strength=baseline_strength, sizes=sizes, sources=sources, progress=progress,
     ):  # fmt: skip
         measured = report.merged(before, grown)
@@ -162,37 +162,36 @@ def rank(
     """
     sizes, sources = sizes or Sizes(), sources or Sources()
     folder = own_run(Path(run))
-    discovery, step = _opened(folder, device, compile)
-    subject, seed = of_run(discovery), sizes.seed + 1
+    directions, seed = _opened(folder, device, compile), sizes.seed + 1
     net = feature_net(
-        sources.features, subject.dm, data=sources.data, cache=sources.classifier,
+        sources.features, directions.dm, data=sources.data, cache=sources.classifier,
         progress=progress("classifier of digits"),
     )  # fmt: skip
     found = sweeps(
-        subject, num_samples=sizes.samples, num_shifts=sizes.shifts, seed=seed,
+        directions, num_samples=sizes.samples, num_shifts=sizes.shifts, seed=seed,
         batch_size=sizes.batch_size, progress=progress("directions"),
     )  # fmt: skip
-    R = _fresh(discovery, sizes, progress) if fresh else discovery.R
+    R = _new_reconstructor(directions, sizes, progress) if fresh else directions.R
+    assert R is not None  # every run has one
     ranking = ranked(
-        subject, R, net, found, references=sizes.references, threshold=twins, seed=seed,
+        directions, R, net, found, references=sizes.references, threshold=twins, seed=seed,
         batch_size=sizes.batch_size,
     )  # fmt: skip
-    folder.write_json("ranking.json", ranking.content(step))
+    folder.write_json("ranking.json", ranking.content(directions.training().step))
     return ranking
 
 
-def _opened(run: RunFolder, device: str, compile: bool) -> tuple[Discovery, int]:
-    discovery, step = open_networks(run, device=device_of(device))
+def _opened(run: RunFolder, device: str, compile: bool) -> DirectionSet:
+    directions = open_directions(run.path, device=device_of(device))
     if compile:
-        compile_parts(discovery.dm.unet)
-    return discovery, step
+        compile_parts(directions.dm.unet)
+    return directions
 
 
-def _fresh(discovery: Discovery, sizes: Sizes, progress: Bars) -> Any:
-    subject = of_run(discovery)
-    count = 128 * subject.K if sizes.fresh_pairs is None else sizes.fresh_pairs
+def _new_reconstructor(directions: DirectionSet, sizes: Sizes, progress: Bars) -> nn.Module:
+    count = 128 * directions.K if sizes.fresh_pairs is None else sizes.fresh_pairs
     return train_fresh(
-        subject, train_pairs=count, test_pairs=max(count // 4, 1), steps=sizes.fresh_steps,
+        directions, train_pairs=count, test_pairs=max(count // 4, 1), steps=sizes.fresh_steps,
         seed=sizes.seed + 1, sampled_at_once=sizes.batch_size,
         progress=progress("pairs for a fresh R"),
     ).R  # fmt: skip

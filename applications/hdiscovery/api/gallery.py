@@ -9,8 +9,9 @@ from typing import Any
 
 from hdiscovery.directions.config import run_config
 from hdiscovery.directions.labels import read_labels
+from hdiscovery.directions.open import open_directions
 from hdiscovery.directions.run_folder import RunFolder
-from hdiscovery.directions.saved import is_published, open_networks
+from hdiscovery.directions.saved import is_published
 from hdiscovery.directions.shipped import located, shipped_runs
 from hdiscovery.dm.device import device_of
 from hdiscovery.evaluation.rca import measure_rca
@@ -111,13 +112,14 @@ def _drawn(
     **how: int,
 ) -> ShownRun:  # fmt: skip
     """Return what the page shows of a run; its accuracy is measured if it is not known."""
-    discovery, step = open_networks(run, device=device_of(device))
+    opened = open_directions(run.path, device=device_of(device))
+    step = opened.training().step
     accuracy = run.read_json("rca.json") if is_published(run) else _known(run, pairs, step)
     if accuracy is None:
-        accuracy = asdict(measure_rca(discovery, pairs=pairs, progress=progress("RCA")))
+        accuracy = asdict(measure_rca(opened, pairs=pairs, progress=progress("RCA")))
         run.write_json("rca.json", {**accuracy, "step": step})
     bar = progress(f"drawing {run.path.name}")
-    return shown_run(run, discovery, step, accuracy, only=directions, progress=bar, **how)
+    return shown_run(opened, accuracy, only=directions, progress=bar, **how)
 
 
 def _known(run: RunFolder, pairs: int, step: int) -> dict[str, Any] | None:

@@ -13,6 +13,8 @@ from chainograd.samplers.schedule import GridConvention
 from hdiscovery.api.files import refuse_existing, refuse_own
 from hdiscovery.data.images import INVERSION, listed, read_photo
 from hdiscovery.directions.config import run_config
+from hdiscovery.directions.direction_set import DirectionSet
+from hdiscovery.directions.history import open_model
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.directions.shipped import located
 from hdiscovery.dm.device import device_of
@@ -21,7 +23,6 @@ from hdiscovery.dm.open import load_dm
 from hdiscovery.editing import inversion
 from hdiscovery.editing.inversion import Inverted, generate, psnr, save_inversion
 from hdiscovery.editing.sheets import Sheet, draw_sheet
-from hdiscovery.editing.source import Source
 from hdiscovery.progress import Bars, silent
 
 Images = str | Path | Sequence[str | Path]
@@ -79,7 +80,7 @@ class Inversion:
 
 
 def invert(
-    model: Source | str | Path,
+    model: DirectionSet | str | Path,
     images: Images,
     *,
     inversion_steps: int = 100,
@@ -149,13 +150,14 @@ def _paths(images: Images) -> Sequence[str | Path]:
     return [images] if isinstance(images, str | Path) else images
 
 
-def _model(model: Source | str | Path, device: str) -> tuple[DiffusionModel, GridConvention]:
-    if isinstance(model, Source):
-        return model.dm, model.about.grid
+def _model(model: DirectionSet | str | Path, device: str) -> tuple[DiffusionModel, GridConvention]:
+    if isinstance(model, DirectionSet):
+        return model.dm, model.sampler.convention
     folder = located(Path(model))
     if (folder / "config.json").is_file():
-        config = run_config(RunFolder(folder))
-        return load_dm(config.model.dm, device=device_of(device)), config.sampling.grid
+        run = RunFolder(folder)
+        config = run_config(run)
+        return open_model(run, config, device=device_of(device)), config.sampling.grid
     return load_dm(str(model), device=device_of(device)), "asyrp"
 
 

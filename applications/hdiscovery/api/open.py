@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hdiscovery.directions.direction_set import DirectionSet, Kind
+from hdiscovery.directions.open import open_directions
 from hdiscovery.dm.device import device_of
-from hdiscovery.editing.source import Kind, Source, open_source
 
 
 def open(
@@ -15,7 +16,7 @@ def open(
     dm: str | None = None,
     another_dm: bool = False,
     device: str = "auto",
-) -> Source:
+) -> DirectionSet:
     """Open the directions of a run, a published run or a portable file; all open the same way.
 
     Args:
@@ -40,4 +41,4 @@ def open(
         >>> directions.about.K, directions.kind
         (32, 'direct')
     """
-    return open_source(Path(path), kind, dm=dm, another_dm=another_dm, device=device_of(device))
+    return open_directions(Path(path), kind, dm=dm, another_dm=another_dm, device=device_of(device))

@@ -9,19 +9,23 @@ from typing import Literal
 
 import torch
 
-from chainograd.samplers import time_grid
 from hdiscovery.api.files import refuse_existing
 from hdiscovery.directions.about import Calibration
 from hdiscovery.directions.config import run_config
+from hdiscovery.directions.direction_set import DirectionSet
 from hdiscovery.directions.labels import LABELS, read_labels
-from hdiscovery.directions.portable import PortableDirections, load_directions, save_directions
+from hdiscovery.directions.open import open_directions
+from hdiscovery.directions.portable import (
+    FILE,
+    PortableDirections,
+    load_directions,
+    save_directions,
+)
 from hdiscovery.directions.shipped import located, own_run
 from hdiscovery.dm.device import device_of
-from hdiscovery.dm.walk import draw_noise
 from hdiscovery.editing.calibration import calibrate
 from hdiscovery.editing.distance import FeatureName, build_features
 from hdiscovery.editing.means import Means, measure_means
-from hdiscovery.editing.source import FILE, Source, open_run_source
 from hdiscovery.progress import Bars, counted, silent
 
 Precision = Literal["float16", "float32"]
@@ -67,12 +71,12 @@ def publish_file(
     folder = own_run(Path(run)).path if out is None else located(Path(run))
     path = folder / FILE if out is None else Path(out)
     refuse_existing([path], overwrite)
-    source = open_run_source(folder, device=device_of(device))
-    means = _means(source, samples, seed, getattr(torch, dtype), progress)
-    about = replace(source.about, samples=samples, seed=seed)
+    directions = open_directions(folder, device=device_of(device))
+    means = _means(directions, samples, seed, getattr(torch, dtype), progress)
+    about = replace(directions.about, samples=samples, seed=seed)
     if calibration_samples:
         about = replace(about, calibration=_calibration(
-            source, calibration_samples, calibration_features, seed, progress
+            directions, calibration_samples, calibration_features, seed, progress
         ))  # fmt: skip
     save_directions(path, PortableDirections(about, means.global_, means.mean if mean else None))
     return path
@@ -96,21 +100,22 @@ def label(source: str | Path, words: Sequence[str] = ()) -> list[str]:
     return _label_file(path, words) if path.is_file() else _label_run(path, words)
 
 
-def _means(source: Source, samples: int, seed: int, dtype: torch.dtype, progress: Bars) -> Means:
-    about, dm = source.about, source.dm
-    grid = time_grid(about.M, dm.schedule.num_train_steps, convention=about.grid)
+def _means(
+    directions: DirectionSet, samples: int, seed: int, dtype: torch.dtype, progress: Bars
+) -> Means:
     return measure_means(
-        dm, source.directions, draw_noise(dm, samples, seed), grid, K=about.K, t_stop=about.t_stop,
-        dtype=dtype, progress=counted(progress("means"), len(about.times)),
+        directions.dm, directions.f, directions.noise(samples, seed=seed), directions.grid,
+        K=directions.K, t_stop=directions.t_stop, dtype=dtype,
+        progress=counted(progress("means"), len(directions.times)),
     )  # fmt: skip
 
 
 def _calibration(
-    source: Source, samples: int, features: FeatureName, seed: int, progress: Bars
+    directions: DirectionSet, samples: int, features: FeatureName, seed: int, progress: Bars
 ) -> Calibration:
-    x_T = draw_noise(source.dm, samples, seed)
-    net = build_features(features, source.dm)
-    return calibrate(source, net, x_T, progress=progress("calibration"))
+    x_T = directions.noise(samples, seed=seed)
+    net = build_features(features, directions.dm)
+    return calibrate(directions, net, x_T, progress=progress("calibration"))
 
 
 def _label_run(path: Path, words: Sequence[str]) -> list[str]:

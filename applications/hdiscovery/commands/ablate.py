@@ -65,9 +65,9 @@ def read(words: Sequence[str]) -> tuple[AblateOptions, dict[str, Any]]:
 def run(options: tuple[AblateOptions, dict[str, Any]]) -> None:
     """Train, measure, write ``ablation.json``, ``ablation.md`` and ``ablation.png``, and print."""
     from hdiscovery.ablation import picture, study, variants
+    from hdiscovery.directions.open import open_directions
     from hdiscovery.directions.recipe import from_preset
     from hdiscovery.directions.run_folder import RunFolder
-    from hdiscovery.directions.saved import open_run
     from hdiscovery.dm.device import device_of
 
     own, fields = options
@@ -85,7 +85,7 @@ def run(options: tuple[AblateOptions, dict[str, Any]]) -> None:
         folder.write_json("ablation.json", {"variants": table, "reports": reports})
         folder.write_text("ablation.md", study.table(reports) + "\n")
     found = {
-        n: (open_run(run, device=device), picture.best_direction(reports[n]))
+        n: (open_directions(run.path, device=device), picture.best_direction(reports[n]))
         for n, run in runs.items()
     }
     drawn = picture.draw_variants(found, own.out / "ablation.png")

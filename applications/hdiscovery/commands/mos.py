@@ -70,17 +70,14 @@ def run(options: Make | Score) -> None:
 
 def make_pages(options: Make) -> None:
     """Write a study, and print where its organiser begins."""
-    from hdiscovery.directions.run_folder import RunFolder
-    from hdiscovery.directions.saved import open_networks
-    from hdiscovery.directions.shipped import located
+    from hdiscovery.directions.open import open_directions
     from hdiscovery.dm.device import device_of
     from hdiscovery.mos.make import make_study
 
-    run = RunFolder.open(located(options.run))
     out = options.out or (options.run if options.run.exists() else Path()) / "mos"
-    discovery, step = open_networks(run, device=device_of(options.device))
+    directions = open_directions(options.run, device=device_of(options.device))
     make_study(
-        discovery, out, run=run.path.resolve().name, step=step, raters=options.raters,
+        directions, out, raters=options.raters,
         examples=options.samples, strengths=options.shifts, seed=options.seed,
         progress=bars("drawing"),
     )  # fmt: skip

@@ -22,8 +22,8 @@ from hdiscovery.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from hdiscovery.directions.direction_set import DirectionSet
     from hdiscovery.editing.properties import Edited
-    from hdiscovery.editing.source import Source
 
 EXAMPLES = (
     "hdiscovery publish runs/a --to file   # first: measures the means",
@@ -86,7 +86,7 @@ def run(options: Options) -> None:
     print("wrote", draw(path, kinds, images, asked or alike, strength, options.shifts))
 
 
-def images_to_edit(options: Options, source: Source) -> Edited:
+def images_to_edit(options: Options, source: DirectionSet) -> Edited:
     """Return the given images, inverted, or samples if no image is given."""
     from hdiscovery.api.invert import invert
     from hdiscovery.editing.properties import Edited, sampled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from chainograd.samplers.schedule import GridConvention
@@ -82,6 +82,11 @@ class About:
                     f"{len(values)}."
                 )
 
+    def unnamed(self) -> About:
+        """Return the same for other directions, of which no label, score or strength is known."""
+        nothing = (None,) * self.K
+        return replace(self, labels=("",) * self.K, scores=nothing, score_name="", calibration=None)
+
     def title(self, k: int) -> str:
         """Return how a direction is called, such as ``3 (thicker)``."""
         return f"{k} ({self.labels[k]})" if self.labels[k] else str(k)
@@ -94,7 +99,7 @@ class About:
         """
         if self.calibration is None:
             raise ValueError(
-                "`--strength calibrated`: these directions were not calibrated. `hdiscovery "
+                "`--unit calibrated`: these directions were not calibrated. `hdiscovery "
                 "directions RUN` does it, unless told not to."
             )
         found = []
@@ -102,7 +107,7 @@ class About:
             scale = self.calibration.scales[j]
             if scale is None:
                 raise ValueError(
-                    f"`--strength calibrated`: direction {self.title(j)} changes images less than "
+                    f"`--unit calibrated`: direction {self.title(j)} changes images less than "
                     f"the others even at S = {self.S:g}. Give it a plain strength."
                 )
             found.append(scale)

@@ -16,9 +16,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hdiscovery.directions.about import About, Calibration
+from hdiscovery.dm.file_kind import kind_of
 from hdiscovery.dm.tensors import save_tensors
 
 FORMAT = "hdiscovery-directions-1"
+FILE = "directions.safetensors"  # its name in a run's folder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +61,7 @@ def load_directions(path: Path, *, with_mean: bool = True) -> PortableDirections
     """
     if not path.is_file():
         raise FileNotFoundError(
-            f"There is no file {path} of directions; `hdiscovery directions RUN` writes one."
+            f"There is no file {path} of directions; `hdiscovery publish RUN --to file` writes one."
         )
     try:
         with safe_open(path, framework="pt") as file:
@@ -68,7 +70,11 @@ def load_directions(path: Path, *, with_mean: bool = True) -> PortableDirections
             mean = file.get_tensor("mean") if with_mean and "mean" in names else None
             directions = PortableDirections(about, file.get_tensor("global"), mean)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}.") from error
+        raise ValueError(
+            f"{path} cannot be read as safetensors: it is truncated or of another kind. By its "
+            f"first bytes it is {kind_of(path)} ({error}). `hdiscovery publish RUN --to file` "
+            "writes a file of directions."
+        ) from error
     _check(path, directions)
     return directions
 
@@ -77,7 +83,7 @@ def _about(path: Path, metadata: dict[str, str]) -> About:
     if metadata.get("format") != FORMAT:
         raise ValueError(
             f"{path} does not hold directions (metadata 'format' is {metadata.get('format')!r}, "
-            f"expected {FORMAT!r}). `hdiscovery directions RUN` writes such a file."
+            f"expected {FORMAT!r}). `hdiscovery publish RUN --to file` writes such a file."
         )
     try:
         entries: dict[str, Any] = json.loads(metadata["about"])

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from chainograd import CheckpointedChain
 from chainograd.samplers import ddim_update
 from hdiscovery.dm.autocast import Autocast, autocast
 from hdiscovery.dm.model import DiffusionModel
 
 
-class Directions(Protocol):
-    """What shifts h: K directions, learnt or not. A module, where it has parameters or buffers."""
+class ShiftFunction(Protocol):
+    """f: K directions in h-space, learnt or not. A module, if it has parameters or buffers."""
 
     def __call__(self, h: Tensor, embedding: Tensor, k: Tensor, t: int) -> Tensor:
         """Return dh of direction ``k[n]`` for each sample at training time t, shaped like h."""
@@ -33,7 +32,7 @@ class AsymmetricDDIM(nn.Module):
 
     Args:
         dm: The frozen diffusion model.
-        directions: f.
+        f: The directions.
         grid: Times as from `time_grid`.
         t_stop: Last time (inclusive) at which the shift is applied.
         precision: Of the networks; the update itself is in the precision of ``x``.
@@ -46,7 +45,7 @@ class AsymmetricDDIM(nn.Module):
     def __init__(
         self,
         dm: DiffusionModel,
-        directions: Directions,
+        f: ShiftFunction,
         grid: Sequence[int],
         *,
         t_stop: int,
@@ -54,7 +53,7 @@ class AsymmetricDDIM(nn.Module):
     ) -> None:
         super().__init__()
         self.precision: Autocast = precision
-        self.unet, self.directions = dm.unet, directions
+        self.unet, self.f = dm.unet, f
         self.schedule, self.grid, self.t_stop = dm.schedule, tuple(grid), t_stop
 
     def train(self, mode: bool = True) -> AsymmetricDDIM:
@@ -92,7 +91,7 @@ class AsymmetricDDIM(nn.Module):
         """Return h_hat = h + sum_j s_j f(h, k_j)."""
         h_hat = h
         for k_j, s_j in zip(k.view(len(h), -1).T, s.view(len(h), -1).T, strict=True):
-            h_hat = h_hat + s_j[:, None, None, None] * self.directions(h, embedding, k_j, t)
+            h_hat = h_hat + s_j[:, None, None, None] * self.f(h, embedding, k_j, t)
         return h_hat
 
 
@@ -112,13 +111,3 @@ class SymmetricDDIM(AsymmetricDDIM):
             h = self.shifted(h, encoded.embedding, k, s, t)
         epsilon = self.unet.decode(h, encoded)[:, : x.shape[1]]
         return epsilon, epsilon
-
-
-def shifted_chain(step: AsymmetricDDIM, **options: Any) -> CheckpointedChain:
-    """Return the chain ``x_T, k, s -> x_0`` of a step, all of whose grid is walked.
-
-    Args:
-        step: The step.
-        options: Of `CheckpointedChain`.
-    """
-    return CheckpointedChain(step, len(step.grid) - 1, **options)

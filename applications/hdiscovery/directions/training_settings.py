@@ -8,7 +8,8 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field
 
 from chainograd.chain import Frozen
-from chainograd.plans.planners import PlanName, parse_bytes
+from chainograd.plans.budget import parse_bytes
+from chainograd.plans.planners import PlanName
 from hdiscovery.directions.checked import Count, CountFromTwo, CountFromZero, Positive, check
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -23,23 +23,25 @@ def load_state(unet: ADMUNet, state: dict[str, Tensor], source: Path | str) -> N
 def check_state(unet: ADMUNet, state: Mapping[str, Tensor], source: Path | str) -> None:
     """Refuse a state dict that does not fit, as `load_state` does, without loading it."""
     expected = unet.state_dict()
-    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     wrong = [
         f"{key}: expected {tuple(expected[key].shape)}, found {tuple(state[key].shape)}"
         for key in sorted(expected.keys() & state.keys())
         if expected[key].shape != state[key].shape
     ]
     problems = [
-        f"{len(found)} {what} ({', '.join(found[:3])}{', …' if len(found) > 3 else ''})"
-        for what, found in (
-            ("missing", missing),
-            ("unexpected", extra),
-            ("of another shape", wrong),
-        )
-        if found
+        _counted("missing", sorted(expected.keys() - state.keys())),
+        _counted("unexpected", sorted(state.keys() - expected.keys())),
+        _counted("of another shape", wrong),
     ]
-    if problems:
+    if any(problems):
         raise ValueError(
             f"The weights of {source} do not fit the architecture {unet.config}, which has "
-            f"{len(expected)} tensors: {'; '.join(problems)}."
+            f"{len(expected)} tensors: {'; '.join(filter(None, problems))}."
         )
+
+
+def _counted(what: str, found: Sequence[str]) -> str:
+    """Return how many there are, and the first three of them; nothing where there are none."""
+    if not found:
+        return ""
+    return f"{len(found)} {what} ({', '.join(found[:3])}{', …' if len(found) > 3 else ''})"

@@ -59,32 +59,18 @@ def convert(
     if out.exists():
         raise FileExistsError(f"`out` {out} exists. Remove it, or choose another name.")
     answers = answers or Answers()
-    config = None if architecture is None else read_architecture(architecture)
-    if config is not None:
-        answers = _answers_of(config, answers)
+    named = None if architecture is None else read_architecture(architecture)
+    if named is not None:
+        answers = _answers_of(named, answers)
     state = read_weights(weights)
-    if config is None:
-        inferred = inferred_of(state, weights)
-        if answers.questions(inferred):
-            raise ValueError(asked(weights, inferred, answers))
-        config = answers.config(inferred)
+    config = _inferred_config(state, weights, answers) if named is None else named
     with torch.device("meta"):
         check_state(ADMUNet(config), state, weights)
     if images is not None:
         inferred = inferred_of(state, weights)
         probe = Probe.of_images(images((config.in_channels, config.image_size, config.image_size)))
         refuse_worse(rank(state, inferred, answers, probe, device=device), inferred, answers)
-    unet = ADMUNet(config)
-    unet.load_state_dict(state)
-    assert answers.schedule is not None
-    save_dm(
-        out,
-        unet,
-        schedule=answers.schedule,
-        T=answers.num_train_steps,
-        dtype=torch.float16 if _dtypes(state) == {torch.float16} else torch.float32,
-        weights=weights.name,
-    )
+    _write(out, config, state, answers, weights.name)
     return config
 
 
@@ -92,8 +78,8 @@ def asked(weights: Path, inferred: Inferred, answers: Answers) -> str:
     """Return what to do about published weights of which something is not known."""
     return (
         f"`weights` {weights} are an ADM UNet's, and do not tell everything of it. Give what its "
-        f"authors say: {command(weights, inferred, answers)}. What fits best, `hdiscovery inspect "
-        f"{shlex.quote(str(weights))} --image-size PIXELS --images FOLDER` finds."
+        f"authors say: {command(weights, inferred, answers)}. What fits best, `hdiscovery convert "
+        f"{shlex.quote(str(weights))} --inspect --image-size PIXELS --data FOLDER` finds."
     )
 
 
@@ -133,8 +119,31 @@ def refuse_worse(ranking: list[Ranked], inferred: Inferred, answers: Answers) ->
         raise ValueError(
             f"With `{answers.options()}` the noise-prediction error on {len(given.errors)} images "
             f"is {given.error:.4f}, and with `{best.answers.options()}` it is {best.error:.4f}. "
-            "Give those. To write the file all the same, leave `--images` out."
+            "Give those. To write the file all the same, leave `--data` out."
         )
+
+
+def _inferred_config(state: dict[str, Tensor], weights: Path, answers: Answers) -> UNetConfig:
+    """Return the architecture that weights and answers tell.
+
+    Raises:
+        ValueError: If something is still to be answered.
+    """
+    inferred = inferred_of(state, weights)
+    if answers.questions(inferred):
+        raise ValueError(asked(weights, inferred, answers))
+    return answers.config(inferred)
+
+
+def _write(
+    out: Path, config: UNetConfig, state: dict[str, Tensor], answers: Answers, name: str
+) -> None:
+    unet = ADMUNet(config)
+    unet.load_state_dict(state)
+    assert answers.schedule is not None
+    dtype = torch.float16 if _dtypes(state) == {torch.float16} else torch.float32
+    T = answers.num_train_steps
+    save_dm(out, unet, schedule=answers.schedule, T=T, dtype=dtype, weights=name)
 
 
 def _answers_of(config: UNetConfig, answers: Answers) -> Answers:

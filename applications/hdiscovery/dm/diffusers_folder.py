@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,16 @@ def read_unet(folder: Path) -> UNet2DModel:
             f"`weights` {folder / 'unet'} cannot be loaded as a UNet2DModel: "
             f"{str(error).strip().splitlines()[0]}"
         ) from error
-    # Where weights are missing, diffusers goes on with random ones.
+    _refuse_misfits(folder, report)
+    return unet
+
+
+def _refuse_misfits(folder: Path, report: Mapping[str, Any]) -> None:
+    """Refuse weights that are missing or left over: diffusers goes on with random ones.
+
+    Raises:
+        ValueError: If there are any.
+    """
     misfits = [
         f"{len(names)} {what} ({', '.join(map(str, list(names)[:3]))})"
         for what, names in report.items()
@@ -61,7 +71,6 @@ def read_unet(folder: Path) -> UNet2DModel:
             f"`weights` in {folder / 'unet'} do not fit the config.json beside them: "
             f"{'; '.join(misfits)}. Save the model again with `save_pretrained`."
         )
-    return unet
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from chainograd.samplers.schedule import NoiseSchedule
 from hdiscovery.dm.adm_answers import Answers
 from hdiscovery.dm.adm_config import UNetConfig
 from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.adm_weights import inferred_of, is_adm_weights, read_weights
 from hdiscovery.dm.candidates import Ranked, rank
 from hdiscovery.dm.conversion import command
+from hdiscovery.dm.hspace import HSpaceUNet
 from hdiscovery.dm.inferred import Inferred
 from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.dm.noise_error import Probe, noise_error, trivial_error
@@ -55,34 +57,38 @@ def inspect(
 
 
 def _of_model(dm: DiffusionModel, images: Images | None) -> Iterator[str]:
-    unet, schedule = dm.unet, dm.schedule
-    parameters = sum(p.numel() for p in unet.parameters())
-    names = [type(part).__name__ for part in unet.modules()]
-    theirs = next((name for name in names if name.startswith("UNet2D")), None)
-    kind = f"a diffusion model, {f'diffusers {theirs}' if theirs else 'ADM UNet'}"
-    yield _line(
-        "kind", f"{kind}, of {unet.prediction}" if isinstance(unet, PredictsNoise) else kind
-    )
-    yield _line("parameters", f"{parameters:,}")
+    unet = dm.unet
+    yield _line("kind", _kind(unet))
+    yield _line("parameters", f"{sum(p.numel() for p in unet.parameters()):,}")
     if isinstance(unet, ADMUNet):
         yield from _architecture(unet.config)
     yield _line("images", " x ".join(map(str, dm.image_shape)))
     yield _line("h-space", " x ".join(map(str, unet.h_shape)))
-    T = schedule.num_train_steps
-    yield _line(
-        "schedule",
-        f"{schedule_name(schedule) or 'of its own'}, {T} steps, alpha-bar "
-        f"{schedule.alpha_bar(T // 2):.3g} half way and {schedule.alpha_bar(T - 1):.2g} at the end",
-    )
+    yield _line("schedule", _schedule(dm.schedule))
     if isinstance(unet, ADMUNet) and unet.config.num_classes is not None:
         yield _line("conditional", "in Python, `hdiscovery.dm.conditioned.under(dm, label)`")
     if images is None and isinstance(unet, PredictsNoise):
         # x_t is nearly all of the answer then, whatever the network says.
-        yield _line("noise error", "`--images FOLDER` measures it; pure noise tells nothing here")
+        yield _line("noise error", "`--data FOLDER` measures it; pure noise tells nothing here")
         return
     probe = _probe(dm.image_shape, images)
-    error, trivial = noise_error(unet, schedule, probe), trivial_error(probe)
+    error, trivial = noise_error(unet, dm.schedule, probe), trivial_error(probe)
     yield from _measured(Ranked(Answers(), error, trivial), probe)
+
+
+def _kind(unet: HSpaceUNet) -> str:
+    names = [type(part).__name__ for part in unet.modules()]
+    theirs = next((name for name in names if name.startswith("UNet2D")), None)
+    kind = f"a diffusion model, {f'diffusers {theirs}' if theirs else 'ADM UNet'}"
+    return f"{kind}, of {unet.prediction}" if isinstance(unet, PredictsNoise) else kind
+
+
+def _schedule(schedule: NoiseSchedule) -> str:
+    T = schedule.num_train_steps
+    return (
+        f"{schedule_name(schedule) or 'of its own'}, {T} steps, alpha-bar "
+        f"{schedule.alpha_bar(T // 2):.3g} half way and {schedule.alpha_bar(T - 1):.2g} at the end"
+    )
 
 
 def _of_published(
@@ -97,7 +103,7 @@ def _of_published(
     for question in answers.questions(inferred):
         yield _line("to be answered", f"{question.option}: {question.about}")
     if answers.image_size is None:
-        yield "With --image-size, answers can be compared; best with --images it was made for."
+        yield "With --image-size, answers can be compared; best with --data, its kind of images."
     else:
         shape = (inferred.in_channels, answers.image_size, answers.image_size)
         probe = _probe(shape, images)
@@ -145,7 +151,7 @@ def _measured(ranked: Ranked, probe: Probe) -> Iterator[str]:
         yield _line(
             "noise error",
             f"{ranked.error:.4f} on {n} samples of pure noise, and should be near 0; on images, "
-            "`--images FOLDER` measures it",
+            "`--data FOLDER` measures it",
         )
     else:
         verdict = "" if ranked.error < ranked.trivial else ": it does not know images of this kind"

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from hdiscovery.directions.about import Calibration
+from hdiscovery.directions.direction_set import DirectionSet
 from hdiscovery.editing.distance import Features, distance
 from hdiscovery.editing.editor import edit
 from hdiscovery.editing.inversion import generate
-from hdiscovery.editing.source import Source
 
 LEVELS = (0.125, 0.25, 0.5, 0.75, 1.0)  # of S
 MIDDLE = LEVELS.index(0.5)
@@ -22,7 +22,7 @@ Progress = Callable[[range], Iterable[int]]
 
 
 def calibrate(
-    source: Source, features: Features, x_T: Tensor, *, progress: Progress = iter
+    directions: DirectionSet, features: Features, x_T: Tensor, *, progress: Progress = iter
 ) -> Calibration:
     """Return the strength at which each direction makes the same change.
 
@@ -34,18 +34,18 @@ def calibrate(
     Costs 10 K n samples of M steps.
 
     Args:
-        source: The directions.
+        directions: The directions.
         features: Features that the distance compares.
         x_T: Noise of n samples, ``[n, C, H, W]``.
         progress: Wraps the loop over directions, as ``tqdm`` does.
     """
-    S, M = source.about.S, source.about.M
-    x_0 = generate(source.dm, x_T, num_steps=M, convention=source.about.grid)
+    S, M = directions.S, directions.M
+    x_0 = generate(directions.dm, x_T, num_steps=M, convention=directions.sampler.convention)
     levels = [level * S for level in LEVELS]
     s = torch.tensor([sign * level for level in levels for sign in (1, -1)])[:, None]
     changes = []
-    for k in progress(range(source.about.K)):
-        shifted = edit(source, x_T, [k], s, num_steps=M).flatten(0, 1)
+    for k in progress(range(directions.K)):
+        shifted = edit(directions, x_T, [k], s, num_steps=M).flatten(0, 1)
         change = distance(features, x_0.repeat_interleave(len(s), 0), shifted)
         changes.append(change.view(len(x_T), len(levels), 2).mean((0, 2)).tolist())
     target = statistics.median(change[MIDDLE] for change in changes)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from chainograd.samplers import time_grid
-from hdiscovery.directions.discovery import UPDATES
-from hdiscovery.editing.source import Source
+from hdiscovery.directions.direction_set import DirectionSet
 
 Progress = Callable[[range], Iterable[int]]
 
 
 def edit(
-    source: Source,
+    directions: DirectionSet,
     x_T: Tensor,
     k: Sequence[int],
     s: Tensor,
@@ -33,8 +32,8 @@ def edit(
     Without the gain, a direction trained with M steps would be num_steps / M times too strong.
 
     Args:
-        source: The directions.
-        x_T: Noise of the images, ``[N, C, H, W]``, on the source's device.
+        directions: The directions.
+        x_T: Noise of the images, ``[N, C, H, W]``, on the directions' device.
         k: The n directions, counted from 0.
         s: Strengths of the n directions in each of the E edits, ``[E, n]``. Every edit is applied
             to every image.
@@ -52,12 +51,10 @@ def edit(
     References:
         Kwon et al. (2022), Diffusion Models Already Have a Semantic Latent Space, for the gain.
     """
-    about = source.about
-    _refuse(k, s, batch_size, K=about.K)
-    T = source.dm.schedule.num_train_steps
-    grid = time_grid(num_steps, T, convention=about.grid)
-    gain = about.M / num_steps if gain is None else gain
-    step = UPDATES[about.update](source.dm, source.directions, grid, t_stop=about.t_stop).eval()
+    _refuse(k, s, batch_size, K=directions.K)
+    gain = directions.M / num_steps if gain is None else gain
+    sampler = replace(directions.sampler, M=num_steps, precision="off")
+    step = sampler.step(directions.dm, directions.f).eval()
 
     N, E = len(x_T), len(s)
     all_x = x_T.repeat_interleave(E, 0)

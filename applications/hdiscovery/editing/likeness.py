@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hdiscovery.directions.direction_set import DirectionSet, Kind
 from hdiscovery.directions.portable import PortableDirections
 from hdiscovery.dm.walk import bottlenecks
 from hdiscovery.editing.distance import Features, distance
 from hdiscovery.editing.editor import edit
-from hdiscovery.editing.source import Kind, Source
 
 Progress = Callable[[Iterable], Iterable]
 
@@ -61,7 +61,7 @@ class Difference:
 
 
 def measure_cosines(
-    source: Source,
+    directions: DirectionSet,
     means: PortableDirections,
     x_T: Tensor,
     grid: Sequence[int],
@@ -71,7 +71,7 @@ def measure_cosines(
     """Return the cosines of each direction.
 
     Args:
-        source: The direct directions.
+        directions: The direct directions.
         means: The mean directions, measured on the steps of ``grid``.
         x_T: Noise of samples. Use other samples than the means were taken over, because a mean is
             similar to its own samples by construction.
@@ -86,12 +86,12 @@ def measure_cosines(
             "`means` has no mean directions: it was measured with `--no-mean`. Measure again "
             "without it."
         )
-    K, found = source.about.K, [Cosines([], [], []) for _ in range(source.about.K)]
-    steps = bottlenecks(source.dm, x_T, grid, t_stop=source.about.t_stop)
+    K, found = directions.K, [Cosines([], [], []) for _ in range(directions.K)]
+    steps = bottlenecks(directions.dm, x_T, grid, t_stop=directions.t_stop)
     for i, (t, h, embedding) in enumerate(progress(steps)):
         for k in range(K):
             with torch.no_grad():
-                dh = source.directions(h, embedding, torch.full((len(h),), k, device=h.device), t)
+                dh = directions.f(h, embedding, torch.full((len(h),), k, device=h.device), t)
             mean, global_ = (x.to(dh)[None] for x in (means.mean[k, i], means.global_[k]))
             found[k].direct_mean.append(_cosine(dh, mean))
             found[k].direct_global.append(_cosine(dh, global_))
@@ -107,7 +107,7 @@ def between_directions(global_: Tensor) -> float:
 
 
 def measure_differences(
-    sources: Mapping[Kind, Source],
+    sources: Mapping[Kind, DirectionSet],
     features: Mapping[str, Features],
     x_T: Tensor,
     x_0: Tensor,
@@ -129,7 +129,7 @@ def measure_differences(
         num_steps: DDIM steps.
         progress: Wraps the loop over directions, as ``tqdm`` does.
     """
-    K, s = sources["direct"].about.K, torch.tensor([[strength], [-strength]])
+    K, s = sources["direct"].K, torch.tensor([[strength], [-strength]])
     x_0 = x_0.repeat_interleave(2, 0)
 
     def edited(kind: Kind, k: int) -> Tensor:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hdiscovery.directions.step import Directions
+from hdiscovery.directions.step import ShiftFunction
 from hdiscovery.directions.times import shifted_times
 from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.dm.walk import bottlenecks
@@ -32,7 +32,7 @@ class Means(NamedTuple):
 
 def measure_means(
     dm: DiffusionModel,
-    directions: Directions,
+    f: ShiftFunction,
     x_T: Tensor,
     grid: Sequence[int],
     *,
@@ -49,7 +49,7 @@ def measure_means(
 
     Args:
         dm: The diffusion model.
-        directions: f, a function from h, embedding, k and t to dh.
+        f: The directions, a function from h, embedding, k and t to dh.
         x_T: Noise of the n samples, ``[n, C, H, W]``; the paper takes 20.
         grid: Times as from `time_grid`.
         K: Number of directions.
@@ -66,7 +66,7 @@ def measure_means(
     for i, (t, h, embedding) in enumerate(progress(bottlenecks(dm, x_T, grid, t_stop=t_stop))):
         for k in range(K):
             with torch.no_grad():
-                dh = directions(h, embedding, torch.full((len(h),), k, device=h.device), t)
+                dh = f(h, embedding, torch.full((len(h),), k, device=h.device), t)
             of_samples = dh.mean(0).cpu().to(total.dtype)
             mean[k, i] = _stored(of_samples, dtype, f"direction {k} at t = {t}")
             total[k] += of_samples

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from chainograd.samplers import time_grid
-from hdiscovery.directions.portable import PortableDirections, load_directions
+from hdiscovery.directions.direction_set import DirectionSet, Kind
+from hdiscovery.directions.open import open_directions
+from hdiscovery.directions.portable import FILE, PortableDirections, load_directions
 from hdiscovery.dm.device import device_of
 from hdiscovery.dm.walk import draw_noise
 from hdiscovery.editing.distance import build_features
@@ -26,7 +28,6 @@ from hdiscovery.editing.likeness import (
 from hdiscovery.editing.report import report
 from hdiscovery.editing.sheets import Sheet, draw_sheet
 from hdiscovery.editing.sheets import strength as word
-from hdiscovery.editing.source import FILE, Kind, Source, open_source
 from hdiscovery.progress import Bars, counted
 
 KINDS: tuple[Kind, ...] = ("direct", "mean", "global")
@@ -50,11 +51,11 @@ class Kinds:
         means: The file that mean and global directions are from.
     """
 
-    sources: dict[Kind, Source]
+    sources: dict[Kind, DirectionSet]
     means: PortableDirections
 
     @property
-    def direct(self) -> Source:
+    def direct(self) -> DirectionSet:
         """The run's own directions."""
         return self.sources["direct"]
 
@@ -71,7 +72,9 @@ def open_kinds(folder: Path, *, seed: int, device: str) -> Kinds:
         ValueError: If the means are of samples of the same seed, which are alike by construction.
     """
     where = device_of(device)
-    sources: dict[Kind, Source] = {kind: open_source(folder, kind, device=where) for kind in KINDS}
+    sources: dict[Kind, DirectionSet] = {
+        kind: open_directions(folder, kind, device=where) for kind in KINDS
+    }
     means = load_directions(folder / FILE)
     if seed == means.about.seed:
         raise ValueError(
@@ -81,7 +84,7 @@ def open_kinds(folder: Path, *, seed: int, device: str) -> Kinds:
     return Kinds(sources, means)
 
 
-def sampled(source: Source, samples: int, seed: int) -> Edited:
+def sampled(source: DirectionSet, samples: int, seed: int) -> Edited:
     """Return samples to edit."""
     dm, about = source.dm, source.about
     x_T = draw_noise(dm, samples, seed)

@@ -28,9 +28,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from hdiscovery.directions.direction_set import DirectionSet
 from hdiscovery.directions.seeds import seeded
-from hdiscovery.directions.subject import Subject, noise
-from hdiscovery.dm.walk import Node, trajectory
+from hdiscovery.dm.walk import Node
 from hdiscovery.evaluation.settings import BaselineName
 
 
@@ -66,7 +66,7 @@ class FixedDirections(nn.Module):
 
 def baseline(
     name: BaselineName,
-    subject: Subject,
+    subject: DirectionSet,
     *,
     norms: Mapping[int, float] | None = None,
     num_samples: int = 256,
@@ -101,36 +101,40 @@ def baseline(
     )
 
 
-def learnt_norms(subject: Subject, *, num_samples: int = 16, seed: int = 3) -> dict[int, float]:
+def learnt_norms(
+    subject: DirectionSet, *, num_samples: int = 16, seed: int = 3
+) -> dict[int, float]:
     """Return r_t of every shifted step: |dh| averaged over samples and directions."""
-    x_T = noise(subject, num_samples, seed)
-    nodes = trajectory(subject.dm, subject.grid, x_T, t_stop=subject.t_stop)
+    x_T = subject.noise(num_samples, seed=seed)
+    nodes = subject.trajectory(x_T)
     return {node.t: mean_norm(subject, node) for node in nodes}
 
 
-def spread_norms(subject: Subject, *, num_samples: int = 64, seed: int = 3) -> dict[int, float]:
+def spread_norms(
+    subject: DirectionSet, *, num_samples: int = 64, seed: int = 3
+) -> dict[int, float]:
     """Return r_t without a trained run: the mean distance of h to its mean, step by step."""
-    x_T = noise(subject, num_samples, seed)
-    nodes = trajectory(subject.dm, subject.grid, x_T, t_stop=subject.t_stop)
+    x_T = subject.noise(num_samples, seed=seed)
+    nodes = subject.trajectory(x_T)
     return {n.t: (n.h - n.h.mean(0)).flatten(1).norm(dim=1).mean().item() for n in nodes}
 
 
-def mean_norm(subject: Subject, node: Node) -> float:
+def mean_norm(subject: DirectionSet, node: Node) -> float:
     """Return |dh| averaged over the samples of one step and all directions."""
     total = 0.0
     with torch.no_grad():
         for k in range(subject.K):
             chosen = torch.full((len(node.h),), k, device=node.h.device)
-            dh = subject.directions(node.h, node.encoded.embedding, chosen, node.t)
+            dh = subject.f(node.h, node.encoded.embedding, chosen, node.t)
             total += dh.flatten(1).norm(dim=1).mean().item()
     return total / subject.K
 
 
-def principal_components(subject: Subject, num_samples: int, seed: int) -> dict[int, Tensor]:
+def principal_components(subject: DirectionSet, num_samples: int, seed: int) -> dict[int, Tensor]:
     """Return the first K components of the trajectory in h-space, ``[K, *h_shape]`` per time."""
     parts: dict[int, list[Tensor]] = {}
-    for x_T in noise(subject, num_samples, seed).split(64):
-        for node in trajectory(subject.dm, subject.grid, x_T, t_stop=subject.t_stop):
+    for x_T in subject.noise(num_samples, seed=seed).split(64):
+        for node in subject.trajectory(x_T):
             parts.setdefault(node.t, []).append(node.h.flatten(1).cpu())
     columns = {t: torch.cat(found).float() for t, found in parts.items()}
     X = torch.cat(list(columns.values()), dim=1)
@@ -142,7 +146,7 @@ def principal_components(subject: Subject, num_samples: int, seed: int) -> dict[
 
 
 def jacobian_directions(
-    subject: Subject, num_samples: int, seed: int, *, iterations: int = 6
+    subject: DirectionSet, num_samples: int, seed: int, *, iterations: int = 6
 ) -> Tensor:
     """Return the K leading eigenvectors of E[J^T J], ``[K, *h_shape]``, by subspace iteration.
 
@@ -152,8 +156,8 @@ def jacobian_directions(
     ``num_samples`` samples. P here is the predicted noise: its constant factor to the predicted
     x_0 does not change the eigenvectors.
     """
-    x_T = noise(subject, num_samples, seed)
-    nodes = list(trajectory(subject.dm, subject.grid, x_T, t_stop=subject.t_stop))
+    x_T = subject.noise(num_samples, seed=seed)
+    nodes = list(subject.trajectory(x_T))
     node = nodes[len(nodes) // 2]
     shape = (subject.K, *subject.dm.unet.h_shape)
     V = _orthonormal(torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(node.h))

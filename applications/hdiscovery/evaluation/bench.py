@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from hdiscovery.data.real import real_images
-from hdiscovery.directions.subject import Progress, Subject
+from hdiscovery.directions.direction_set import DirectionSet
+from hdiscovery.directions.pairs import Progress
 from hdiscovery.evaluation.digits import digit_classifier_of
 from hdiscovery.evaluation.features import feature_net
 from hdiscovery.evaluation.fid import measure_fid
@@ -43,7 +44,7 @@ class Bench:
         pairs: Pairs shared by RCA, FID and the fresh reconstructor.
     """
 
-    subject: Subject
+    subject: DirectionSet
     sizes: Sizes
     sources: Sources
     progress: Bars

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hdiscovery.directions.subject import Pair
+from hdiscovery.directions.pairs import Pair
 from hdiscovery.evaluation.features import FeatureNet
 
 

@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hdiscovery.directions.direction_set import DirectionSet
+from hdiscovery.directions.pairs import Pair, Progress
 from hdiscovery.directions.seeds import seeded
-from hdiscovery.directions.subject import Pair, Progress, Subject
 from hdiscovery.dm.autocast import Autocast, autocast
 from hdiscovery.evaluation.kept_pairs import PairBank
 from hdiscovery.evaluation.rca import Accuracy, accuracy
@@ -45,7 +46,7 @@ class FreshReconstructor:
 
 
 def train_fresh(
-    subject: Subject,
+    subject: DirectionSet,
     *,
     train_pairs: int,
     test_pairs: int,
@@ -91,10 +92,12 @@ def train_fresh(
     train, test = bank.split(train_pairs)
     device = subject.device
     with seeded(seed):
-        R = subject.new_R().to(device=device, dtype=bank.x_0.dtype)
-        fit(R, train, subject.weights, steps=steps, batch_size=batch_size,
+        training = subject.training()
+        R = training.new_reconstructor(subject.dm.image_shape)
+        R = R.to(device=device, dtype=bank.x_0.dtype)
+        fit(R, train, training.weights, steps=steps, batch_size=batch_size,
             learning_rate=learning_rate, seed=seed, device=device,
-            augment=subject.augment)  # fmt: skip
+            augment=training.augment)  # fmt: skip
     measured = [
         accuracy(R, part.batches(256, device), K=subject.K, S=subject.S) for part in (test, train)
     ]

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hdiscovery.directions.subject import Pair, Progress, Subject, pairs
+from hdiscovery.directions.direction_set import DirectionSet
+from hdiscovery.directions.pairs import Pair, Progress, pairs
 
 KEPT_BYTES = 2**30
 
@@ -27,7 +28,7 @@ class KeptPairs:
         kept: Batches kept so far, in order.
     """
 
-    subject: Subject
+    subject: DirectionSet
     seed: int
     batch_size: int
     kept: list[Pair] = field(default_factory=list)
@@ -76,7 +77,7 @@ class PairBank:
 
     @classmethod
     def of(
-        cls, subject: Subject, count: int, *, seed: int, batch_size: int = 64,
+        cls, subject: DirectionSet, count: int, *, seed: int, batch_size: int = 64,
         progress: Progress = iter,
     ) -> PairBank:  # fmt: skip
         """Draw ``count`` pairs as in training; memory holds ``2 count`` images."""

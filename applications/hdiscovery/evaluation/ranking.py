@@ -40,7 +40,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hdiscovery.directions.subject import Subject, samples
+from hdiscovery.directions.direction_set import DirectionSet
 from hdiscovery.evaluation.features import FeatureNet
 from hdiscovery.evaluation.marks import Manifold, deepest, marks_of
 from hdiscovery.evaluation.redundancy import cosines, shift_cosines, stronger, twins
@@ -117,7 +117,7 @@ class Ranking:
 
 
 def rank(
-    subject: Subject,
+    subject: DirectionSet,
     R: nn.Module,
     net: FeatureNet,
     found: Iterable[Sweep],
@@ -144,7 +144,7 @@ def rank(
     """
     if references < 5:
         raise ValueError(f"`references` must be at least 5, got {references}.")
-    manifold = Manifold.of(deepest(net, samples(subject, references, seed=seed + 1), batch_size))
+    manifold = Manifold.of(deepest(net, subject.samples(references, seed=seed + 1), batch_size))
     was_training = R.training
     R.eval()
     marked: list[Ranked] = []

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hdiscovery.directions.discovery import Discovery
-from hdiscovery.directions.subject import Pair, Progress, Subject, of_run, pairs
+from hdiscovery.directions.direction_set import DirectionSet
+from hdiscovery.directions.pairs import Pair, Progress
+from hdiscovery.directions.pairs import pairs as draw_pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,51 +40,34 @@ class Accuracy:
 
 
 def measure_rca(
-    discovery: Discovery,
+    directions: DirectionSet,
     *,
     pairs: int,
     batch_size: int = 64,
     seed: int = 1,
     progress: Progress = iter,
 ) -> Accuracy:
-    """Return the RCA of a run's directions by the reconstructor trained with them.
+    """Return the RCA of directions by the reconstructor that was trained with them.
 
     Args:
-        discovery: The trained networks.
+        directions: The directions.
         pairs: Number of pairs to draw, at least 1; the paper takes 5,000.
         batch_size: Pairs at once.
         seed: Seed of the pairs.
         progress: Wraps the loop over batches, as ``tqdm`` does.
 
     Raises:
-        ValueError: If ``pairs`` is out of range.
+        ValueError: If ``pairs`` is out of range, or the directions have no reconstructor.
     """
-    subject = of_run(discovery)
-    return measure(subject, pairs, batch_size=batch_size, seed=seed, progress=progress)
-
-
-def measure(
-    subject: Subject,
-    count: int,
-    *,
-    batch_size: int = 64,
-    seed: int = 1,
-    progress: Progress = iter,
-) -> Accuracy:
-    """Return the RCA of a subject by its own reconstructor; see `measure_rca`.
-
-    Raises:
-        ValueError: If ``count`` is out of range, or the subject has no reconstructor.
-    """
-    if count < 1:
-        raise ValueError(f"`pairs` must be at least 1, got {count}.")
-    if subject.R is None:
+    if pairs < 1:
+        raise ValueError(f"`pairs` must be at least 1, got {pairs}.")
+    if directions.R is None:
         raise ValueError(
             f"RCA needs a reconstructor, and none was trained with the directions "
-            f"{subject.name!r}. Measure them with a fresh one (`--only fresh`)."
+            f"{directions.name!r}. Measure them with a fresh one (`--only fresh`)."
         )
-    drawn = pairs(subject, count, seed=seed, batch_size=batch_size, progress=progress)
-    return accuracy(subject.R, drawn, K=subject.K, S=subject.S)
+    drawn = draw_pairs(directions, pairs, seed=seed, batch_size=batch_size, progress=progress)
+    return accuracy(directions.R, drawn, K=directions.K, S=directions.S)
 
 
 def accuracy(R: nn.Module, drawn: Iterable[Pair], *, K: int, S: float) -> Accuracy:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hdiscovery.directions.subject import Subject, noise
-from hdiscovery.dm.walk import trajectory
+from hdiscovery.directions.direction_set import DirectionSet
 
 
 def cosines(vectors: Tensor) -> Tensor:
@@ -17,7 +16,7 @@ def cosines(vectors: Tensor) -> Tensor:
     return unit @ unit.T
 
 
-def shift_cosines(subject: Subject, *, num_samples: int, seed: int) -> Tensor:
+def shift_cosines(subject: DirectionSet, *, num_samples: int, seed: int) -> Tensor:
     """Return the cosine of every two directions' mean dh, ``[K, K]``, on the CPU.
 
     The mean is over samples. The cosine is over all shifted steps, concatenated. Memory holds K
@@ -30,8 +29,8 @@ def shift_cosines(subject: Subject, *, num_samples: int, seed: int) -> Tensor:
     """
     K = subject.K
     products = torch.zeros(K, K, dtype=torch.float64)
-    x_T = noise(subject, num_samples, seed)
-    for node in trajectory(subject.dm, subject.grid, x_T, t_stop=subject.t_stop):
+    x_T = subject.noise(num_samples, seed=seed)
+    for node in subject.trajectory(x_T):
         mean = mean_shifts(subject, node.h, node.encoded.embedding, node.t).cpu().double()
         products += mean @ mean.T
     length = products.diagonal().clamp_min(0).sqrt()
@@ -39,13 +38,13 @@ def shift_cosines(subject: Subject, *, num_samples: int, seed: int) -> Tensor:
     return (products * scale[:, None] * scale[None]).float()
 
 
-def mean_shifts(subject: Subject, h: Tensor, embedding: Tensor, t: int) -> Tensor:
+def mean_shifts(subject: DirectionSet, h: Tensor, embedding: Tensor, t: int) -> Tensor:
     """Return every direction's dh for s = 1, averaged over samples, ``[K, F]``."""
     rows = []
     with torch.no_grad():
         for k in range(subject.K):
             chosen = torch.full((len(h),), k, device=h.device)
-            rows.append(subject.directions(h, embedding, chosen, t).mean(0).flatten())
+            rows.append(subject.f(h, embedding, chosen, t).mean(0).flatten())
     return torch.stack(rows)
 
 

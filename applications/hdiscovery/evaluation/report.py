@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from hdiscovery.directions.discovery import Discovery
-from hdiscovery.directions.subject import Subject, of_run, with_directions
+from hdiscovery.directions.direction_set import DirectionSet
 from hdiscovery.evaluation.baselines import baseline, learnt_norms, spread_norms
 from hdiscovery.evaluation.bench import MEASURES, Bench, LeftOut
 from hdiscovery.evaluation.equilibrium import measure_equilibrium
@@ -21,10 +20,8 @@ Report = dict[str, Any]
 
 
 def evaluate(
-    discovery: Discovery,
-    records: Sequence[Mapping[str, Any]],
+    directions: DirectionSet,
     *,
-    step: int,
     parts: Iterable[str] = PARTS,
     baselines: Iterable[BaselineName] = (),
     strength: BaselineStrength = "learnt",
@@ -35,9 +32,7 @@ def evaluate(
     """Measure a run and baselines; yield the report after each part.
 
     Args:
-        discovery: The run's networks.
-        records: Records of the run's training.
-        step: Training steps behind the run's checkpoint.
+        directions: The run's directions.
         parts: Any of `PARTS`.
         baselines: Any of ``random``, ``pca``, ``jacobian``.
         strength: Strength of the baselines. ``"learnt"`` takes the strength of the run's
@@ -62,16 +57,17 @@ def evaluate(
             f"{', '.join(PARTS)}."
         )
     sizes, sources = sizes or Sizes(), sources or Sources()
-    learnt = of_run(discovery)
+    learnt, run = replace(directions, name="learnt"), directions.training()
     report: Report = {
         "format": FORMAT,
-        "step": step,
+        "step": run.step,
         "K": learnt.K,
         "S": learnt.S,
         "sizes": asdict(sizes),
         "subjects": {},
         "left_out": {},
     }
+    records = run.records()
     if "losses" in parts and records:
         report["losses"] = asdict(measure_equilibrium(records, K=learnt.K))
         yield report
@@ -79,7 +75,7 @@ def evaluate(
         report["left_out"]["losses"] = "the run has no records"
         yield report
     order = [part for part in MEASURES if part in parts]
-    for subject in _subjects(discovery, learnt, baselines, strength, sizes) if order else ():
+    for subject in _subjects(learnt, baselines, strength, sizes) if order else ():
         results = report["subjects"].setdefault(subject.name, {})
         bench = Bench(subject, sizes, sources, progress, subject.R)
         for part in order:
@@ -91,12 +87,11 @@ def evaluate(
 
 
 def _subjects(
-    discovery: Discovery,
-    learnt: Subject,
+    learnt: DirectionSet,
     names: Iterable[BaselineName],
     strength: BaselineStrength,
     sizes: Sizes,
-) -> Iterator[Subject]:
+) -> Iterator[DirectionSet]:
     yield learnt
     names = list(names)
     if names:
@@ -108,9 +103,9 @@ def _subjects(
                 "`--baseline-strength spread`."
             )
         for name in names:
-            directions = baseline(name, learnt, norms=norms, seed=sizes.seed + 2)
+            f = baseline(name, learnt, norms=norms, seed=sizes.seed + 2)
             called = name if strength == "learnt" else f"{name}-{strength}"
-            yield with_directions(discovery, directions, called)
+            yield learnt.with_f(f, name=called)
 
 
 def merged(before: Report, after: Report) -> Report:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hdiscovery.directions.subject import Subject, samples
+from hdiscovery.directions.direction_set import DirectionSet
 from hdiscovery.evaluation.drawing import save_figure
 from hdiscovery.evaluation.probes import Probe
 from hdiscovery.evaluation.sweep import Sweep
@@ -42,7 +42,7 @@ class Rescoring:
 
 
 def rescore(
-    subject: Subject,
+    subject: DirectionSet,
     probes: Mapping[str, Probe],
     found: Iterable[Sweep],
     *,
@@ -71,7 +71,7 @@ def rescore(
     """
     if references < 2:
         raise ValueError(f"`references` must be at least 2, got {references}.")
-    reference = samples(subject, references, seed=seed + 1, batch_size=batch_size).clamp(-1, 1)
+    reference = subject.samples(references, seed=seed + 1, batch_size=batch_size).clamp(-1, 1)
     std = torch.stack([p(reference).float().std() for p in probes.values()])
     matrix, changes, slopes = [], [], []
     N = 0

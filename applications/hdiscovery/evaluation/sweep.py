@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hdiscovery.directions.subject import Progress, Subject, noise
+from hdiscovery.directions.direction_set import DirectionSet
+from hdiscovery.directions.pairs import Progress
 
 
 class Sweep(NamedTuple):
@@ -36,7 +37,7 @@ class Sweep(NamedTuple):
 
 
 def sweeps(
-    subject: Subject,
+    subject: DirectionSet,
     *,
     num_samples: int,
     num_shifts: int,
@@ -67,12 +68,12 @@ def sweeps(
             "`shifts` must be odd, so that s = 0 is in the middle, and at least 3, got "
             f"{num_shifts}."
         )
-    x_T = noise(subject, num_samples, seed)
+    x_T = subject.noise(num_samples, seed=seed)
     return _made(subject, x_T, num_shifts, batch_size, progress)
 
 
 def _made(
-    subject: Subject, x_T: Tensor, num_shifts: int, batch_size: int, progress: Progress
+    subject: DirectionSet, x_T: Tensor, num_shifts: int, batch_size: int, progress: Progress
 ) -> Iterator[Sweep]:
     s = torch.linspace(-subject.S, subject.S, num_shifts, dtype=x_T.dtype, device=x_T.device)
     s[num_shifts // 2] = 0

@@ -16,15 +16,13 @@ from hdiscovery.pages.pictures import sheet
 from hdiscovery.pages.render import data_uri, render, write_whole
 
 if TYPE_CHECKING:
-    from hdiscovery.directions.discovery import Discovery
+    from hdiscovery.directions.direction_set import DirectionSet
 
 
 def make_study(
-    discovery: Discovery,
+    directions: DirectionSet,
     folder: Path,
     *,
-    run: str,
-    step: int,
     raters: int,
     examples: int = 8,
     strengths: int = 9,
@@ -39,10 +37,8 @@ def make_study(
     Costs ``K * examples * strengths`` samples.
 
     Args:
-        discovery: The run's networks.
+        directions: The directions.
         folder: The study's folder, which must not exist. It appears only when it is complete.
-        run: Name of the run.
-        step: Training steps behind the networks.
         raters: Number of raters, at least 2.
         examples: Samples of each direction; the paper takes 8.
         strengths: Shifts of each sample, an odd number; the paper takes 9.
@@ -61,20 +57,20 @@ def make_study(
             f"The study {folder} exists already, and raters may be answering it. Choose another "
             "folder."
         )
-    K, S = discovery.config.shift.K, discovery.config.shift.S
+    K, S = directions.K, directions.S
     work, names = assign(K, raters, seed=seed), codes(K, seed=seed)
     shifts = even_shifts(S, strengths)
     sheets = []
     for k in progress(range(K)):
         own = int.from_bytes(hashlib.sha256(f"{seed} {k}".encode()).digest()[:6], "big")
-        sheets.append(sheet(draw_strips(discovery, k, samples=examples, shifts=shifts, seed=own)))
+        sheets.append(sheet(draw_strips(directions, k, samples=examples, shifts=shifts, seed=own)))
     width = len(str(raters))
     assigned = {f"r{rater + 1:0{width}}": [names[k] for k in own] for rater, own in enumerate(work)}
     study = Study(
-        id=_id(sheets, names, assigned), run=run, step=step, S=S, examples=examples,
-        strengths=strengths, seed=seed, codes=names, raters=assigned,
+        id=_id(sheets, names, assigned), run=directions.name, step=directions.trained_steps, S=S,
+        examples=examples, strengths=strengths, seed=seed, codes=names, raters=assigned,
     )  # fmt: skip
-    _write(study, folder, sheets, discovery.dm.image_shape)
+    _write(study, folder, sheets, directions.dm.image_shape)
     return study
 
 

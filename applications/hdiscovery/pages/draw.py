@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from hdiscovery.directions.discovery import Discovery
+    from hdiscovery.directions.direction_set import DirectionSet
 
 Progress = Callable[[Sequence[int]], Iterable[int]]
 AT_ONCE = 64  # images in one pass through the sampler
@@ -38,14 +38,14 @@ def even_shifts(S: float, columns: int) -> list[float]:
 
 
 def draw_strips(
-    discovery: Discovery, k: int, *, samples: int, shifts: Sequence[float], seed: int
+    directions: DirectionSet, k: int, *, samples: int, shifts: Sequence[float], seed: int
 ) -> Tensor:
     """Return samples shifted along direction k. Equal seeds use equal samples for every k.
 
     Costs ``samples * len(shifts)`` runs of the sampler.
 
     Args:
-        discovery: The trained networks, on any device.
+        directions: The directions, on any device.
         k: Index of the direction, from 0.
         samples: Number of samples, at least 1.
         shifts: The shifts of each sample.
@@ -57,19 +57,18 @@ def draw_strips(
     Raises:
         ValueError: If ``k`` or ``samples`` is out of range.
     """
-    K, count = discovery.config.shift.K, len(shifts)
+    K, count, device = directions.K, len(shifts), directions.device
     if not 0 <= k < K:
         raise ValueError(f"`k` must lie in 0 … {K - 1}, got {k}.")
     if samples < 1:
         raise ValueError(f"`samples` must be at least 1, got {samples}.")
-    device = next(discovery.shift_block.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    x_T = torch.randn(samples, *discovery.dm.image_shape, generator=generator)
+    x_T = torch.randn(samples, *directions.dm.image_shape, generator=generator)
     x_T = x_T.repeat_interleave(count, 0)
     s = torch.tensor(list(shifts), dtype=x_T.dtype).repeat(samples)
     with torch.no_grad():
         parts = [
-            discovery.shifted(x.to(device), torch.full((len(x),), k, device=device), s.to(device))
+            directions.shifted(x.to(device), torch.full((len(x),), k, device=device), s.to(device))
             for x, s in zip(x_T.split(AT_ONCE), s.split(AT_ONCE), strict=True)
         ]
     x_0 = torch.cat([part.float().cpu() for part in parts]).clamp(-1, 1)

@@ -13,16 +13,14 @@ from hdiscovery.pages.draw import Progress, draw_strips, even_shifts
 from hdiscovery.pages.shown import ShownDirection, ShownRun
 
 if TYPE_CHECKING:
-    from hdiscovery.directions.discovery import Discovery
+    from hdiscovery.directions.direction_set import DirectionSet
 
 FACTS = ("K", "S", "M", "t_stop", "batch_size")
 MEASURES = ("monotonicity", "smoothness", "consistency", "fidelity", "effect")
 
 
 def shown_run(
-    run: RunFolder,
-    discovery: Discovery,
-    step: int,
+    directions: DirectionSet,
     accuracy: Mapping[str, Any],
     *,
     only: Collection[int] | None = None,
@@ -34,9 +32,8 @@ def shown_run(
     """Draw a run's directions, and add what is written about them in its folder.
 
     Args:
-        run: The folder; ``ranking.json`` and ``labels.json`` are read where they are there.
-        discovery: The run's networks.
-        step: Training steps behind them.
+        directions: A run's directions; ``ranking.json`` and ``labels.json`` are read from its
+            folder if they are there.
         accuracy: The run's measured accuracy, as in ``rca.json``.
         only: Directions to draw; by default all.
         samples: Samples of each direction, the same ones for all.
@@ -47,31 +44,32 @@ def shown_run(
     Raises:
         ValueError: If a file is not what it should be, or an argument is out of range.
     """
-    config = discovery.config
-    shifts = even_shifts(config.shift.S, columns)
-    labels = read_labels(run, K=config.shift.K)
+    training = directions.training()
+    run, K = training.in_folder(), directions.K
+    shifts = even_shifts(directions.S, columns)
+    labels = read_labels(run, K=K)
     ranking, ranked_at = _ranking(run)
     records = list(run.records())
-    chosen = _chosen(only, K=config.shift.K)
-    directions = [
+    chosen = _chosen(only, K=K)
+    shown = [
         ShownDirection.of(
             k,
-            draw_strips(discovery, k, samples=samples, shifts=shifts, seed=seed),
+            draw_strips(directions, k, samples=samples, shifts=shifts, seed=seed),
             label=labels.get(k, ""),
             **{"accuracy": accuracy["of_direction"][k], **_among(chosen, ranking.get(k, {}))},
         )
         for k in progress(chosen)
     ]
     return ShownRun(
-        name=run.path.resolve().name,
-        dm=Path(config.model.dm).name,
-        K=config.shift.K,
-        S=config.shift.S,
+        name=directions.name,
+        dm=Path(training.config.model.dm).name,
+        K=K,
+        S=directions.S,
         shifts=shifts,
-        directions=directions,
+        directions=shown,
         records=records,
-        facts=_facts(config.leaves(), step, accuracy, records),
-        alarms=[*_stale(ranked_at, step), *_alarms(records, K=config.shift.K)],
+        facts=_facts(training.config.leaves(), training.step, accuracy, records),
+        alarms=[*_stale(ranked_at, training.step), *_alarms(records, K=K)],
     )
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer, SparseAdam
 
-from hdiscovery.directions.discovery import Discovery
+from hdiscovery.directions.run_networks import RunNetworks
 from hdiscovery.networks.shift_block import ShiftBlock
 
 # Note [Dense or lazy]
@@ -17,19 +17,19 @@ from hdiscovery.networks.shift_block import ShiftBlock
 # row.
 
 
-def optimizers(discovery: Discovery) -> dict[str, Optimizer]:
+def optimizers(networks: RunNetworks) -> dict[str, Optimizer]:
     """Return the optimizers by the letters of their parameters.
 
     phi is the shift block (without its heads, if those are optimized lazily), omega the
     reconstructor, psi the discriminator.
     """
-    config, block = discovery.config, discovery.shift_block
+    config, block = networks.config, networks.shift_block
     heads = block.heads if config.optimizer.adam == "lazy" else []
     rest = [p for p in block.parameters() if not any(p is head for head in heads)]
     found: dict[str, Optimizer] = {
         "phi": Adam(rest, config.rates["phi"]),
-        "omega": Adam(discovery.R.parameters(), config.rates["omega"]),
-        "psi": Adam(discovery.D.parameters(), config.rates["psi"]),
+        "omega": Adam(networks.R.parameters(), config.rates["omega"]),
+        "psi": Adam(networks.D.parameters(), config.rates["psi"]),
     }
     if heads:
         found["heads"] = SparseAdam(heads, config.rates["heads"])

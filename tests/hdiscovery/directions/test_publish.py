@@ -9,6 +9,8 @@ import torch
 from hdiscovery.api.gallery import gallery_of_shipped
 from hdiscovery.cli import main
 from hdiscovery.directions import shipped
+from hdiscovery.directions.open import open_directions
+from hdiscovery.directions.portable import FILE as DIRECTIONS
 from hdiscovery.directions.publish import publish
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.directions.saved import (
@@ -16,13 +18,10 @@ from hdiscovery.directions.saved import (
     SHIFT_BLOCK,
     is_published,
     open_networks,
-    open_run,
     trained_steps,
 )
 from hdiscovery.directions.shipped import located, shipped_runs
 from hdiscovery.editing.editor import edit
-from hdiscovery.editing.source import FILE as DIRECTIONS
-from hdiscovery.editing.source import open_source
 from hdiscovery.evaluation.rca import measure_rca
 
 
@@ -41,7 +40,7 @@ def test_it_gives_the_run_s_images_to_the_precision_of_the_file(run, tmp_path):
     x_T, s = torch.randn(2, 1, 8, 8), torch.tensor([[1.0], [-2.0]])
 
     own, exact, half = (
-        edit(open_source(tmp_path / name), x_T, [1], s, num_steps=3)
+        edit(open_directions(tmp_path / name), x_T, [1], s, num_steps=3)
         for name in ("run", "exact", "half")
     )
 
@@ -55,24 +54,24 @@ def test_it_knows_its_steps_and_what_was_measured_and_has_no_checkpoint(run, tmp
     trained = list(run.records())
     run.append_record({**trained[-1], "step": trained_steps(run)})  # stopped before its checkpoint
     out = publish(run, tmp_path / "out")
-    discovery, step = open_networks(out)
+    networks, step = open_networks(out)
 
     assert is_published(out)
     assert not is_published(run)
     assert step == trained_steps(run) > 0
     assert out.read_json("rca.json") == run.read_json("rca.json")
-    assert open_source(out.path).about.labels[1] == "thicker"
+    assert open_directions(out.path).about.labels[1] == "thicker"
     assert not list(out.path.glob("*.pt"))
     short, whole = list(out.records()), trained
     assert [r["step"] for r in short] == [r["step"] for r in whole]
     assert short[-1]["L_G"] == pytest.approx(whole[-1]["L_G"], rel=1e-4)
     assert "seconds" not in short[-1]
     with pytest.raises(ValueError, match="stayed with the run"):
-        discovery.D(torch.zeros(1, 1, 8, 8))
+        networks.D(torch.zeros(1, 1, 8, 8))
 
 
 def test_its_accuracy_can_be_measured_again(run, tmp_path):
-    own = measure_rca(open_run(run), pairs=32)
+    own = measure_rca(open_directions(run.path), pairs=32)
     out = publish(run, tmp_path / "out", dtype=torch.float32).path
 
     assert main(["evaluate", str(out), "--only", "rca", "--pairs", "32"]) == 0
@@ -87,10 +86,10 @@ def test_means_are_measured_from_what_is_written(run, tmp_path):
 
     assert main(["directions", str(out), "--no-calibration", "--samples", "2"]) == 0
 
-    assert open_source(out, "mean").kind == "mean"
-    about = open_source(out / DIRECTIONS).about
-    assert about.shift_block_hash == open_source(out).about.shift_block_hash
-    assert about.shift_block_hash != open_source(run.path).about.shift_block_hash
+    assert open_directions(out, "mean").kind == "mean"
+    about = open_directions(out / DIRECTIONS).about
+    assert about.shift_block_hash == open_directions(out).about.shift_block_hash
+    assert about.shift_block_hash != open_directions(run.path).about.shift_block_hash
 
 
 def test_a_shipped_run_is_found_by_its_name_unless_something_is_there(
@@ -102,7 +101,7 @@ def test_a_shipped_run_is_found_by_its_name_unless_something_is_there(
     monkeypatch.chdir(tmp_path)
 
     assert shipped_runs() == {"digits": package / "digits"}
-    assert open_source(Path("digits")).kind == "direct"
+    assert open_directions(Path("digits")).kind == "direct"
     assert main(["gallery", "digits", "--samples", "1", "--shifts", "3"]) == 0
     assert (tmp_path / "digits.html").is_file()
     assert not (package / "digits" / "index.html").exists()

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from hdiscovery.api import gallery
+from hdiscovery.directions.open import open_directions
 from hdiscovery.directions.publish import MEASURED
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.directions.saved import open_networks
 from hdiscovery.directions.shipped import shipped_runs
 from hdiscovery.editing.editor import edit
-from hdiscovery.editing.source import open_source
 from hdiscovery.evaluation.rca import measure_rca
 
 DIGITS, DIGITS_20 = (shipped_runs()[name] for name in ("digits", "digits-20"))
@@ -42,20 +42,20 @@ def test_it_is_small_and_its_files_are_of_one_training(folder):
 
 @both
 def test_its_reconstructor_knows_what_was_measured_of_it(folder):
-    discovery, _ = open_networks(RunFolder.open(folder))
+    directions = open_directions(folder)
     told = json.loads((folder / "rca.json").read_text())
 
-    again = measure_rca(discovery, pairs=64)
+    again = measure_rca(directions, pairs=64)
 
     # Three standard errors of 64 pairs: far above that of a network that was not trained.
     error = (told["rca"] * (1 - told["rca"]) / 64) ** 0.5
     assert abs(again.rca - told["rca"]) < 3 * error
-    assert told["rca"] - 3 * error > 10 / discovery.config.shift.K
+    assert told["rca"] - 3 * error > 10 / directions.K
 
 
 @pytest.mark.parametrize("kind", ["direct", "mean", "global"])
 def test_a_name_edits_a_digit(kind):
-    source = open_source(Path("digits"), kind)
+    source = open_directions(Path("digits"), kind)
     k = next(k for k, name in enumerate(source.about.labels) if name)
     x_T = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -89,24 +89,18 @@ def test_the_page_says_what_the_files_say(results, tmp_path):
 
 
 def test_only_runs_whose_directions_have_names_get_a_page_in_the_demo(monkeypatch, tmp_path):
-    drawn, written = [], []
-    monkeypatch.setattr(
-        gallery, "_drawn", lambda run, pairs, directions, **_: drawn.append((run.path, directions))
-    )
-    monkeypatch.setattr(
-        gallery, "write_page", lambda out, shown, title: written.append((out.name, title))
-    )
-
     nameless = tmp_path / "nameless"
     shutil.copytree(DIGITS, nameless, ignore=shutil.ignore_patterns("labels.json", "directions.*"))
     runs = {"digits": DIGITS, "digits-20": DIGITS_20, "nameless": nameless}
+    drawn = []
     monkeypatch.setattr(gallery, "shipped_runs", lambda: runs)
-    monkeypatch.setattr(gallery, "located", lambda path: runs.get(str(path), path))
+    monkeypatch.setattr(gallery, "gallery", lambda name, **options: drawn.append((name, options)))
 
     gallery.gallery_of_shipped(tmp_path)
 
-    assert [path for path, _ in drawn] == [DIGITS, DIGITS_20]
-    for path, directions in drawn:
-        names = json.loads((path / "labels.json").read_text())
-        assert sorted(map(str, directions)) == sorted(names)
-    assert written == [(f"{name}.html", f"Named directions: {name}") for name in list(runs)[:2]]
+    assert [name for name, _ in drawn] == ["digits", "digits-20"]
+    for name, options in drawn:
+        names = json.loads((runs[name] / "labels.json").read_text())
+        assert sorted(map(str, options["directions"])) == sorted(names)
+        assert options["title"] == f"Named directions: {name}"
+        assert options["out"] == tmp_path / f"{name}.html"

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 from hdiscovery.directions.about import About
+from hdiscovery.directions.direction_set import DirectionSet
 from hdiscovery.directions.fingerprint import dm_hash
+from hdiscovery.directions.sampler import Sampler
 from hdiscovery.dm.hspace import Encoded, HSpaceUNet
 from hdiscovery.dm.model import DiffusionModel
-from hdiscovery.editing.source import Source
 
 from chainograd.samplers import NoiseSchedule, time_grid
 
@@ -67,11 +68,11 @@ def source_of():
             "dm": dm.name, "dm_hash": dm_hash(dm), "shift_block_hash": "0", "S": 2.0,
             "grid": "asyrp", "update": "asymmetric", "labels": ("",) * K, "scores": (None,) * K,
         }  # fmt: skip
-        return Source(
-            dm,
-            directions,
-            About(K=K, M=M, t_stop=t_stop, times=times, **{**known, **about}),
-            "direct",
-        )
+        whole = About(K=K, M=M, t_stop=t_stop, times=times, **{**known, **about})
+        sampler = Sampler(M=M, t_stop=t_stop, convention=whole.grid, update=whole.update)
+        return DirectionSet(
+            name="toy", kind="direct", dm=dm, f=directions, K=K, S=whole.S, sampler=sampler,
+            known=lambda: whole,
+        )  # fmt: skip
 
     return build

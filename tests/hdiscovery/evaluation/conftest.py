@@ -1,12 +1,14 @@
 """A tiny diffusion model, and toy subjects whose measures can be worked out by hand."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from hdiscovery.directions.config import DiscoveryConfig
-from hdiscovery.directions.discovery import Discovery
-from hdiscovery.directions.subject import of_run
+from hdiscovery.directions.open import directions_of
+from hdiscovery.directions.run_networks import RunNetworks
+from hdiscovery.directions.sampler import Sampler
 from hdiscovery.dm.adm_config import UNetConfig
 from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.model import DiffusionModel
@@ -35,32 +37,42 @@ class Reads(nn.Module):
         return amounts.abs(), amounts.gather(1, k)[:, 0]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PatternSampler(Sampler):
+    """Makes x_0 = x_T / 4, and adds ``s * patterns[k]`` to it."""
+
+    patterns: torch.Tensor
+    seen: Callable[[int], object] = int  # called with the number of samples that are shifted
+
+    def real(self, dm):
+        return lambda x_T: x_T / 4
+
+    def shifted(self, dm, f):
+        def chain(x_T, k, s):
+            self.seen(len(x_T))
+            return x_T / 4 + s[:, None, None, None] * self.patterns[k]
+
+        return chain
+
+
 @pytest.fixture(scope="session")
-def discovery():
+def networks():
     torch.manual_seed(1)
     unet = ADMUNet(TINY)
     for p in unet.parameters():  # zero-initialised layers would hide everything behind them
         nn.init.normal_(p, std=0.05)
     unet.requires_grad_(False).eval()
-    return Discovery.build(CONFIG, DiffusionModel(unet, NoiseSchedule.linear(), "tiny"))
+    return RunNetworks.build(CONFIG, DiffusionModel(unet, NoiseSchedule.linear(), "tiny"))
 
 
 @pytest.fixture(scope="session")
-def toy(discovery):
-    """Return a maker of subjects that add ``s * patterns[k]`` to x_0 = x_T / 4."""
+def toy(networks):
+    """Return a maker of direction sets that add ``s * patterns[k]`` to x_0 = x_T / 4."""
 
-    def make(patterns, **changes):
-        def shifted(x_T, k, s):
-            return x_T / 4 + s[:, None, None, None] * patterns[k]
-
-        def draw(n):
-            k = torch.randint(len(patterns), (n,))
-            return torch.randn(n, 1, 8, 8), k, (2 * torch.rand(n) - 1) * 2.0
-
-        K = len(patterns)
+    def make(patterns, *, t_stop=400, **changes):
         made = replace(
-            of_run(discovery), name="toy", K=K, real=lambda x_T: x_T / 4, shifted=shifted,
-            draw=draw, R=Reads(patterns),
+            directions_of(networks), name="toy", K=len(patterns), R=Reads(patterns),
+            sampler=PatternSampler(M=4, t_stop=t_stop, patterns=patterns),
         )  # fmt: skip
         return replace(made, **changes)
 

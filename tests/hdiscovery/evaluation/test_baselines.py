@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hdiscovery.directions.subject import noise, of_run, with_directions
+from hdiscovery.directions.open import directions_of
 from hdiscovery.dm.walk import trajectory
 from hdiscovery.evaluation.baselines import (
     FixedDirections,
@@ -15,12 +15,12 @@ from hdiscovery.evaluation.baselines import (
 
 
 @pytest.fixture(scope="module")
-def subject(discovery):
-    return of_run(discovery)
+def subject(networks):
+    return directions_of(networks)
 
 
 @pytest.mark.parametrize("name", ["random", "pca", "jacobian"])
-def test_a_baseline_goes_as_far_as_the_run_at_every_shifted_step(discovery, subject, name):
+def test_a_baseline_goes_as_far_as_the_run_at_every_shifted_step(networks, subject, name):
     norms = learnt_norms(subject)
     state = torch.get_rng_state()
 
@@ -32,14 +32,14 @@ def test_a_baseline_goes_as_far_as_the_run_at_every_shifted_step(discovery, subj
     for t, r in norms.items():
         dh = directions(h, torch.zeros(3, 128), torch.tensor([0, 1, 2]), t)
         torch.testing.assert_close(dh.flatten(1).norm(dim=1), torch.full((3,), r))
-    other = with_directions(discovery, directions, name)
+    other = subject.with_f(directions, name=name)
     assert learnt_norms(other) == pytest.approx(norms)
     assert (other.R, other.name, other.K) == (None, name, 3)
 
 
-def test_a_subject_of_other_directions_is_shifted_along_them(discovery, subject):
+def test_a_subject_of_other_directions_is_shifted_along_them(networks, subject):
     vectors = torch.randn(3, 32, 4, 4)
-    other = with_directions(discovery, FixedDirections(vectors, {666: 9.0, 999: 9.0}), "random")
+    other = subject.with_f(FixedDirections(vectors, {666: 9.0, 999: 9.0}), name="random")
     x_T, k, s = torch.randn(2, 1, 8, 8), torch.tensor([0, 2]), torch.tensor([1.0, -2.0])
 
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_random_directions_depend_on_the_seed_alone(subject):
 def test_components_are_the_singular_vectors_of_the_whole_way(subject):
     found = principal_components(subject, 12, seed=1)
 
-    nodes = trajectory(subject.dm, subject.grid, noise(subject, 12, 1), t_stop=subject.t_stop)
+    nodes = trajectory(subject.dm, subject.grid, subject.noise(12, seed=1), t_stop=subject.t_stop)
     X = torch.cat([node.h.flatten(1) for node in nodes], dim=1)
     _, _, expected = torch.linalg.svd(X - X.mean(0), full_matrices=False)
     V = torch.cat([found[t].flatten(1) for t in (999, 666)], dim=1)
@@ -73,7 +73,7 @@ def test_components_are_the_singular_vectors_of_the_whole_way(subject):
 def test_jacobian_directions_are_what_the_predicted_image_answers_to_most(subject):
     found = jacobian_directions(subject, 2, seed=1, iterations=30).flatten(1)
 
-    nodes = list(trajectory(subject.dm, subject.grid, noise(subject, 2, 1), t_stop=subject.t_stop))
+    nodes = list(subject.trajectory(subject.noise(2, seed=1)))
     node = nodes[1]  # of 999 and 666, the later
     _, h, encoded = node.t, node.h, node.encoded
     J = torch.autograd.functional.jacobian(
@@ -89,7 +89,7 @@ def test_jacobian_directions_are_what_the_predicted_image_answers_to_most(subjec
 
 
 def test_without_a_run_the_strength_is_that_of_hs_own_spread(subject):
-    nodes = trajectory(subject.dm, subject.grid, noise(subject, 64, 3), t_stop=subject.t_stop)
+    nodes = trajectory(subject.dm, subject.grid, subject.noise(64, seed=3), t_stop=subject.t_stop)
     first = next(nodes)
 
     expected = (first.h - first.h.mean(0)).flatten(1).norm(dim=1).mean().item()

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hdiscovery.directions.subject import pairs
+from hdiscovery.directions.pairs import pairs
+from hdiscovery.directions.trained_run import TrainedRun
 from hdiscovery.evaluation.fresh import train_fresh
 from hdiscovery.evaluation.kept_pairs import PairBank
 
@@ -41,7 +42,12 @@ def test_it_is_the_same_by_the_same_seed(toy, patterns):
 def test_it_sees_pairs_as_the_run_does(toy, patterns):
     subject = toy(patterns)
     as_they_are, moved = (
-        train_fresh(replace(subject, augment=augment), train_pairs=32, test_pairs=8, steps=3)
+        train_fresh(
+            replace(subject, run=TrainedRun(subject.run.config.replace(r_augment=augment))),
+            train_pairs=32,
+            test_pairs=8,
+            steps=3,
+        )
         for augment in (False, True)
     )
 
@@ -66,7 +72,7 @@ def test_pairs_that_are_there_already_are_not_made_again(toy, patterns):
 
     subject = toy(4 * patterns)
     drawn = list(pairs(subject, 40, seed=1 + 1_000_003, batch_size=16))
-    without = replace(subject, shifted=made_by_itself)
+    without = replace(subject, sampler=replace(subject.sampler, seen=made_by_itself))
 
     own = train_fresh(subject, train_pairs=32, test_pairs=8, steps=3, seed=1)
     given = train_fresh(without, train_pairs=32, test_pairs=8, steps=3, seed=1, drawn=drawn)

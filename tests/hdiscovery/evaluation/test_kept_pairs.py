@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hdiscovery.directions.subject import pairs
+from hdiscovery.directions.pairs import pairs
 from hdiscovery.evaluation import kept_pairs
 from hdiscovery.evaluation.bench import MEASURES, Bench
 from hdiscovery.evaluation.kept_pairs import KeptPairs
@@ -23,8 +23,7 @@ def assert_same(a, b):
 def counted(toy, patterns):
     """A subject, and how many of its samples were shifted."""
     subject, made = toy(4 * patterns), []
-    shifted = subject.shifted
-    return replace(subject, shifted=lambda *a: made.append(len(a[0])) or shifted(*a)), made
+    return replace(subject, sampler=replace(subject.sampler, seen=made.append)), made
 
 
 @pytest.mark.parametrize("few", [5, 64, 70])
@@ -54,7 +53,7 @@ def test_a_pair_is_made_once_whichever_measure_comes_first(counted, counts):
 
 def test_a_fresh_reconstructor_learns_from_pairs_that_are_there(counted):
     subject, made = counted
-    subject = replace(subject, R=subject.new_R())
+    subject = replace(subject, R=subject.training().new_reconstructor(subject.dm.image_shape))
     sizes = Sizes(pairs=20, fresh_pairs=24, fresh_steps=1)
     bench = Bench(subject, sizes, Sources(), lambda _: iter, subject.R)
 

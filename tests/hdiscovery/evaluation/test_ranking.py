@@ -127,7 +127,7 @@ def test_directions_made_as_twins_mirror_twins_and_nothing_are_ranked_as_such(to
     a, b, _ = patterns
     made = torch.stack([a, b, 1.1 * a, -0.9 * b, 0 * a])
     state = torch.get_rng_state()
-    subject = toy(made, directions=lambda h, emb, k, t: torch.zeros_like(h))
+    subject = toy(made, f=lambda h, emb, k, t: torch.zeros_like(h))
 
     found = sweeps(subject, num_samples=4, num_shifts=5, seed=2)
     ranking = rank(subject, subject.R, net, found, references=40)
@@ -161,7 +161,7 @@ def test_the_file_has_the_format_that_others_read(toy, patterns, net):
     assert all(0 <= row["score"] <= 1 for row in read["directions"])
 
 
-def test_the_cosine_of_shifts_is_over_all_shifted_steps(discovery, toy, patterns):
+def test_the_cosine_of_shifts_is_over_all_shifted_steps(networks, toy, patterns):
     """dh = v at the first step, then -v for direction 1 and v for direction 0; 999 and 749."""
     seen = []
 
@@ -170,7 +170,7 @@ def test_the_cosine_of_shifts_is_over_all_shifted_steps(discovery, toy, patterns
         turned = torch.where((k == 1) & (t < 999), -0.5, 1.0)
         return turned[:, None, None, None] * torch.ones_like(h)
 
-    found = shift_cosines(toy(patterns, directions=f, t_stop=500), num_samples=2, seed=1)
+    found = shift_cosines(toy(patterns, f=f, t_stop=500), num_samples=2, seed=1)
 
     assert set(seen) == {999, 666}
     assert found[0, 2] == pytest.approx(1)

@@ -5,8 +5,9 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from hdiscovery.directions.subject import pairs
-from hdiscovery.evaluation.rca import Accuracy, measure, measure_rca
+from hdiscovery.directions.open import directions_of
+from hdiscovery.directions.pairs import pairs
+from hdiscovery.evaluation.rca import Accuracy, measure_rca
 from torch import nn
 
 
@@ -32,7 +33,7 @@ class Shy(nn.Module):
 
 
 def test_a_reconstructor_that_reads_the_pattern_is_right_everywhere(toy, patterns):
-    found = measure(toy(patterns), 200, batch_size=64)
+    found = measure_rca(toy(patterns), pairs=200, batch_size=64)
 
     assert found.pairs == 200
     assert found.rca == found.rca_large_shifts == 1.0
@@ -47,7 +48,7 @@ def test_one_that_guesses_is_right_as_often_as_its_guess_is_drawn(toy, patterns)
     drawn = torch.cat([k for _, _, k, _ in pairs(subject, 300, seed=1)])
     s = torch.cat([s for _, _, _, s in pairs(subject, 300, seed=1)])
 
-    found = measure(subject, 300, seed=1)
+    found = measure_rca(subject, pairs=300, seed=1)
 
     share = (drawn == 1).float().mean().item()
     assert found.rca == pytest.approx(share)
@@ -61,7 +62,7 @@ def test_large_shifts_are_those_of_a_tenth_of_s_or_more_and_the_curve_shows_wher
 ):
     subject = toy(patterns)
 
-    found = measure(replace(subject, R=Shy(subject.R)), 400)
+    found = measure_rca(replace(subject, R=Shy(subject.R)), pairs=400)
 
     assert found.rca < 1
     assert found.rca_large_shifts == 1
@@ -85,19 +86,19 @@ def test_pairs_depend_on_their_seed_alone_and_leave_the_global_stream_where_it_i
         assert torch.equal(torch.cat([pair[i] for pair in first]), again[0][i])
 
 
-def test_a_run_is_measured_with_running_statistics_and_left_in_its_mode(discovery):
-    discovery.R.train()
-    before = {name: value.clone() for name, value in discovery.R.state_dict().items()}
+def test_a_run_is_measured_with_running_statistics_and_left_in_its_mode(networks):
+    networks.R.train()
+    before = {name: value.clone() for name, value in networks.R.state_dict().items()}
 
-    found = measure_rca(discovery, pairs=6)
+    found = measure_rca(directions_of(networks), pairs=6)
 
-    assert discovery.R.training
-    assert all(torch.equal(before[n], v) for n, v in discovery.R.state_dict().items())
+    assert networks.R.training
+    assert all(torch.equal(before[n], v) for n, v in networks.R.state_dict().items())
     assert Accuracy(**asdict(found)) == found
 
 
-def test_what_cannot_be_measured_says_so(discovery, toy, patterns):
+def test_what_cannot_be_measured_says_so(networks, toy, patterns):
     with pytest.raises(ValueError, match="`pairs` must be at least 1, got 0"):
-        measure_rca(discovery, pairs=0)
+        measure_rca(directions_of(networks), pairs=0)
     with pytest.raises(ValueError, match="fresh"):
-        measure(replace(toy(patterns), R=None), 4)
+        measure_rca(replace(toy(patterns), R=None), pairs=4)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from hdiscovery.directions.subject import samples
 from hdiscovery.evaluation.rescoring import draw_matrix, rescore
 from hdiscovery.evaluation.sweep import sweeps
 from torch import nn
@@ -27,7 +26,7 @@ def test_the_matrix_is_the_change_per_unit_of_s_in_standard_deviations(toy, patt
     swept = sweeps(subject, num_samples=4, num_shifts=5, seed=1)
     found = rescore(subject, probes, swept, references=64, seed=1)
 
-    std = quarter(samples(subject, 64, seed=2).clamp(-1, 1)).std().item()
+    std = quarter(subject.samples(64, seed=2).clamp(-1, 1)).std().item()
     assert found.probes == ["quarter", "other"]
     assert found.std[0] == pytest.approx(std)
     # 0.04 * 0.25 on every pixel of the quarter; a few pixels are beyond 1 and clamped

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from hdiscovery.directions.config import DiscoveryConfig
 from hdiscovery.mos.make import make_study
 
 
@@ -13,12 +12,11 @@ class Model:
 
 
 @dataclass
-class Discovery:
+class Directions:
     """An x_T that is moved by s along k is noise plus k s."""
 
-    config = DiscoveryConfig.of(K=3, S=2.0)
-    dm = Model()
-    shift_block = torch.nn.Linear(1, 1)
+    name: str
+    K, S, dm, device, trained_steps = 3, 2.0, Model(), torch.device("cpu"), 40
 
     def shifted(self, x_T, k, s):
         return 0.05 * x_T + 0.2 * (k * s).view(-1, 1, 1, 1)
@@ -27,7 +25,7 @@ class Discovery:
 @pytest.fixture
 def make():
     def make_(folder, *, run="<b>run</b>", **options):
-        given = {"step": 40, "raters": 3, "examples": 2, "strengths": 5, **options}
-        return make_study(Discovery(), folder, run=run, **given)
+        given = {"raters": 3, "examples": 2, "strengths": 5, **options}
+        return make_study(Directions(run), folder, **given)
 
     return make_

@@ -8,6 +8,7 @@ import torch
 from hdiscovery.directions.config import DiscoveryConfig
 from hdiscovery.directions.labels import read_labels
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.trained_run import TrainedRun
 from hdiscovery.pages.draw import draw_strips, even_shifts
 from hdiscovery.pages.read import shown_run
 
@@ -20,12 +21,14 @@ class Model:
 
 
 @dataclass
-class Discovery:
+class Directions:
     """An x_T that is moved by s along k is x_T + k s: what was asked for can be read off."""
 
-    config = CONFIG
-    dm = Model()
-    shift_block = torch.nn.Linear(1, 1)
+    run: TrainedRun | None = None
+    name, K, S, dm, device = "a", 3, 2.0, Model(), torch.device("cpu")
+
+    def training(self):
+        return self.run
 
     def shifted(self, x_T, k, s):
         assert not torch.is_grad_enabled()
@@ -37,8 +40,9 @@ def run(tmp_path):
     return RunFolder.create(tmp_path / "a", {})
 
 
-def shown(run, step=40):
-    return shown_run(run, Discovery(), step, ACCURACY, samples=2, columns=3)
+def shown(run, step=40, **only):
+    directions = Directions(TrainedRun(CONFIG, step, run))
+    return shown_run(directions, ACCURACY, samples=2, columns=3, **only)
 
 
 def ranking():
@@ -50,7 +54,7 @@ def ranking():
 
 def test_every_direction_moves_the_same_samples_by_the_same_shifts():
     strips = [
-        draw_strips(Discovery(), k, samples=70, shifts=[-2.0, 0.0, 2.0], seed=7) for k in (0, 2)
+        draw_strips(Directions(), k, samples=70, shifts=[-2.0, 0.0, 2.0], seed=7) for k in (0, 2)
     ]
 
     assert strips[0].shape == (70, 3, 1, 8, 8)
@@ -68,7 +72,7 @@ def test_every_direction_moves_the_same_samples_by_the_same_shifts():
 )
 def test_what_cannot_be_drawn_is_refused(words, message):
     with pytest.raises(ValueError, match=message):
-        draw_strips(Discovery(), shifts=[0.0], seed=0, **words)
+        draw_strips(Directions(), shifts=[0.0], seed=0, **words)
 
 
 @pytest.mark.parametrize("columns", [1, 4])
@@ -100,13 +104,13 @@ def test_a_ranking_gives_score_measures_and_twins(run):
 def test_only_some_directions_are_drawn_without_the_twins_of_others(run):
     run.write_json("ranking.json", ranking())
 
-    few = shown_run(run, Discovery(), 40, ACCURACY, only=[1], samples=2, columns=3)
+    few = shown(run, only=[1])
 
     (one,) = few.directions
     assert (one.k, one.score, one.twin_of, few.K) == (1, 0.5, None, 3)
     assert one.sheet == shown(run).directions[1].sheet
     with pytest.raises(ValueError, match=r"`only` names direction 3, .* 0 … 2"):
-        shown_run(run, Discovery(), 40, ACCURACY, only=[0, 3], samples=2, columns=3)
+        shown(run, only=[0, 3])
 
 
 def test_a_ranking_of_another_step_is_said_to_be(run):
