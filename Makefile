@@ -32,7 +32,7 @@ net: $(VENV)/.installed
 # The core's tests with the oldest versions that are allowed. Left out: what lists the schedulers of
 # one version of diffusers, and FSDP2, which torch 2.5 has under another name.
 OLDEST := .venv-oldest
-NEWER := chainograd/adapters/diffusers chainograd/distributed
+NEWER := chainograd/adapters/diffusers distributed
 NOT_CORE := hdiscovery benchmarks test_examples.py test_house.py test_mutants.py
 oldest:
 	$(PYTHON) -m venv $(OLDEST)

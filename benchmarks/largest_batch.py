@@ -18,7 +18,7 @@ from throughput import memory
 from ways import WAYS
 from workloads import WORKLOADS
 
-from chainograd.plans.planners import parse_bytes
+from chainograd.plans.budget import parse_bytes
 
 COMPARED = ("plain loop", "checkpoint", "nodes", "nodes, frozen")
 # If layers are frozen, nodes without frozen layers have the same batch as checkpointing.

@@ -1,4 +1,4 @@
-"""Gradients through long chains of steps, in the memory of a few."""
+"""Exact gradients through long chains of steps, in the memory of a few steps."""
 
 from chainograd.chain import CheckpointedChain
 from chainograd.errors import (
@@ -10,13 +10,17 @@ from chainograd.errors import (
 )
 from chainograd.metering import Reading, meter
 from chainograd.plans.budget import within
-from chainograd.plans.plan import Plan, StepCost
-from chainograd.plans.planners import binomial, keep_last
+from chainograd.plans.costs import StepCost
+from chainograd.plans.plan import Plan
+from chainograd.plans.planners import keep_last
+from chainograd.plans.revolve import binomial
 from chainograd.preflight.findings import Finding, Findings
 from chainograd.report.steps import Report, StepReport
 from chainograd.storage.store import Store
 from chainograd.truncation.cotangents import clamped, clipped, scaled
-from chainograd.truncation.modules import LastStepAgain, ScaledInput, StoppedOutput, random_suffix
+from chainograd.truncation.grad_steps import random_suffix
+from chainograd.truncation.last_step import LastStepAgain
+from chainograd.truncation.modules import ScaledInput, StoppedOutput
 
 __version__ = "0.1.0"
 

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Generator, Tensor
 
-from chainograd.captured.find import find_captured
-from chainograd.captured.generators import UnlistedGenerators
-from chainograd.captured.stand_ins import current_stand_ins
-from chainograd.captured.wrappers import refuse_cuda_graphs
 from chainograd.engine.autograd import attach
+from chainograd.engine.first_call import FirstCalls, refuse_counted_passes
 from chainograd.engine.forward import run_forward
-from chainograd.engine.independence import compare_slices, refuse_counted_passes
-from chainograd.engine.measure import Kind, measure
-from chainograd.engine.microbatch import SlicedSteps, batch_of
-from chainograd.engine.run import Run, Transform
-from chainograd.engine.step import Steps
+from chainograd.engine.measure import Kind
+from chainograd.engine.plain_states import plain_states, transformed
+from chainograd.engine.prepare import Preparation
+from chainograd.engine.run import Run
+from chainograd.engine.run_options import RunOptions, Transform
 from chainograd.errors import ChainError
-from chainograd.frozen.conditions import takes_fast_path
-from chainograd.frozen.layers import Saving
-from chainograd.metering import metered
 from chainograd.options import (
     as_choice,
     as_count,
@@ -38,37 +32,32 @@ from chainograd.options import (
     as_step,
     as_store,
     refuse_shadowed,
-)
-from chainograd.plans.budget import within
+)  # fmt: skip
 from chainograd.plans.plan import Plan, StepCost
-from chainograd.plans.planners import PlanName, resolve, without_graphs
+from chainograd.plans.planners import PlanName, resolve
+from chainograd.plans.restrict import without_graphs
 from chainograd.preflight.check import check
-from chainograd.preflight.cut_off import may_be_cut_off, refuse_cut_off
+from chainograd.preflight.cut_off import refuse_cut_off
 from chainograd.preflight.findings import Findings
-from chainograd.replay.context import StepContext
-from chainograd.replay.rng import RNGSources
 from chainograd.replay.verify import Verify
 from chainograd.report.log import Log
 from chainograd.report.steps import Report
-from chainograd.state import NO_ARGUMENTS, State, refuse_hidden, wants_gradient
+from chainograd.state import State
 from chainograd.storage.store import Store
-from chainograd.tensors.devices import is_accelerator
 from chainograd.torch_internals.compiler import eager
-from chainograd.torch_internals.transforms import forward_ad_active, transforms_active
 from chainograd.trajectory.links import attach_links
 from chainograd.truncation.grad_steps import GradSteps, drawn, reached
 
 Frozen = Literal["off", "auto"]
-PLANS = 16  # that a chain remembers: random `grad_steps` have one each
 
 
 class CheckpointedChain:
     """A chain of steps whose gradient needs the memory of its nodes and of one step.
 
     Called on a state, it returns what ``for i in range(num_steps): x = step(x, i)`` returns, an
-    ordinary differentiable value; its gradient is that of the loop, bit for bit on a CPU, for the
-    state, for every tensor argument and for every parameter the steps use. Where the gradient of
-    something cannot be had it is refused, never left out.
+    ordinary differentiable value; its gradient equals the loop's, bit for bit on a CPU, for the
+    state, for every tensor argument and for every parameter the steps use. If a gradient cannot be
+    computed exactly, the chain raises; it never returns a partial one.
 
     Under ``no_grad``, in forward-mode AD and inside ``torch.func`` transforms the plain loop runs.
     Second and further derivatives are exact and cost the plain loop's memory.
@@ -89,23 +78,23 @@ class CheckpointedChain:
             keep them in fewer bits.
         micro_batch: Samples in a slice: every step runs over slices of the batch, and the memory
             of a graph is that of one slice, while the loss sees the whole batch. Tensors of the
-            state and of the arguments whose first dimension is that of ``x`` are cut. Each step
-            is run twice, 2M evaluations of every slice; random noise is drawn slice by slice.
-            None is the whole batch at once.
-        frozen: ``"auto"`` lets layers whose weights need no gradient keep only what the gradient of
-            their input needs: less memory, and results and gradients equal to the bit. Where a call
-            saves little by it, later calls like it leave their layers to torch, as do steps that
-            torch.compile has a part in. ``"off"`` leaves every layer to torch.
-        verify: How each recomputed state is compared with the one kept: ``"exact"``, ``"close"``
+            state and of the arguments with the first dimension of ``x`` are cut. Each step runs
+            twice, 2M evaluations of every slice; random noise is drawn slice by slice. None is
+            the whole batch at once.
+        frozen: ``"auto"`` lets layers whose weights need no gradient save only what the gradient of
+            their input needs: less memory, with results and gradients equal to the bit. If a call
+            saves little, later calls with these shapes leave their layers to torch. Steps that
+            torch.compile has a part in always do. ``"off"`` leaves every layer to torch.
+        verify: How each recomputed state is compared with the first one: ``"exact"``, ``"close"``
             (for kernels that do not repeat their results to the bit) or ``"off"``.
         grad_steps: Steps that the gradient may pass; the others run as under ``no_grad``. The last
             K (an integer), a set of indices, or a function of ``num_steps`` that returns either
-            and is asked once a call, for a random truncation. None is all steps. Of a set with
-            gaps, a loss on the last state reaches the steps behind the last gap; losses on the
-            states of a `trajectory` reach others.
+            and is called once a call, for a random truncation. None is all steps. If the set has
+            gaps, a loss on the last state reaches the steps after the last gap; losses on earlier
+            states of a `trajectory` reach the others.
         grad_transform: ``f(i, g) -> g``, applied to the cotangent g of the state that enters step
-            i, on its way back: to look at it, clip it, rescale it. g is shaped like the state,
-            with None where a leaf has no cotangent.
+            i: to look at it, clip it, rescale it. g is shaped like the state, with None where a
+            leaf has no cotangent.
         progress: Show a bar of step evaluations for the forward and for the backward pass.
 
     Raises:
@@ -157,14 +146,8 @@ class CheckpointedChain:
         self.grad_steps = as_grad_steps(grad_steps, self.num_steps)
         self.grad_transform = as_function("grad_transform", grad_transform, "f(i, g)")
         self.progress = as_progress(progress)
-        self._measured: dict[Any, tuple[StepCost, ...]] = {}
-        self._plans: dict[Any, Plan] = {}
-        self._compared: set[Any] = set()  # shapes for which slices were compared with the whole
-        self._unused: set[Any] = set()  # shapes for which nothing that needs a gradient is used
-        self._saving: dict[Any, Saving] = {}  # whether frozen layers are worth watching, by shapes
-        self._saves = False  # whether steps take gradients of their own, as far as is known
+        self._first_calls = FirstCalls()
         self._log: Log | None = None  # of the last run
-        self._costs: tuple[StepCost, ...] | None = None  # as measured last
 
     @eager
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -172,8 +155,8 @@ class CheckpointedChain:
 
         Args:
             x: The state that enters step 0: a tensor, or any pytree with tensors.
-            args: Handed to every step; tensors among them get gradients.
-            kwargs: Likewise.
+            args: Passed to every step; tensors among them get gradients.
+            kwargs: Passed to every step, with gradients too.
 
         Returns:
             The state that leaves the last step, differentiable.
@@ -184,29 +167,24 @@ class CheckpointedChain:
             ChainError: If a step changes its input in place.
         """
         steps = self._drawn_grad_steps()
-        if not torch.is_grad_enabled() or _transformed():
-            return deque(self._loop(x, args, kwargs, steps), maxlen=1)[0]
-        run = self._prepared(x, args, kwargs, reached(steps, self.num_steps))
-        M, last = self.num_steps, []
-
-        def visit(i: int, state: State) -> None:
-            if i == M:
-                last.append(state)
-
-        self._run(run, visit)
-        return attach(run, last[0]).tree()
+        if not torch.is_grad_enabled() or transformed():
+            return deque(plain_states(self._preparation(steps), x, args, kwargs), maxlen=1)[0]
+        run = self._begun(x, args, kwargs, reached(steps, self.num_steps))
+        result = run_forward(run)
+        self._ended(run)
+        return attach(run, result).tree()
 
     @eager
     def trajectory(self, x: Any, *args: Any, **kwargs: Any) -> list[Any]:
         """Run the chain and return every state, all of them differentiable.
 
-        Losses on several states cost one sweep back. The states share their memory with the nodes.
+        Losses on several states cost one backward pass. The states share memory with the nodes.
         Hooks, ``retain_grad()`` and ``torch.autograd.grad`` work on each as in the plain loop.
 
         Args:
             x: The state that enters step 0.
-            args: Handed to every step; tensors among them get gradients.
-            kwargs: Likewise.
+            args: Passed to every step; tensors among them get gradients.
+            kwargs: Passed to every step, with gradients too.
 
         Returns:
             M + 1 states; the first is ``x`` itself, the last what calling the chain returns.
@@ -221,11 +199,12 @@ class CheckpointedChain:
             [1, 2, 4, 8]
         """
         steps = self._drawn_grad_steps()
-        if not torch.is_grad_enabled() or _transformed():
-            return list(self._loop(x, args, kwargs, steps))
-        run = self._prepared(x, args, kwargs, steps)
+        if not torch.is_grad_enabled() or transformed():
+            return list(plain_states(self._preparation(steps), x, args, kwargs))
+        run = self._begun(x, args, kwargs, steps)
         states: dict[int, State] = {}
-        self._run(run, states.__setitem__)
+        run_forward(run, states.__setitem__)
+        self._ended(run)
         _, *after = attach_links(run, State.of(x), states)
         return [x, *(state.tree() for state in after)]
 
@@ -235,30 +214,28 @@ class CheckpointedChain:
     ) -> tuple[StepCost, ...]:
         """Measure what each step costs, running it forward and back once.
 
-        Under ``FakeTensorMode`` nothing is computed: bytes are those of real tensors, seconds are
-        all 1.
+        Under ``FakeTensorMode`` nothing is computed: bytes are what real tensors would take,
+        seconds are all 1.
 
         Args:
             x: The state that enters step 0.
-            args: Handed to every step.
+            args: Passed to every step.
             kind: ``kind(i)`` is equal for steps that are alike, of which one is measured; by
                 default every step is.
-            kwargs: Handed to every step.
+            kwargs: Passed to every step.
 
         Returns:
             One cost a step, for `Plan.with_costs` and `within`.
         """
         if kind is not None:
             refuse_shadowed(self.step, "measure", "kind")
-        run = self._new_run(x, args, kwargs)
-        self._costs = self._measure(run, kind)
-        return self._costs
+        return self._first_calls.measure(self._preparation().run(x, args, kwargs), kind)
 
     @eager
     def check(
         self, x: Any, *args: Any, loss: Callable[[Any], Any] | None = None, **kwargs: Any
     ) -> Findings:
-        """Look at the steps for what would make gradients missing, wrong or surprising.
+        """Look for what would make the gradients of the steps missing, wrong or surprising.
 
         The first three steps and the last one run as the plain loop, and again as in a chain; a
         gradient is sent back through both. Then all steps run once as in the forward pass of a
@@ -267,21 +244,22 @@ class CheckpointedChain:
         hardly fits.
 
         It leaves no trace: random streams, statistics of batches, parameters and their ``.grad``
-        are as before (but for attributes that a step keeps). ``grad_transform`` is left out, and
-        ``grad_steps``, so that all steps are seen alike.
+        are as before (but for attributes that a step keeps). ``grad_transform`` and ``grad_steps``
+        are left out.
 
         Args:
             x: The state that enters step 0; a small batch will do.
-            args: Handed to every step.
-            loss: ``loss(x) -> tensor``, called once on what the steps give: no finished sample.
-            kwargs: Handed to every step.
+            args: Passed to every step.
+            loss: ``loss(x) -> tensor``, called once on the state after these few steps, which
+                is no finished sample.
+            kwargs: Passed to every step.
 
         Returns:
-            What was found, each thing with its line and the way out; empty, and so false, if all
-            is well. Printed, it says what was looked at.
+            The findings, each with its line and the way out; empty, and so false, if all is well.
+            Printed, they say what was looked at.
 
         Raises:
-            Exception: What a step or the loss raises, if it is nothing that can be named.
+            Exception: What a step or the loss raises, if the cause has no name.
 
         Example:
             >>> w = torch.tensor([0.5], requires_grad=True)
@@ -292,11 +270,13 @@ class CheckpointedChain:
         if loss is not None:
             refuse_shadowed(self.step, "check", "loss")
 
+        whole = self._preparation()
+        options = replace(whole.options, grad_steps=None, transform=None, progress=False)
+
         def first_steps(count: int, x: Any) -> Run:
-            few = copy.copy(self)
-            few.num_steps, few.plan = count, self._sliced(resolve("nodes", count))
-            few.grad_steps, few.grad_transform, few.progress = None, None, False
-            return few._new_run(x, args, kwargs)
+            plan = self._sliced(resolve("nodes", count))
+            few = replace(whole, num_steps=count, plan=plan, options=options)
+            return few.run(x, args, kwargs)
 
         return check(first_steps, self.num_steps, x, loss)
 
@@ -323,139 +303,37 @@ class CheckpointedChain:
             raise ChainError(
                 "There is nothing to report: call the chain with gradients enabled first."
             )
-        return self._log.report(self.num_steps, self._costs)
+        return self._log.report(self.num_steps, self._first_calls.last_costs)
 
     def _drawn_grad_steps(self) -> frozenset[int] | None:
-        # In every call, those without gradients too: what is drawn leaves the random streams where
-        # a call with gradients does, and a chain inside a step draws the same when that runs again.
+        # In calls without gradients too: they leave the random streams where calls with gradients
+        # do, and a chain inside a step draws the same when the step runs again.
         return drawn(self.grad_steps, self.num_steps)
 
-    def _prepared(
-        self, x: Any, args: Any, kwargs: Any, grad_steps: frozenset[int] | None = None
-    ) -> Run:
-        """Return a run with its plan, after what is measured or tried once for given shapes."""
-        run = self._new_run(x, args, kwargs, grad_steps)
+    def _begun(self, x: Any, args: Any, kwargs: Any, grad_steps: frozenset[int] | None) -> Run:
+        """Return a run with its plan, after what is found out once for given shapes."""
+        run = self._preparation(grad_steps).run(x, args, kwargs)
         refuse_counted_passes(run, planned=self._budget is None and self.micro_batch is None)
-        if isinstance(run.steps, SlicedSteps) and run.mode not in self._compared:
-            with run.beforehand():
-                compare_slices(run, run.steps)
-            self._compared.add(run.mode)
-        if self._budget is not None and run.inputs:
-            self.plan = run.plan = self._within(self._budget, run)
+        self._first_calls.compare_slices(run)
+        if self._budget is not None and run.inputs.tensors:
+            self.plan = run.plan = self._first_calls.plan(run, self._budget, self._sliced)
         self._log = run.log
         return run
 
-    def _within(self, budget: int, run: Run) -> Plan:
-        """Return the plan for a budget; measures and plans once for given shapes."""
-        if run.mode not in self._measured:
-            self._measured[run.mode] = self._measure(run)
-        self._costs = self._measured[run.mode]
-        key = run.mode, run.grad_steps
-        plan = self._plans.pop(key, None) or within(
-            budget, self._costs, as_run=lambda plan: run.as_run(self._sliced(plan))
-        )
-        self._plans[key] = plan  # the last one now
-        if len(self._plans) > PLANS:
-            del self._plans[next(iter(self._plans))]
-        return plan
-
-    def _measure(self, run: Run, kind: Kind | None = None) -> tuple[StepCost, ...]:
-        if run.mode in self._saving:
-            self._saving[run.mode].measured = True
-            run.steps.recording = self._saving[run.mode].recording()
-        with run.beforehand(), metered(run.x_T.device, compiled=run.compiled):
-            return measure(run, kind)
+    def _ended(self, run: Run) -> None:
+        """Note what the forward pass of a run has shown."""
+        self._first_calls.saves |= run.step.options.saves
+        self._first_calls.refuse_cut_off(run, refuse_cut_off)
+        run.leave_out_unused()
 
     def _sliced(self, plan: Plan) -> Plan:
         return plan if self.micro_batch is None else without_graphs(plan)
 
-    def _run(self, run: Run, visit: Callable[[int, State], None]) -> None:
-        run.steps.saves = self._saves
-        run_forward(run, visit)
-        self._saves |= run.steps.saves
-        if may_be_cut_off(run) and run.mode not in self._unused:
-            refuse_cut_off(run)
-            self._unused.add(run.mode)
-        run.leave_out_unused()
-
-    def _new_run(
-        self, x: Any, args: Any, kwargs: Any, grad_steps: frozenset[int] | None = None
-    ) -> Run:
-        # Each once: the sums of a tensor that was there twice would be added to each other.
-        seen = {id(tensor): tensor for tensor in self.params if tensor.requires_grad}
-        named = list(seen.values())
-        x_T = State.of(x)
-        refuse_hidden(x_T.leaves, wants_gradient, "The state that enters step 0")
-        arguments = State.of((args, kwargs)) if args or kwargs else NO_ARGUMENTS
-        modules = [leaf for leaf in arguments.leaves if not isinstance(leaf, Tensor)]
-        captured = find_captured(self.step, modules)
-        found = [tensor for tensor in captured.tensors if id(tensor) not in seen]
-        seen_by_steps = (
-            self.step,
-            self.num_steps,
-            arguments,
-            named + found,
-            captured.buffers,
-            current_stand_ins(named + found),
-            captured.sharded,
+    def _preparation(self, grad_steps: frozenset[int] | None = None) -> Preparation:
+        options = RunOptions(
+            self.verify, self.grad_transform, grad_steps, self.store, self.progress
         )
-        if self.micro_batch is None:
-            steps = Steps(*seen_by_steps)
-        else:
-            steps = SlicedSteps(*seen_by_steps, batch=batch_of(x_T), size=self.micro_batch)
-        leaves = (*x_T.tensors, *arguments.tensors)
-        key = tuple((t.shape, t.dtype, t.device, t.requires_grad) for t in leaves)
-        mode = (key, len(captured.buffers))  # modules in training may look at the batch
-        if self.frozen == "auto" and not captured.compiled and not takes_fast_path(captured.modes):
-            steps.recording = self._saving.setdefault(mode, Saving()).recording()
-        steps.counted = not captured.scripted
-        devices = {t.device for t in (*x_T.tensors, *arguments.tensors, *named)}
-        devices |= captured.devices
-        if captured.cuda_graphs and any(map(is_accelerator, devices)):
-            refuse_cuda_graphs()
-        rng = RNGSources(devices, self.generators)
-        return Run(
-            steps=steps,
-            plan=self.plan,
-            x_T=x_T,
-            rng=rng,
-            verify=self.verify,
-            unlisted_generators=UnlistedGenerators(
-                captured.generators, [*self.generators, *rng.defaults]
-            ),
-            mode=mode,
-            counts_passes=captured.counts_passes,
-            compiled=captured.compiled,
-            context=StepContext.now({d.type for d in devices}, captured.modes),
-            transform=self.grad_transform,
-            grad_steps=grad_steps,
-            store=self.store,
-            progress=self.progress,
-        )
-
-    def _loop(
-        self, x: Any, args: Any, kwargs: Any, grad_steps: frozenset[int] | None
-    ) -> Iterator[Any]:
-        """Yield the states of the plain loop, x first."""
-        if self.grad_transform is not None and _transformed():
-            raise ChainError(
-                "`grad_transform` does not reach into torch.func transforms, vmap and forward-mode "
-                "AD, where the plain loop runs. Leave it out there, or use `backward()`."
-            )
-        yield x
-        if self.micro_batch is not None and not _transformed():
-            steps, state = self._new_run(x, args, kwargs).steps, State.of(x)
-            for i in range(self.num_steps):
-                state = steps.run(i, state)
-                yield state.tree()
-            return
-        for i in range(self.num_steps):
-            x = self.step(x, i, *args, **kwargs)
-            if grad_steps is not None and i not in grad_steps:
-                x = State.of(x).detached().tree()
-            yield x
-
-
-def _transformed() -> bool:
-    """Return whether a torch.func transform or forward-mode AD is at work."""
-    return transforms_active() or forward_ad_active()
+        return Preparation(
+            self.step, self.num_steps, self.plan, self.params, self.generators, self.micro_batch,
+            watch_frozen=self.frozen == "auto", options=options, first_calls=self._first_calls,
+        )  # fmt: skip

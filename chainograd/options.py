@@ -1,4 +1,4 @@
-"""What a chain is made with, checked once, before anything runs."""
+"""The options of a chain, each checked once, before anything runs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from typing import Any, cast, get_args
 from torch import Generator, Tensor
 from torch.nn import Module
 
+from chainograd.plans.budget import parse_bytes
 from chainograd.plans.integers import as_integer, is_integer
 from chainograd.plans.plan import Plan
-from chainograd.plans.planners import PlanName, parse_bytes, resolve, without_graphs
+from chainograd.plans.planners import PlanName, resolve
+from chainograd.plans.restrict import without_graphs
 from chainograd.storage.store import Store
 from chainograd.truncation.grad_steps import GradSteps, resolve_grad_steps
 
 
 def as_step(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the step.
+    """Return ``step``.
 
     Raises:
-        TypeError: If it cannot be called.
+        TypeError: If it is not callable.
     """
     if not callable(step):
         raise TypeError(
@@ -34,10 +36,10 @@ def as_step(step: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def as_count(name: str, value: object, of: str) -> int:
-    """Return a number of things as a plain integer, at least 1.
+    """Return a count as a Python integer; ``of`` says what is counted, for the error.
 
     Raises:
-        ValueError: If it is not such a number.
+        ValueError: If the value is not an integer of at least 1.
     """
     count = as_integer(name, value) if is_integer(value) else 0
     if count < 1:
@@ -49,13 +51,13 @@ def as_params(params: Iterable[Tensor]) -> list[Tensor]:
     """Return ``params`` as a list.
 
     Raises:
-        TypeError: If they are not tensors.
+        TypeError: If they are not a list of tensors.
     """
     if isinstance(params, Tensor):
-        raise TypeError("`params` is a list of tensors, got one tensor: pass `params=[tensor]`.")
+        raise TypeError("`params` must be a list of tensors, got a tensor. Pass `params=[tensor]`.")
     if isinstance(params, Module):
         raise TypeError(
-            f"`params` is a list of tensors, got {_shown(params)}: pass "
+            f"`params` must be a list of tensors, got {_shown(params)}. Pass "
             "`params=module.parameters()`."
         )
     return _listed("params", params, Tensor, "tensors: `params=[tensor]`")
@@ -65,11 +67,11 @@ def as_generators(generators: Iterable[Generator]) -> list[Generator]:
     """Return ``generators`` as a list.
 
     Raises:
-        TypeError: If they are not generators.
+        TypeError: If they are not a list of generators.
     """
     if isinstance(generators, Generator):
         raise TypeError(
-            "`generators` is a list of generators, got one generator: pass "
+            "`generators` must be a list of generators, got a generator. Pass "
             "`generators=[generator]`."
         )
     return _listed(
@@ -78,10 +80,10 @@ def as_generators(generators: Iterable[Generator]) -> list[Generator]:
 
 
 def as_choice(name: str, value: Any, choices: tuple[str, ...]) -> Any:
-    """Return one of the choices of an option.
+    """Return an option's value.
 
     Raises:
-        ValueError: If it is not one of them.
+        ValueError: If the value is not one of ``choices``.
     """
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"`{name}` must be one of {choices}, got {_shown(value)}.")
@@ -91,7 +93,7 @@ def as_choice(name: str, value: Any, choices: tuple[str, ...]) -> Any:
 def as_plan(
     plan: PlanName | Plan | int | str, num_steps: int, micro_batch: int | None
 ) -> tuple[Plan, int | None]:
-    """Return the plan to begin with and, where it is planned within one, the budget in bytes.
+    """Return the first plan and the budget in bytes, or None if ``plan`` is not a budget.
 
     Raises:
         ValueError: If there is no such plan, or the chain cannot carry it out.
@@ -105,18 +107,18 @@ def as_plan(
     if first.graphs > 1:
         which = "'graph'" if plan == "graph" else "a plan"
         raise ValueError(
-            f"`plan` is {which}, which keeps {first.graphs} graphs, but with `micro_batch` "
-            f"({micro_batch}) a chain keeps none: the slices run one after the other, each with "
+            f"`plan` is {which}, which keeps {first.graphs} graphs, but a chain with `micro_batch` "
+            f"({micro_batch}) cannot keep graphs: its slices run one after the other, each with "
             "its own graph. Pass `plan='nodes'` or a number of bytes, or leave `micro_batch` out."
         )
     return without_graphs(first), budget
 
 
 def as_store(store: Store | str | os.PathLike[str]) -> Store:
-    """Return where nodes live.
+    """Return the store.
 
     Raises:
-        ValueError: If it is not a place.
+        ValueError: If ``store`` is not a place.
     """
     return store if isinstance(store, Store) else Store(store)
 
@@ -124,11 +126,11 @@ def as_store(store: Store | str | os.PathLike[str]) -> Store:
 def as_grad_steps(
     grad_steps: GradSteps | Callable[[int], GradSteps] | None, num_steps: int
 ) -> GradSteps | Callable[[int], GradSteps] | None:
-    """Return the steps that the gradient may pass, or the function that will tell them.
+    """Return the steps that the gradient may pass, or the function that returns them.
 
     Raises:
-        TypeError: If they are nothing of that kind.
-        ValueError: If there are no such steps.
+        TypeError: If ``grad_steps`` is neither a number nor a set nor a function.
+        ValueError: If the chain does not have these steps.
     """
     if grad_steps is None or callable(grad_steps):
         return grad_steps
@@ -136,10 +138,10 @@ def as_grad_steps(
 
 
 def as_function(name: str, value: Any, called_as: str) -> Any:
-    """Return a function, or None.
+    """Return a function or None; ``called_as`` shows its call, for the error.
 
     Raises:
-        TypeError: If it is neither.
+        TypeError: If the value is neither a function nor None.
     """
     if value is not None and not callable(value):
         raise TypeError(f"`{name}` must be callable as {called_as}, or None, got {_shown(value)}.")
@@ -147,38 +149,38 @@ def as_function(name: str, value: Any, called_as: str) -> Any:
 
 
 def as_progress(progress: bool) -> bool:
-    """Return whether to show bars.
+    """Return whether to show progress bars.
 
     Raises:
-        TypeError: If it is no truth value.
-        ImportError: If they cannot be shown.
+        TypeError: If ``progress`` is neither True nor False.
+        ImportError: If tqdm is missing.
     """
     if not isinstance(progress, bool):
         raise TypeError(f"`progress` must be True or False, got {_shown(progress)}.")
     if progress and importlib.util.find_spec("tqdm") is None:
-        raise ImportError("`progress=True` shows its bars with tqdm: `pip install tqdm`.")
+        raise ImportError("`progress=True` needs tqdm, which is not installed: pip install tqdm.")
     return progress
 
 
 def refuse_shadowed(step: Callable[..., Any], method: str, keyword: str) -> None:
-    """See that a keyword of ``chain.check`` or ``chain.measure`` cannot be meant for the step.
+    """Raise if a keyword of ``chain.check`` or ``chain.measure`` may be meant for the step.
 
     Raises:
         TypeError: If the step has a parameter of that name.
     """
     while isinstance(step, functools.partial):
         if keyword in step.keywords:
-            return  # the step has its value
+            return  # the step has a value for it
         step = step.func
     called = cast("Module", step).forward if isinstance(step, Module) else step
     try:
         parameter = inspect.signature(called).parameters.get(keyword)
     except (TypeError, ValueError):
-        return  # built-in functions do not tell their parameters
+        return  # some built-in functions have no signature
     if parameter is not None and parameter.kind in _BY_KEYWORD:
         raise TypeError(
             f"`{keyword}=` is an option of `chain.{method}`, but the step has a parameter "
-            f"`{keyword}` too, so it is not clear which is meant. For the step, pass it by "
+            f"`{keyword}` too, so the call is ambiguous. For the step's parameter, pass it by "
             f"position, or make the chain of `functools.partial(step, {keyword}=…)`. For the "
             "option, make the chain of `lambda x, i, *args: step(x, i, *args)`, which hides the "
             "parameter's name."
@@ -199,7 +201,7 @@ def _listed(name: str, values: Any, kind: type, expected: str) -> list[Any]:
 
 
 def _shown(value: object) -> str:
-    """Return a value's text, or where that is long, its type."""
+    """Return a value's text, or its type if the text is long."""
     text = "" if isinstance(value, Module) else repr(value)
     kind = type(value).__name__
     return text if value is None or (text and len(text) < 60) else f"a {kind}"

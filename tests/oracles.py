@@ -1,4 +1,4 @@
-"""The plain loop as the oracle of a sampler: what a chain around it must give to the bit."""
+"""The plain loop as the oracle of a sampler: a chain around the sampler equals it bit for bit."""
 
 import torch
 

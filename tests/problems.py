@@ -1,6 +1,31 @@
-"""Toy chains whose gradients do not die along the way."""
+"""Toy chains whose gradients do not die along the way, and the plans that they are run under."""
 
+import pytest
 import torch
+
+from chainograd import CheckpointedChain, binomial, keep_last
+
+M = 7
+PLANS = {
+    "nodes": "nodes",
+    "graph": "graph",
+    "last 3": keep_last(M, 3),
+    "1 slot": binomial(M, slots=1),
+    "2 slots": binomial(M, slots=2),
+    "3 slots": binomial(M, slots=3),
+}
+# A budget has no plan before the first call, so it is not among PLANS.
+every_plan = pytest.mark.parametrize("plan", [*PLANS.values(), "1 MiB"], ids=[*PLANS, "1 MiB"])
+
+
+def leaf(*shape):
+    """Return a tensor of random numbers that requires a gradient."""
+    return torch.randn(shape, requires_grad=True)
+
+
+def ramp():
+    """Return four numbers in double precision that require a gradient."""
+    return torch.linspace(0.5, 1.2, 4, dtype=torch.float64).requires_grad_()
 
 
 def plain(step, M, x, *args, **kwargs):
@@ -16,6 +41,15 @@ def states_of(step, M, x, *args, **kwargs):
     for i in range(M):
         states.append(step(states[-1], i, *args, **kwargs))
     return states
+
+
+def same_gradients(step, inputs, plan, loop=plain):
+    """See that a chain has the loss and the gradients of a loop, bit for bit."""
+    outcomes = []
+    for run in (lambda x: loop(step, M, x), CheckpointedChain(step, M, plan=plan)):
+        loss = run(inputs[0]).float().square().sum()
+        outcomes.append([loss, *torch.autograd.grad(loss, inputs)])
+    assert all(map(torch.equal, *outcomes))
 
 
 class Net(torch.nn.Module):

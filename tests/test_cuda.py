@@ -1,4 +1,4 @@
-"""What only a GPU can show. The rest of the suite runs on a CPU, and stands for what is here."""
+"""What only a GPU can show: skipped without one. The rest of the suite runs on a CPU."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Data flows one way, and the reference shows what is public."""
+"""Imports run one way, tests mirror the packages, and the reference shows what is public."""
 
 import ast
 import graphlib
@@ -125,6 +125,20 @@ def test_the_core_has_these_rooms_and_at_most_twenty():
     assert rooms - {"__init__"} == set(ROOMS)
     assert len(ROOMS) <= 20
     assert len(FLOORS) <= 8
+
+
+def test_every_folder_of_tests_is_a_room_of_the_core():
+    tests = ROOT.parent / "tests" / "chainograd"
+    folders = {path.parent.relative_to(tests).parts[:1] for path in tests.rglob("*.py")}
+
+    assert folders - {()} <= {(room,) for room in ROOMS}
+
+
+def test_no_test_of_the_core_imports_another():
+    imports = re.compile(r"^(?:from|import) tests\.(?:\w+\.)*test_\w+", re.MULTILINE)
+    tests = (ROOT.parent / "tests" / "chainograd").rglob("*.py")
+
+    assert not [path for path in tests if imports.search(path.read_text())]
 
 
 def test_a_public_name_is_never_that_of_a_module():

@@ -1,12 +1,16 @@
-"""Models and samplers of other libraries as chains, without importing those libraries."""
+"""Models and samplers of other libraries as steps and chains.
 
-from chainograd.adapters.diffusers.chain import DiffusersChain, diffusers_chain
+No adapter imports the library that it adapts.
+"""
+
+from chainograd.adapters.diffusers import DiffusersChain, diffusers_chain
+from chainograd.adapters.edm import edm_denoiser
 from chainograd.adapters.guidance import classifier_guidance
-from chainograd.adapters.guided_diffusion import guided_diffusion_ddim, guided_diffusion_step
+from chainograd.adapters.guided_diffusion import guided_diffusion_step
+from chainograd.adapters.guided_networks import guided_diffusion_ddim
 from chainograd.adapters.k_diffusion import k_diffusion_step
-from chainograd.adapters.predictions import edm_denoiser, epsilon_from
+from chainograd.adapters.predictions import epsilon_from, from_data_at_one
 from chainograd.adapters.smalldiffusion import smalldiffusion_step
-from chainograd.adapters.velocity import from_data_at_one
 
 __all__ = [
     "DiffusersChain",

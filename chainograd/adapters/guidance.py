@@ -1,4 +1,4 @@
-"""Guidance by a classifier, through which gradients pass."""
+"""Classifier guidance that gradients pass through."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ class ClassifierGuidance(nn.Module):
         self.scale = scale
 
     def forward(self, x: Tensor, t: Tensor, **kwargs: Any) -> Tensor:
-        """Return the scaled gradient with respect to ``x``, differentiable itself."""
+        """Return the scaled gradient with respect to ``x``, which is itself differentiable."""
 
         def log_p(x: Tensor) -> Tensor:
             return self.log_probability(x, t, **kwargs).sum()
 
-        # Not `autograd.grad`, for which an x without a gradient would have to be made a new leaf:
-        # one that a chain could not route, at the far end of the graph of a second derivative.
+        # Not `autograd.grad`: if x does not require a gradient, that needs a new leaf, at which the
+        # graph of the second derivative would end. The chain does not know such a leaf.
         return self.scale * torch.func.grad(log_p)(x)
 
 
 def classifier_guidance(
     log_probability: Callable[..., Tensor], *, scale: float | Tensor = 1.0
 ) -> ClassifierGuidance:
-    r"""Return a ``cond_fn`` through which gradients pass.
+    r"""Return a ``cond_fn`` that gradients pass through.
 
         cond_fn(x, t) = scale d log p(y | x, t) / dx
 
     Args:
         log_probability: ``log_probability(x, t, **model_kwargs) -> [N]``, twice differentiable.
-        scale: Strength of the guidance; a tensor gets a gradient.
+        scale: Strength of the guidance. A tensor can get a gradient.
 
     Returns:
         A module, so that a chain finds the classifier's parameters.

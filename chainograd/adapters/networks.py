@@ -1,4 +1,4 @@
-"""Calling a diffusion network whose arguments go by one name or another."""
+"""Calls of diffusion networks, whose arguments have different names in different libraries."""
 
 from __future__ import annotations
 
@@ -14,56 +14,58 @@ from chainograd.errors import ChainError
 from chainograd.torch_internals.compiler import INNER_MODULE
 from chainograd.torch_internals.modules import modules_of
 
-# Names under which networks take a tensor they are conditioned on, the likeliest first.
+# Names of the argument that takes a conditioning tensor, the most common first.
 CONDITIONS = ("encoder_hidden_states", "class_labels", "context", "y")
 
 
 def predict(model: Callable[..., Any], x: Tensor, t: Any, condition: Any = None) -> Tensor:
-    """Return what a network predicts.
+    """Return a network's prediction.
 
     Args:
-        model: A diffusers model, or any callable ``model(x, t, …)``. One that takes its time as
-            ``timestep`` is given it by that name.
+        model: A diffusers model, or any callable ``model(x, t, …)``. An argument called
+            ``timestep`` gets the time by that name.
         x: ``[N, …]``.
-        t: A time, or N of them; a single one is repeated N times.
-        condition: A tensor, for what the network takes as ``encoder_hidden_states``,
-            ``class_labels``, ``context`` or ``y``, or else as its third argument; a mapping of
-            keyword arguments; or None.
+        t: One time, which is repeated N times, or N times.
+        condition: None; a tensor for the argument ``encoder_hidden_states``, ``class_labels``,
+            ``context`` or ``y``, or else for the third argument; or a mapping of keyword arguments.
 
     Returns:
-        The output itself, or the ``sample`` (or first entry) of what wraps it.
+        The tensor that the network returns, or the ``sample`` or first entry of its output.
+
+    Raises:
+        ValueError: If the network takes no conditioning tensor under these names.
     """
     if isinstance(t, Tensor):
         t = t.to(x.device)
         t = t.expand(len(x)) if t.dim() == 0 else t
     names = argument_names(model)
-    args: list[Any] = [x]
-    kwargs: dict[str, Any] = {}
-    if "timestep" in names:
-        kwargs["timestep"] = t
-    else:
-        args.append(t)
+    by_name = "timestep" in names
+    args, kwargs = ([x], {"timestep": t}) if by_name else ([x, t], {})
     if isinstance(condition, Mapping):
         kwargs.update(condition)
     elif condition is not None:
-        name = next((name for name in CONDITIONS if name in names), None)
-        if name is not None:
-            kwargs[name] = condition
-        elif "timestep" not in names:
-            args.append(condition)
-        else:
-            raise ValueError(
-                f"`cond` is a tensor, but {type(model).__name__} takes none of "
-                f"{', '.join(CONDITIONS)}. Pass a dict: `cond={{'argument name': tensor}}`."
-            )
+        name = _name_of_condition(model, names)
+        args += [condition] if name is None else []
+        kwargs |= {} if name is None else {name: condition}
     output = undecorated(model)(*args, **kwargs)
     if isinstance(output, Tensor):
         return output
     return output.sample if hasattr(output, "sample") else output[0]
 
 
+def _name_of_condition(model: Callable[..., Any], names: tuple[str, ...]) -> str | None:
+    """Return the argument for a conditioning tensor; None is the third argument."""
+    name = next((name for name in CONDITIONS if name in names), None)
+    if name is None and "timestep" in names:
+        raise ValueError(
+            f"`cond` is a tensor, but {type(model).__name__} has no argument called "
+            f"{', '.join(CONDITIONS)}. Pass a dict: `cond={{'argument name': tensor}}`."
+        )
+    return name
+
+
 def argument_names(model: Callable[..., Any]) -> tuple[str, ...]:
-    """Return the names of a network's arguments, seen through what wraps it."""
+    """Return the names of a network's arguments, looking inside wrappers such as DDP."""
     function = _inside(model)
     function = function.forward if isinstance(function, nn.Module) else function
     return _names(getattr(function, "__func__", function))
@@ -92,14 +94,14 @@ def _inside(model: Any) -> Any:
 
 
 def undecorated(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function without torch's decorators that turn gradients off.
+    """Return a function without the decorators of torch that turn gradients off.
 
     Args:
         function: A function, a bound method or a module.
 
     Raises:
-        ChainError: If it is a module whose ``forward`` has such a decorator, which calling the
-            module cannot get around.
+        ChainError: If ``function`` is a module whose ``forward`` has such a decorator. Calling the
+            module would always run it.
 
     Example:
         >>> import torch
@@ -114,8 +116,8 @@ def undecorated(function: Callable[..., Any]) -> Callable[..., Any]:
         if undecorated(forward) is not forward:
             raise ChainError(
                 f"The `forward` of {type(_inside(function)).__name__} is decorated with "
-                "`torch.no_grad()` or its like, so no gradient passes it. Take the decorator off, "
-                "or pass a function that calls the undecorated one (`forward.__wrapped__`)."
+                "`torch.no_grad()` or a similar decorator, so no gradient passes it. Remove the "
+                "decorator, or pass a function that calls `forward.__wrapped__`."
             )
         return function
     inner: Any = getattr(function, "__func__", function)
@@ -129,7 +131,7 @@ def undecorated(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _turns_gradients_off(function: Any) -> bool:
-    # What torch's context decorators make of a function; nothing else has both.
+    # Only functions decorated by one of torch's context managers have all of these.
     code = getattr(function, "__code__", None)
     return (
         hasattr(function, "__wrapped__")

@@ -1,4 +1,4 @@
-"""Networks that predict something else, as what a sampler asks for: a denoiser, or the noise."""
+"""Networks converted to the prediction that a sampler takes: the noise, or a velocity."""
 
 from __future__ import annotations
 
@@ -11,61 +11,11 @@ from torch import Tensor, nn
 from chainograd.samplers.schedule import NoiseSchedule
 
 Prediction = Literal["epsilon", "v", "sample", "velocity"]
-
-
-class EDMDenoiser(nn.Module):
-    """EDM's network as a denoiser ``D(x, sigma)``; made by `edm_denoiser`."""
-
-    def __init__(self, net: Callable[..., Tensor], class_labels: Tensor | None) -> None:
-        super().__init__()
-        self.net = net
-        self.class_labels = class_labels
-
-    def forward(
-        self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None, **kwargs: object
-    ) -> Tensor:
-        """Return the denoised x in its own dtype; sigma is ``[N]`` or one number for all."""
-        labels = self.class_labels if class_labels is None else class_labels
-        sigma = torch.as_tensor(sigma, device=x.device)
-        return self.net(x, sigma, labels, **kwargs).to(x.dtype)
-
-
-def edm_denoiser(net: Callable[..., Tensor], *, class_labels: Tensor | None = None) -> EDMDenoiser:
-    r"""Return a network of EDM's code as the denoiser that `EDMHeun` and `EDMEuler` take.
-
-    Its classes ``EDMPrecond``, ``VPPrecond``, ``VEPrecond`` and ``iDDPMPrecond`` are denoisers
-    already, ``net(x, sigma, class_labels) -> D``: they convert to float32, scale, and bring sigma
-    to the shape of x themselves. Left to do is to bring D, which is float32, to the dtype of the
-    states: EDM samples in float64, so that what steps add is not rounded away.
-
-    Two things stay with the caller. The levels are to be those the network knows:
-    ``net.round_sigma(torch.tensor(karras_sigmas(18)))``. And a pickled network has its weights
-    frozen: ``net.requires_grad_()`` to train it.
-
-    Args:
-        net: ``net(x, sigma, class_labels, **kwargs) -> D``, sigma ``[N]``.
-        class_labels: ``[N, label_dim]`` or None. To make them an argument of the chain, pass them
-            there: ``chain(x, class_labels)``.
-
-    Returns:
-        A module, so that a chain finds the network's parameters.
-
-    References:
-        Karras et al. (2022), Elucidating the Design Space of Diffusion-Based Generative Models,
-        Table 1.
-
-    Example:
-        >>> from chainograd.samplers import EDMHeun, karras_sigmas
-        >>> net = lambda x, sigma, class_labels: x.float() / (1 + sigma.reshape(-1, 1).float() ** 2)
-        >>> step = EDMHeun(edm_denoiser(net), karras_sigmas(18))
-        >>> step(80 * torch.ones(2, 3, dtype=torch.float64), 0).dtype
-        torch.float64
-    """
-    return EDMDenoiser(net, class_labels)
+Order = Literal["x, t", "t, x"]
 
 
 class NoisePrediction(nn.Module):
-    """A network as one that predicts the noise; made by `epsilon_from`."""
+    """A network as a noise prediction; made by `epsilon_from`."""
 
     def __init__(
         self, model: Callable[..., Tensor], schedule: NoiseSchedule, prediction: Prediction
@@ -76,27 +26,32 @@ class NoisePrediction(nn.Module):
         self.prediction = prediction
 
     def forward(self, x: Tensor, t: Tensor, *args: object, **kwargs: object) -> Tensor:
-        """Return the predicted noise at ``x``; t is ``[N]``, int64."""
+        """Return the predicted noise at ``x``; t is ``[N]`` int64."""
         if self.prediction == "epsilon":
             return self.model(x, t, *args, **kwargs)
-        # In float64, as 1 - alpha_bar would lose digits otherwise; rounded once.
+        # In float64 and rounded once, because 1 - alpha_bar would lose digits.
         alpha_bar = self.schedule.alpha_bars.to(x.device)[t].view(-1, *[1] * (x.ndim - 1))
         a, b = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
         if self.prediction == "velocity":
-            tau, scale = b / (a + b), (1 / (a + b)).to(x.dtype)
-            dtype = torch.promote_types(x.dtype, torch.float32)
-            u = self.model(scale * x, tau.flatten().to(dtype), *args, **kwargs).to(x.dtype)
-            return scale * x + (1 - tau).to(x.dtype) * u
+            return self._from_velocity(x, a, b, *args, **kwargs)
         output = self.model(x, t, *args, **kwargs).to(x.dtype)
         if self.prediction == "v":
             return a.to(x.dtype) * output + b.to(x.dtype) * x
         return (x - a.to(x.dtype) * output) / b.to(x.dtype)
 
+    def _from_velocity(
+        self, x: Tensor, a: Tensor, b: Tensor, *args: object, **kwargs: object
+    ) -> Tensor:
+        tau, scale = b / (a + b), (1 / (a + b)).to(x.dtype)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        u = self.model(scale * x, tau.flatten().to(dtype), *args, **kwargs).to(x.dtype)
+        return scale * x + (1 - tau).to(x.dtype) * u
+
 
 def epsilon_from(
     model: Callable[..., Tensor], schedule: NoiseSchedule, *, prediction: Prediction
 ) -> NoisePrediction:
-    r"""Return the noise prediction that `DDIM` and its kin take, from any other prediction.
+    r"""Return a network of any prediction as the noise prediction that `DDIM` and others take.
 
     With a = sqrt(alpha_bar_t), b = sqrt(1 - alpha_bar_t) and x_t = a x_0 + b epsilon:
 
@@ -105,16 +60,17 @@ def epsilon_from(
         "sample"     x_0                           epsilon = (x_t - a x_0) / b
         "velocity"   u = epsilon - x_0             epsilon = x_t / (a + b) + a / (a + b) u
 
-    The last is a network of flow matching, as `FlowEuler` takes it. It is asked where its own
-    straight path has the same ratio of noise to data: at x_t / (a + b) and time b / (a + b).
+    A ``"velocity"`` network is a flow-matching network, as `FlowEuler` takes it. It is evaluated
+    where its straight path has the same ratio of noise to data: at x_t / (a + b) and time
+    b / (a + b).
 
-    ``sample`` divides by b: at the end of the chain, where b is small, what rounds x_0 is
-    multiplied by a / b, 100 in the linear schedule.
+    ``"sample"`` divides by b. At the end of the chain, where b is small, this multiplies the
+    rounding error of x_0 by a / b, which is 100 in the linear schedule.
 
     Args:
-        model: ``model(x, t, *args, **kwargs)``: t ``[N]`` int64 indices of the schedule, for a
-            velocity times in [0, 1], float32 or the precision of x if that is higher. Whatever
-            the chain is called with besides x is passed on to it.
+        model: ``model(x, t, *args, **kwargs)`` with t ``[N]``: int64 indices of the schedule, or
+            for a velocity times in [0, 1], in float32 or the dtype of x if that is wider. Further
+            arguments of the chain are passed to the model.
         schedule: The noise schedule of the sampler.
         prediction: What the model predicts.
 
@@ -139,3 +95,64 @@ def epsilon_from(
     if prediction not in get_args(Prediction):
         raise ValueError(f"`prediction` must be one of {get_args(Prediction)}, got {prediction!r}.")
     return NoisePrediction(model, schedule, prediction)
+
+
+class VelocityFromDataAtOne(nn.Module):
+    """A velocity whose time runs from noise at 1 to data at 0; made by `from_data_at_one`."""
+
+    def __init__(self, model: Callable[..., Tensor], order: Order, scale: float) -> None:
+        super().__init__()
+        self.model = model
+        self.order = order
+        self.scale = scale
+
+    def forward(self, x: Tensor, t: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """Return ``v(x, t)``; t is ``[N]`` or one number for all."""
+        s = self.scale * (1 - t)
+        first, second = (x, s) if self.order == "x, t" else (s, x)
+        return -self.model(first, second, *args, **kwargs)
+
+
+def from_data_at_one(
+    model: Callable[..., Tensor], *, order: Order = "x, t", scale: float = 1.0
+) -> VelocityFromDataAtOne:
+    r"""Return the velocity of a network whose time runs from noise at 0 to data at 1.
+
+    With data x_0, noise e and s = 1 - t, such a network u is trained on
+
+        x_s = s x_0 + (1 - s) e,        u(x_s, s) = x_0 - e
+
+    This is the path of `FlowEuler` in the opposite direction:
+
+        v(x, t) = -u(x, 1 - t)
+
+    Args:
+        model: u. Further arguments of the chain are passed to the model.
+        order: The order of u's arguments: ``"x, t"`` as in flow_matching and in the code of
+            Rectified Flow, ``"t, x"`` as in torchcfm (TorchCFM) and networks for torchdiffeq.
+        scale: The time of data in u's units: 999 in the code of Rectified Flow, otherwise 1.
+
+    Returns:
+        A module, so that a chain finds the network's parameters.
+
+    Raises:
+        ValueError: If the order is unknown.
+
+    References:
+        Lipman et al. (2023), Flow Matching for Generative Modeling.
+        Tong et al. (2024), Improving and Generalizing Flow-Based Generative Models.
+        Liu et al. (2023), Flow Straight and Fast.
+
+    Example:
+        >>> from chainograd.samplers import FlowEuler, flow_times
+        >>> to_seven = lambda s, x: (7 - x) / (1 - s[:, None])
+        >>> step = FlowEuler(from_data_at_one(to_seven, order="t, x"), flow_times(2))
+        >>> step(step(torch.zeros(1, 1), 0), 1)
+        tensor([[7.]])
+    """
+    if order not in get_args(Order):
+        raise ValueError(
+            f"`order` must be one of {get_args(Order)}, got {order!r}. For a network with other "
+            "arguments, pass the sampler a function: `lambda x, t: -u(..., 1 - t)`."
+        )
+    return VelocityFromDataAtOne(model, order, scale)

@@ -1,4 +1,4 @@
-"""smalldiffusion's sampler as a pure step, with its memory in the state. Needs no import of it."""
+"""smalldiffusion's sampler as a pure step. Does not import smalldiffusion."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from chainograd.adapters.borders import checked_index, checked_sigmas
+from chainograd.adapters.slicing import checked_index, checked_sigmas
 from chainograd.samplers.dpm_solver import MultistepState
 from chainograd.samplers.noise import Noise
 
@@ -35,13 +35,13 @@ class SmallDiffusionStep(nn.Module):
 
     @property
     def num_steps(self) -> int:
-        """Number of steps, one less than there are sigmas."""
+        """Number of steps, one less than the number of sigmas."""
         return len(self.sigmas) - 1
 
     def forward(
         self, state: tuple[Tensor, Tensor], i: int, cond: Tensor | None = None
     ) -> MultistepState:
-        """Return the state at ``sigmas[i + 1]``; ``cond`` in place of the one given before."""
+        """Return the state at ``sigmas[i + 1]``; a ``cond`` here replaces the step's own."""
         i = checked_index(i, self.num_steps)
         x, eps_prev = state
         sig, sig_prev = self.sigmas[i], self.sigmas[i + 1]
@@ -51,7 +51,8 @@ class SmallDiffusionStep(nn.Module):
         eps_av = self.gam * eps + (1 - self.gam) * eps_prev if i else eps
         sig_p = (sig_prev / sig**self.mu) ** (1 / (1 - self.mu))
         x_next = x - (sig - sig_p) * eps_av
-        # Not with mu = 0, where eta is 0: its root would give learned sigmas the gradient NaN.
+        # Skipped if mu = 0: eta is 0, and the root's derivative there would give learned sigmas the
+        # gradient NaN.
         if self.mu:
             eta = (sig_prev**2 - sig_p**2).sqrt()
             z = model.rand_input(len(x)).to(x) if self.noise is None else self.noise(x, i)
@@ -77,25 +78,25 @@ def smalldiffusion_step(
         sigma_p = (sigma' / sigma^mu)^(1 / (1 - mu))
         x'      = x - (sigma - sigma_p) eps_av + sqrt(sigma'^2 - sigma_p^2) z
 
-    The chain starts from `MultistepState.start`, and its result is the state's ``x``. Samples are
-    those of ``samples``, to the bit. What that does besides is left to the caller: it puts the
-    model in eval mode.
+    The chain starts from `MultistepState.start`, and its result is the state's ``x``. The result
+    equals that of ``samples`` in every bit. ``samples`` also puts the model in eval mode, which is
+    up to the caller here.
 
     Args:
-        model: A model of smalldiffusion: with ``predict_eps_cfg`` and ``rand_input``.
+        model: A model of smalldiffusion, with ``predict_eps_cfg`` and ``rand_input``.
         sigmas: ``[M + 1]`` falling noise levels, as from ``schedule.sample_sigmas(M)``. They get
             gradients if they require them.
         gam: Weight of the newest prediction: 1 is DDIM or DDPM, 2 the accelerated sampler.
-        mu: In [0, 1): 0 is without noise, 0.5 is DDPM.
-        cfg_scale: Strength of classifier-free guidance; 0 is none.
-        cond: ``[N, ...]`` conditioning. To make it an argument of the chain, pass it there:
+        mu: In [0, 1): 0 adds no noise, 0.5 is DDPM.
+        cfg_scale: Strength of classifier-free guidance; 0 turns guidance off.
+        cond: ``[N, ...]`` conditioning. To make it an argument of the chain, pass it to the call:
             ``chain(state, cond=c)``.
-        noise: ``noise(x, i) -> z``. None is the model's own ``rand_input``, as in ``samples``, from
-            torch's global stream, which a chain replays.
+        noise: ``noise(x, i) -> z``. None means the model's ``rand_input``, as in ``samples``; it
+            draws from torch's global stream, which a chain replays.
 
     Raises:
         ValueError: If ``mu`` or ``sigmas`` is out of range.
-        TypeError: If the model is none of smalldiffusion's.
+        TypeError: If the model lacks one of these methods.
 
     References:
         Permenter and Yuan (2024), Interpreting and Improving Diffusion Models from an Optimization
@@ -118,9 +119,9 @@ def smalldiffusion_step(
     for name in ("predict_eps_cfg", "rand_input"):
         if not callable(getattr(model, name, None)):
             raise TypeError(
-                f"`model` must have `{name}`, as smalldiffusion's models do, and "
-                f"{type(model).__name__} has none: derive it from `smalldiffusion.ModelMixin`, or "
-                "use a sampler of `chainograd.samplers`."
+                f"`model` must have `{name}`, as smalldiffusion's models do, but "
+                f"{type(model).__name__} has no such method. Derive it from "
+                "`smalldiffusion.ModelMixin`, or use a sampler of `chainograd.samplers`."
             )
     if not 0 <= mu < 1:
         raise ValueError(f"`mu` must lie in [0, 1), got {mu}. 0 is DDIM, 0.5 is DDPM.")

@@ -7,6 +7,7 @@ import functools
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from chainograd.captured.containers import BARE, entries
@@ -14,26 +15,25 @@ from chainograd.captured.traits import PLAIN, Traits, traits_of
 from chainograd.torch_internals.torchscript import ScriptMethod, scripted_contents
 
 
-def contents(thing: Any, traits: Traits | None = None) -> Iterator[Any]:
-    """Yield what an object holds: entries, attributes, slots, closed-over variables.
+def contents(thing: Any, traits: Traits | None = None) -> Iterable[Any]:
+    """Return what an object holds: entries, attributes, slots, closed-over variables.
 
     Not among them are the globals that a function names, for which `named_by` looks.
     """
-    cls = type(thing)
-    opened = _OPENED.get(cls)
+    opened = _OPENED.get(type(thing))
     if opened is not None:
-        yield from opened(thing)
-        return
-    traits = traits or traits_of(cls)
+        return opened(thing)
+    traits = traits or traits_of(type(thing))
+    attributes = _attributes(thing, traits)
     if traits.container:
-        yield from entries(thing, PLAIN)
-    elif isinstance(thing, weakref.ref):
-        yield thing()
-    elif isinstance(thing, functools.partial):
-        yield from (thing.func, *thing.args, *thing.keywords.values())
-    yield from _attributes(thing, traits)
+        return chain(entries(thing, PLAIN), attributes)
     if traits.scripted:
-        yield from scripted_contents(thing)
+        return chain(attributes, scripted_contents(thing))
+    if isinstance(thing, weakref.ref):
+        return chain((thing(),), attributes)
+    if isinstance(thing, functools.partial):
+        return chain((thing.func, *thing.args, *thing.keywords.values()), attributes)
+    return attributes
 
 
 def _attributes(thing: Any, traits: Traits) -> Iterator[Any]:

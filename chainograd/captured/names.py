@@ -27,17 +27,19 @@ def named_by(function: types.FunctionType) -> Iterator[Any]:
         return
     names = names_in(function.__code__)
     for name in names:
-        if name in scope:
-            value = scope[name]
+        for value in [scope[name]] if name in scope else _imported(name, scope):
             if isinstance(value, types.ModuleType):
                 yield from _members(value, names, set())
             else:
                 yield value
-        else:  # perhaps a module that the function itself imports
-            for whole in (name, f"{scope.get('__package__')}.{name}"):
-                module = sys.modules.get(whole)
-                if isinstance(module, types.ModuleType):
-                    yield from _members(module, names, set())
+
+
+def _imported(name: str, scope: dict[str, Any]) -> Iterator[types.ModuleType]:
+    """Yield the modules that a function may import under a name that is no global variable."""
+    for whole in (name, f"{scope.get('__package__')}.{name}"):
+        module = sys.modules.get(whole)
+        if isinstance(module, types.ModuleType):
+            yield module
 
 
 def _members(module: types.ModuleType, names: frozenset[str], seen: set[int]) -> Iterator[Any]:

@@ -79,16 +79,16 @@ class Search:
                 continue  # a size; every convolution has four of these
             seen[id(thing)] = thing
             traits = known.get(cls) or self._note_class(cls)
-            if cls in BARE and not is_big(thing):
+            if traits.tensor:
+                self._note_tensor(thing)
+            elif cls in BARE and not is_big(thing):
                 stack.extend(entries(thing, PLAIN))
             elif not self._note(thing, traits):
                 stack.extend(contents(thing, traits))
 
     def _note(self, thing: Any, traits: Traits) -> bool:
-        """Note what the chain must know of an object; return whether its contents can wait."""
-        if traits.tensor:
-            self._note_tensor(thing)
-        elif traits.generator:
+        """Note what the chain must know of an object; return whether to leave its contents."""
+        if traits.generator:
             if is_own(thing):
                 self.generators.append(thing)
         elif traits.namespace:

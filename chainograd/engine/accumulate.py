@@ -12,22 +12,22 @@ from chainograd.tensors.devices import current_stream
 from chainograd.tensors.parts import is_plain
 
 # Note [Sums in order]
-# 1. The plain loop adds up a gradient use by use, from the last step to the first. To give the same
-#    bits, a tensor that a step uses more than once is among the outputs that are differentiated,
-#    with the sum so far as its cotangent: the step's backward starts from there.
+# 1. The plain loop adds up a gradient use by use, from the last step to the first. To get the same
+#    bits, the chain puts a tensor that a step uses more than once among the outputs that are
+#    differentiated, with the sum so far as its cotangent: the step's backward starts from there.
 # 2. A tensor that a step uses once has one gradient there, and adding it afterwards is the same.
 # 3. All of a step's gradients beside all sums would be twice the memory of the weights. So a large
-#    gradient is added at once, as soon as the operation that it comes from has run, and never
-#    leaves that operation.
-# 4. If memory runs out in between, the step is done again. What was added by then is known.
-# 5. The first gradient may be someone else's too, as that of both terms of a sum is. With the
-#    second it becomes a tensor that nobody else has, and all after are added to that in place.
+#    gradient is added as soon as the operation that it comes from has run, and never leaves that
+#    operation.
+# 4. If memory runs out in between, the step runs again. The accumulator knows what it has added.
+# 5. Somebody else may hold the first gradient, too: both terms of a sum get the same tensor. Adding
+#    the second gradient makes a new tensor, and all later ones are added to that in place.
 
 LARGE = 1 << 14  # bytes of a gradient that is worth a hook
 
 
 # Where a step uses a leaf: the leaf, the node of the graph that its gradient comes from (None if
-# the step gives the leaf itself), and which of that node's gradients it is.
+# the step returns the leaf itself), and which of that node's gradients it is.
 Use = tuple[Tensor, Any, int]
 Uses = dict[int, list[Use]]  # by the place of the tensor among those that the steps share
 
@@ -36,9 +36,9 @@ class Asked(NamedTuple):
     """What a step's backward is asked for of the tensors that the steps share.
 
     Attributes:
-        places: Which of them.
-        leaves: The tensors.
-        roots: Those that are to be differentiated as well, with the sums so far as cotangents.
+        places: The places of the tensors whose gradients are asked for.
+        leaves: These tensors.
+        roots: The tensors to differentiate as well, with the sums so far as cotangents.
     """
 
     places: list[int]
@@ -51,8 +51,8 @@ class GradAccumulator:
 
     Attributes:
         values: The gradients.
-        added: Those that the step at hand was added to.
-        own: Those that nobody else has.
+        added: Places of the gradients that the current step was added to.
+        own: Places of the gradients that nobody else holds.
     """
 
     def __init__(self, count: int) -> None:
@@ -72,7 +72,7 @@ class GradAccumulator:
         asked = Asked([], [], [])
         for at, where in uses.items():
             leaf, so_far = shared[at], self.values[at]
-            # One that was frozen since then is left out, as the plain loop leaves it out.
+            # A tensor that was frozen since then is left out, as the plain loop leaves it out.
             if at in self.added or not leaf.requires_grad:
                 continue
             asked.places.append(at)
@@ -101,7 +101,7 @@ class GradAccumulator:
         return add
 
     def take(self, asked: Asked, arrived: Sequence[Tensor | None], uses: Uses) -> None:
-        """Add the gradients that arrived; those of the roots are sums already."""
+        """Add the gradients that arrived; the gradients of the roots are sums already."""
         for at, g in zip(asked.places, arrived, strict=True):
             if g is None:
                 continue

@@ -1,4 +1,4 @@
-"""The graph of one step: which leaves it uses, and that no part of it is an earlier step's."""
+"""A walk through a step's graph: the leaves it uses, and marks that no other step may meet."""
 
 from __future__ import annotations
 
@@ -6,25 +6,10 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
 from chainograd.engine.accumulate import Use
 from chainograd.errors import ChainError
 from chainograd.torch_internals.autograd import AccumulateGrad
-
-# Note [First runs]
-# 1. A step runs for the first time with its graph, as in the plain loop, because torch chooses
-#    other kernels under `no_grad` (attention, LSTM, everything that `torch.compile` made). The
-#    graph is not kept: nodes save nothing (`nothing_saved`), so memory stays that of a run
-#    without a graph, and the graph dies with the step.
-# 2. The graph tells what the chain must know: which leaves of the result need a gradient, which
-#    of the tensors that the chain reaches are used at all, and whether a tensor is used that the
-#    chain cannot see.
-# 3. Whoever goes back through such a graph after its step is over is refused (`UnsavedError`, and
-#    hooks on the leaves it begins with): a loss on features that a step kept would otherwise miss
-#    the gradient that flows on into earlier steps.
-# 4. A step that takes a gradient of its own needs what its graph saves. It shows in the first such
-#    step: that step runs once more, with everything saved, and so do all steps from there on.
 
 # Note [Kept tensors]
 # In the plain loop a tensor that step 0 computed and kept (merged adapter weights, keys and values
@@ -101,76 +86,3 @@ def _kept(node: Any, before: Mark, now: Mark) -> str:
         "it before the chain and pass it as an argument, carry it in the state, or compute it in "
         "every step; if its gradient is not wanted, keep `tensor.detach()`."
     )
-
-
-class UnsavedError(ChainError):
-    """A gradient was sent through the graph of a step's first run, which saves nothing."""
-
-
-_OVER = (
-    "A gradient arrived at the graph of a chain's step after the step was over. A tensor that the "
-    "step computed was kept (features that a hook collected, a cached embedding) and used in a "
-    "loss or in another run. Carry the tensor in the state and take the loss on "
-    "`chain.trajectory(x)`, or compute it before the chain; if its gradient is not wanted, keep "
-    "`tensor.detach()`."
-)
-
-
-class Asking:
-    """Whether a step asked for what its graph would have saved.
-
-    Attributes:
-        asked: It did: it takes a gradient of its own.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def unpack(self, _: None) -> Tensor:
-        """Refuse to return what was never saved."""
-        self.asked = True
-        raise UnsavedError(_OVER)
-
-
-class nothing_saved(saved_tensors_hooks):  # noqa: N801, as torch's own contexts are written
-    """Lets graphs save nothing that is made in the block: note [First runs], 1."""
-
-    def __init__(self) -> None:
-        self.asking = Asking()
-        super().__init__(_nothing, self.asking.unpack)
-
-
-def _nothing(_: Tensor) -> None:
-    return None
-
-
-class Guard:
-    """Refuses gradients that arrive at a step's own leaves, unless the chain sends them.
-
-    Attributes:
-        open: Whether the chain is sending its own.
-    """
-
-    def __init__(self, leaves: Iterable[Any]) -> None:
-        self.open = False
-        for leaf in leaves:
-            if isinstance(leaf, Tensor) and leaf.requires_grad and leaf.is_leaf:
-                leaf.register_hook(self._arrived)
-
-    def __enter__(self) -> None:
-        self.open = True
-
-    def __exit__(self, *error: object) -> None:
-        self.open = False
-
-    def _arrived(self, _: Tensor) -> None:
-        if not self.open:
-            raise UnsavedError(_OVER)
-
-
-_HOOKS = "saved tensor hooks"  # what torch.func says where such hooks are in force
-
-
-def needs_saved(error: Exception, asking: Asking) -> bool:
-    """Return whether a step failed for want of what its graph would have saved."""
-    return asking.asked or _HOOKS in str(error).replace("_", " ")

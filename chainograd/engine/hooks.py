@@ -20,11 +20,12 @@ from chainograd.torch_internals.autograd import (
 # 1. A leaf is used inside the steps as it is. While a step's gradient is computed its hooks are
 #    taken off, because the chain sums up the gradient first; they see the sum as it leaves.
 # 2. Torch calls the hooks of every input of the chain's node, with None where no gradient leaves
-#    it: a loss on an early state does not reach what later steps use. In the plain loop they would
-#    not be called, so until this backward pass is over they are called with gradients only.
-# 3. Hooks of what a chain gives are called likewise, when a loss sees another leaf of the result,
-#    or a later state whose gradient does not come so far. There is no moment to say so in: the
-#    table of hooks is made beforehand, and what is put there is wrapped.
+#    the node: a loss on an early state does not reach what later steps use. In the plain loop these
+#    hooks would not be called. So until this backward pass is over, they are called with gradients
+#    only.
+# 3. Torch calls the hooks of a chain's results likewise, when a loss sees another leaf of the
+#    result, or a later state whose gradient does not come so far. There is no moment to intervene,
+#    so the table of hooks is made beforehand, and wraps every hook that is put into it.
 
 
 @contextmanager

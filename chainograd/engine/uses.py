@@ -13,9 +13,9 @@ from chainograd.tensors.devices import current_stream
 # Note [Use by use]
 # The plain loop adds up the gradient of a state that a loss sees and that the next step uses twice
 # as (loss + one use) + the other. The loss's part arrives in autograd's buffer, where nobody can
-# look at it. So the step's parts are handed to autograd one by one, in the order in which they
-# arrived, and autograd adds them up as it does in the plain loop: loss + (one + other) would have
-# other bits. What a step uses once needs none of this.
+# look at it. So the chain passes the step's parts to autograd one by one, in the order in which
+# they arrived, and autograd adds them up as it does in the plain loop: loss + (one + other) would
+# have other bits. A tensor that a step uses once needs no such care.
 
 
 class StateUses(NamedTuple):
@@ -40,7 +40,7 @@ class StateUses(NamedTuple):
 
         Args:
             whole: Gradients that were not told apart, by the leaf's place.
-            apart: Those that were, in the order in which they arrived; none for no group.
+            apart: Gradients that were, in the order in which they arrived; may be empty.
         """
         each = apart or [[] for _ in self.groups]
         return [

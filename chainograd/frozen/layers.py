@@ -82,7 +82,7 @@ class FrozenLayers(TorchFunctionMode):
 
     Attributes:
         saving: Counts the bytes.
-        recomputations: Of the results of norms, with the versions of these results.
+        recomputations: How to recompute the result of a norm, and the version of that result.
         inputs: The norm's input, by the result of the activation after the norm.
         alone: Whether no mode of the user's own is in force, which could call other functions.
     """

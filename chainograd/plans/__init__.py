@@ -1,1 +1,1 @@
-"""Decisions without tensors: which states and graphs are kept, and what that costs."""
+"""Which states and graphs a chain keeps, and what that costs: decisions without tensors."""

@@ -1,38 +1,30 @@
-"""Carries a plan out on integers, before anything runs: the state that enters step i is i."""
+"""A dry run of a plan on integers: the state that enters step i is the number i."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chainograd.plans.actions import (
-    Action,
-    Advance,
-    Backprop,
-    Drop,
-    Keep,
-    Load,
-    Record,
-)
+from chainograd.plans.actions import Action, Advance, Backprop, Drop, Keep, Load, Record
 
 
 def refuse_impossible(
     num_steps: int, forward: Sequence[Action], backward: Sequence[Action]
 ) -> None:
-    """See that a plan can be carried out and gives every step its gradient.
+    """Raise unless a plan can be carried out and gives every step its gradient.
 
     Raises:
-        ValueError: If it cannot; the error names the action, its place and what was expected.
+        ValueError: If it cannot. The error names the action, its place and what was expected.
     """
     if type(num_steps) is not int or num_steps < 1:
         raise ValueError(f"`num_steps` must be an integer of at least 1, got {num_steps!r}.")
-    on_paper = DryRun(num_steps)
+    run = DryRun(num_steps)
     for half, actions in (("forward", forward), ("backward", backward)):
-        carry_out = on_paper.forward if half == "forward" else on_paper.backward
+        carry_out = run.forward if half == "forward" else run.backward
         for position, action in enumerate(actions):
             wrong = carry_out(action)
             if wrong is not None:
                 raise ValueError(f"`{half}[{position}]` of the plan is {action}, but {wrong}.")
-        wrong = on_paper.missing(half)
+        wrong = run.missing(half)
         if wrong is not None:
             raise ValueError(f"`{half}` of the plan is not complete: {wrong}.")
 
@@ -40,22 +32,28 @@ def refuse_impossible(
 class DryRun:
     """A run of a chain on integers.
 
-    ``forward`` and ``backward`` carry out an action of their half, or return what is wrong with it.
+    ``forward`` and ``backward`` carry out one action, and return what is wrong with it or None.
+
+    Attributes:
+        state: The current state, or None if there is none.
+        kept: The nodes.
+        graphs: The steps whose graph is held.
+        next: The step that the cotangent passes next.
     """
 
     def __init__(self, num_steps: int) -> None:
         self.num_steps = num_steps
-        self.state: int | None = 0  # None: there is no current state
+        self.state: int | None = 0
         self.kept: set[int] = set()
         self.graphs: set[int] = set()
-        self.next = num_steps - 1  # the step that the cotangent passes next
+        self.next = num_steps - 1
 
     def forward(self, action: Action) -> str | None:
         """Carry out an action of the forward pass."""
         if isinstance(action, (Load, Drop, Backprop)):
             return (
-                "the forward pass only runs and keeps: Advance, Record and Keep. Load, Drop and "
-                "Backprop belong into `backward`"
+                "the forward pass has no such action, only Advance, Record and Keep. Load, Drop "
+                "and Backprop belong into `backward`"
             )
         return self._carry_out(action)
 
@@ -67,21 +65,21 @@ class DryRun:
         return wrong
 
     def missing(self, half: str) -> str | None:
-        """Return what is not done at the end of a half; begin the next."""
+        """Return what is missing at the end of a half, or None; begin the next half."""
         if half == "forward":
             if self.state != self.num_steps:
-                return f"it must run all steps and ends before step {self.state}"
+                return f"it must run all steps, but ends before step {self.state}"
             self.state = None
         elif self.next >= 0:
             return f"Backprop({self.next}) is missing, so step {self.next} would get no gradient"
         elif self.graphs:
-            return f"step {min(self.graphs)} is recorded again, and no gradient passes it"
+            return f"step {min(self.graphs)} is recorded again, but no Backprop follows"
         return None
 
     def _carry_out(self, action: Action) -> str | None:
         i = action.index
         if not 0 <= i < self.num_steps:
-            return f"there are steps 0 … {self.num_steps - 1}"
+            return f"the plan has steps 0 … {self.num_steps - 1}"
         match action:
             case Keep():
                 return self._keep(i)
@@ -94,7 +92,7 @@ class DryRun:
 
     def _keep(self, i: int) -> str | None:
         if i in self.kept:
-            return f"state {i} is kept already"
+            return f"node {i} is there already"
         if self.state != i:
             return f"{self._current()}; Keep({i}) needs state {i}, which enters step {i}"
         self.kept.add(i)
@@ -102,7 +100,7 @@ class DryRun:
 
     def _take(self, i: int, action: Load | Drop) -> str | None:
         if i not in self.kept:
-            return f"state {i} is not kept; Keep({i}) must come before"
+            return f"there is no node {i}; Keep({i}) must come before"
         if isinstance(action, Drop):
             self.kept.remove(i)
         else:
@@ -121,8 +119,8 @@ class DryRun:
 
     def _backprop(self, i: int) -> str | None:
         if i != self.next:
-            due = f"Backprop({self.next}) comes next" if self.next >= 0 else "none is left"
-            return f"every step is passed once, from the last to the first: {due}"
+            due = f"Backprop({self.next}) comes next" if self.next >= 0 else "no step is left"
+            return f"the cotangent passes every step once, from the last to the first: {due}"
         if i not in self.graphs:
             return f"step {i} has no graph; Record({i}) must come before"
         self.graphs.remove(i)
@@ -131,5 +129,5 @@ class DryRun:
 
     def _current(self) -> str:
         if self.state is None:
-            return "there is no current state (Load one before a run, and after Record)"
+            return "there is no current state (Load a node before a run, and after Record)"
         return f"the current state is {self.state}"

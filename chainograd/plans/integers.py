@@ -1,4 +1,4 @@
-"""Integers from outside, of Python or of numpy."""
+"""Integer arguments, of Python's type or of numpy's."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from numbers import Integral
 
 
 def is_integer(value: object) -> bool:
-    """Return whether something is an integer, of Python or of numpy; a truth value is not."""
+    """Return whether ``value`` is an integer of Python or numpy; True and False are not."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def as_integer(name: str, value: object) -> int:
-    """Return an argument that must be an integer as one of Python's.
+    """Return the argument called ``name`` as a Python integer.
 
     Raises:
-        TypeError: If it is no integer.
+        TypeError: If ``value`` is not an integer.
     """
     if not is_integer(value):
         raise TypeError(f"`{name}` must be an integer, got {value!r}.")

@@ -1,7 +1,7 @@
-"""Plans: which states a chain keeps and which steps it runs again. No tensors here.
+"""A plan: which states a chain keeps, and which steps it runs again.
 
-A plan is a value: two sequences of actions, the first carried out by the forward pass and the
-second by the backward pass. It can be printed, compared, drawn and carried out on integers.
+A plan is a value: two sequences of actions, one for the forward pass and one for the backward pass.
+It can be printed, compared, drawn, priced and carried out on integers. There are no tensors here.
 """
 
 from __future__ import annotations
@@ -10,22 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from chainograd.plans.actions import (
-    RUNS,
-    Action,
-    Actions,
-    Advance,
-    Backprop,
-    Drop,
-    Keep,
-    Load,
-    Program,
-    Record,
-    encoded,
-)
-from chainograd.plans.costs import Holding, Prices, StepCost, holding, peak, runs, seconds
+from chainograd.plans.actions import RUNS, Action, Advance, Backprop, Drop, Keep, Load, Record
+from chainograd.plans.costs import Prices, StepCost
 from chainograd.plans.dry_run import refuse_impossible
-from chainograd.plans.timeline import Span, Timeline, draw
+from chainograd.plans.holding import Holding, holding, peak, runs, seconds
+from chainograd.plans.program import Actions, Program, encoded
+from chainograd.plans.table import FREE, table
+from chainograd.plans.timeline import Timeline, draw, timeline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,25 +40,26 @@ __all__ = [
 class Plan:
     """What a chain does, action by action.
 
-    `keep_last`, `binomial` and `within` make plans. A plan of your own is built from the actions
-    in ``chainograd.plans.plan``: ``Advance(i)`` runs step i, ``Record(i)`` runs it with its graph,
-    ``Keep(i)`` keeps the state that enters step i, ``Load(i)`` makes that kept state the current
-    one, ``Drop(i)`` forgets it, ``Backprop(i)`` sends the cotangent back through step i's graph.
+    `keep_last`, `binomial` and `within` make plans. To build your own, use the actions in
+    ``chainograd.plans.plan``: ``Advance(i)`` runs step i, ``Record(i)`` runs it with its graph,
+    ``Keep(i)`` stores the state that enters step i as node i, ``Load(i)`` makes node i the current
+    state, ``Drop(i)`` frees node i, and ``Backprop(i)`` sends the cotangent back through the graph
+    of step i.
 
-    The forward pass keeps states and runs every step once, in order. The backward pass sends the
-    cotangent back through every step once, from the last to the first, each with its graph; there a
-    state must be loaded before a step runs, and after ``Record``. The plan is carried out on
-    integers when it is made, and one that breaks these rules is refused.
+    The forward pass runs every step once, in order, and keeps nodes. The backward pass sends the
+    cotangent back through every step once, from the last to the first, each with its graph. There,
+    a node must be loaded before a step runs, and again after each ``Record``. A new plan is carried
+    out on integers, and refused if it breaks these rules.
 
     Attributes:
         num_steps: Length of the chain.
         forward: Actions of the forward pass.
         backward: Actions of the backward pass.
-        costs: What each step costs, if that was measured; bytes and seconds follow from it.
+        costs: The cost of each step, if it was measured; bytes and seconds follow from it.
 
     Raises:
         ValueError: If an action cannot be carried out, or a step gets no gradient.
-        TypeError: If something among the actions is no action.
+        TypeError: If an entry is not an action.
 
     Example:
         >>> from chainograd.plans.plan import Backprop, Keep, Load, Record, Advance
@@ -85,7 +77,7 @@ class Plan:
         halves = (self.forward, self.backward)
         owners = [half.program for half in halves if isinstance(half, Actions)]
         if len(owners) == 2 and owners[0] is owners[1] and owners[0].num_steps == self.num_steps:
-            return  # both halves of one program, which a planner made or which was checked before
+            return  # both halves of one program: a planner made it, or it was checked before
         forward, backward = map(tuple, halves)
         program = Program(self.num_steps, encoded(forward), encoded(backward))
         refuse_impossible(self.num_steps, forward, backward)
@@ -106,22 +98,22 @@ class Plan:
 
     @property
     def evaluations(self) -> int:
-        """Step evaluations, forward and backward pass together."""
+        """Number of step evaluations in both passes together."""
         return int(runs(self.program).sum())
 
     @property
     def nodes(self) -> int:
-        """The most nodes that are kept at once."""
+        """The most nodes that are held at once."""
         return int(self._holding().nodes.max())
 
     @property
     def graphs(self) -> int:
-        """The most graphs that are kept at once."""
+        """The most graphs that are held at once."""
         return int(self._holding().graphs.max())
 
     @property
     def peak_bytes(self) -> int:
-        """The most bytes that are alive at once.
+        """Predicted peak memory, in bytes.
 
         Raises:
             ValueError: If the plan has no costs.
@@ -130,7 +122,7 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Predicted time, forward and backward pass together.
+        """Predicted time of both passes together.
 
         Raises:
             ValueError: If the plan has no costs.
@@ -141,10 +133,13 @@ class Plan:
         """Return the same plan with costs.
 
         Raises:
-            ValueError: If there is not one cost for every step.
+            ValueError: If the number of costs is not the number of steps.
         """
         if len(costs) != self.num_steps:
-            raise ValueError(f"`costs` has {len(costs)} entries for {self.num_steps} steps.")
+            raise ValueError(
+                f"`costs` has {len(costs)} entries, but the plan has {self.num_steps} steps. "
+                "Pass what `chain.measure` returns for a chain of this length."
+            )
         return replace(self, costs=tuple(costs))
 
     def moments(self) -> Iterator[Held]:
@@ -156,39 +151,17 @@ class Plan:
     def timeline(self) -> Timeline:
         """Return what happens when: in seconds if there are costs, else in step evaluations."""
         costs = self.costs or (_UNIT,) * self.num_steps
-        kept: dict[int, float] = {}
-        recorded: dict[int, float] = {}
-        line = Timeline([], [], [], [], [], 0.0, "step evaluations" if not self.costs else "s")
-        now = 0.0
-        for position, action in enumerate((*self.forward, *self.backward)):
-            i = action.index
-            if position == len(self.forward):
-                line = line._replace(turn=now)
-            match action:
-                case Keep():
-                    kept[i] = now
-                case Drop():
-                    line.nodes.append(Span(i, kept.pop(i), now))
-                case Advance() | Record():
-                    began, now = now, now + costs[i].forward_seconds
-                    of_kind = line.records if isinstance(action, Record) else line.advances
-                    of_kind.append(Span(i, began, now))
-                    if isinstance(action, Record):
-                        recorded[i] = began
-                case Backprop() if i in recorded:  # else no gradient passes it
-                    began, now = now, now + costs[i].backward_seconds
-                    line.backprops.append(Span(i, began, now))
-                    line.graphs.append(Span(i, recorded.pop(i), now))
-        return line
+        unit = "s" if self.costs else "step evaluations"
+        return timeline(self.forward, self.backward, costs, unit)
 
     def draw(self, ax: Axes | None = None) -> Axes:
-        """Draw what is kept and what runs, over time. Needs matplotlib.
+        """Draw over time what is held and what runs. Needs matplotlib.
 
         Args:
             ax: Where to draw; by default in a new figure.
 
         Returns:
-            The axes drawn on; ``.figure.savefig("plan.png")`` keeps the picture.
+            The axes; ``.figure.savefig("plan.png")`` saves the picture.
 
         Raises:
             ImportError: If matplotlib is not installed.
@@ -200,38 +173,23 @@ class Plan:
         return draw(self.timeline(), self.num_steps, title, ax)
 
     def __str__(self) -> str:
-        """Return a table: what is kept, what runs, what it costs."""
-        M = self.num_steps
-        rows = [
-            ("steps", f"{M}"),
-            ("step evaluations", f"{self.evaluations}   (plain loop: {M})"),
-            ("nodes kept", f"{self.nodes}"),
-            ("graphs kept", f"{self.graphs}   (plain loop: {M})"),
-        ]
-        if self.costs is not None:
-            plain_bytes = max(sum(cost.graph_bytes for cost in self.costs), 1)
-            plain = sum(cost.forward_seconds + cost.backward_seconds for cost in self.costs)
-            rows += [
-                ("peak", f"{self.peak_bytes / 2**20:.1f} MiB   "
-                         f"({self.peak_bytes / plain_bytes:.3f} of the plain loop's graphs)"),
-                ("time", f"{self.seconds:.3g} s   ({self.seconds / plain:.2f} of the plain loop)"),
-            ]  # fmt: skip
-        width = max(len(name) for name, _ in rows)
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+        """Return a table of what is held, what runs and what that costs."""
+        return table(self.program, self.costs)
 
     def _holding(self) -> Holding:
-        return holding(self.program, Prices.of(self.costs or (_FREE,) * self.num_steps))
+        return holding(self.program, Prices.of(self.costs or (FREE,) * self.num_steps))
 
     def _known_costs(self) -> tuple[StepCost, ...]:
         if self.costs is None:
             raise ValueError(
-                "The plan has no costs: `plan.with_costs(chain.measure(x_T))` gives it some."
+                "The plan has no costs, so its bytes and seconds are not known. Add costs with "
+                "`plan.with_costs(chain.measure(x_T))`."
             )
         return self.costs
 
 
 class Held(NamedTuple):
-    """What is held during an action: how many nodes and graphs, and how many bytes in all."""
+    """What is held during an action: the number of nodes and graphs, and all bytes."""
 
     action: Action
     nodes: int
@@ -243,5 +201,4 @@ def _some(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-_FREE = StepCost(0, 0, 0, 0, 0, 0, 0, 0.0, 0.0)
 _UNIT = StepCost(0, 0, 0, 0, 0, 0, 0, 1.0, 1.0)

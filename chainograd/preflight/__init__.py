@@ -1,1 +1,1 @@
-"""`chain.check`: looks for what would make a gradient missing, wrong or surprising."""
+"""`chain.check`: a few observed steps of a chain, and what they show."""

@@ -1,4 +1,4 @@
-"""The preflight of a chain: a few of its steps, watched, and what they show."""
+"""`chain.check`: observes a few steps of a chain and returns findings."""
 
 from __future__ import annotations
 
@@ -10,30 +10,28 @@ from typing import Any
 import torch
 
 from chainograd.engine.independence import compare_slices
-from chainograd.engine.microbatch import SlicedSteps
+from chainograd.engine.microbatch import SlicedStep
 from chainograd.engine.run import Run
 from chainograd.errors import ChainError
 from chainograd.preflight.diagnosis import (
-    cut_off,
-    cut_off_in_the_loss,
     in_place,
     in_training,
     not_finite,
-    of_cotangents,
     of_noise,
     refused,
     unrepeated,
 )
 from chainograd.preflight.exactness import CERTAIN, Prepare, all_steps, inexact
 from chainograd.preflight.findings import Finding, Findings
+from chainograd.preflight.gradient_diagnosis import cut_off, cut_off_in_the_loss, of_cotangents
 from chainograd.preflight.rehearsal import (
     FIRST,
     ObservedStep,
     run_again,
     run_first,
-    send_back,
     watched_loss,
 )
+from chainograd.preflight.send_back import send_back
 from chainograd.preflight.sites import definition
 from chainograd.state import State, wants_gradient
 from chainograd.torch_internals.modes import is_fake
@@ -42,13 +40,13 @@ Loss = Callable[[Any], Any]
 
 
 def check(prepare: Prepare, num_steps: int, x: Any, loss: Loss | None) -> Findings:
-    """Return what a few steps show about a chain; see `CheckpointedChain.check`.
+    """Return the findings about a chain; see `CheckpointedChain.check`.
 
     Args:
-        prepare: ``prepare(m, x)`` makes a run of the first m steps on a state.
+        prepare: ``prepare(m, x)`` returns a run of the first m steps from the state x.
         num_steps: M.
         x: The state that enters step 0.
-        loss: Maps the last state to a loss, if there is one.
+        loss: A function from the last state to a loss, or None.
     """
     start = State.of(x)
     if any(is_fake(leaf) for leaf in start.leaves):
@@ -57,43 +55,46 @@ def check(prepare: Prepare, num_steps: int, x: Any, loss: Loss | None) -> Findin
         return Findings([Finding("refused", None, None, _INFERENCE)])
     try:
         run = prepare(num_steps, x)
-        nothing = not run.inputs
-        if nothing:  # what there is to see of a gradient is seen on x
+        nothing = not run.inputs.tensors
+        if nothing:  # gradients can still be observed, with regard to x
             run = prepare(num_steps, start.entering([True] * len(start.leaves)).tree())
-        if run.steps.sharded:
+        if run.shared.sharded:
             return Findings([Finding("refused", None, None, _SHARDS)])
-        if isinstance(run.steps, SlicedSteps):
+        if isinstance(run.step, SlicedStep):
             first = prepare(min(FIRST, num_steps), x)
-            assert isinstance(first.steps, SlicedSteps)
-            with first.beforehand():
-                compare_slices(first, first.steps)
+            assert isinstance(first.step, SlicedStep)
+            with first.surroundings.of_trials(first.step.function):
+                compare_slices(first, first.step)
     except ChainError as error:
         return Findings([Finding("refused", None, None, str(error))])
-    with ExitStack() as undo, run.like_first(), torch.enable_grad():
+    with ExitStack() as undo, run.surroundings.of_first_runs(), torch.enable_grad():
         return _checked(prepare, run, nothing, loss, undo)
 
 
 def _checked(
     prepare: Prepare, run: Run, nothing: bool, loss: Loss | None, undo: ExitStack
 ) -> Findings:
-    begun = run.rng.state()
+    begun = run.surroundings.rng.state()
     observed_steps = run_first(run, undo)
     found = [*in_training(observed_steps), *of_noise(observed_steps)]
     if observed_steps[-1].error is not None:
         found += [*in_place(observed_steps), *refused(observed_steps[-1])]
     else:
         again = run_again(run, observed_steps, undo)
-        found += [*in_place(observed_steps, again), *unrepeated(observed_steps, again, run.verify)]
+        found += [
+            *in_place(observed_steps, again),
+            *unrepeated(observed_steps, again, run.options.verify),
+        ]
         known = {finding.kind for finding in found}
         if not known & {"changed in place", "unknown generator", "not repeatable"}:
-            run.rng.set(begun)
+            run.surroundings.rng.set(begun)
             found += all_steps(prepare, run)
         found += _of_gradients(
             prepare, run, observed_steps, loss, {finding.kind for finding in found}
         )
     if nothing and not any(finding.kind == "captured tensor" for finding in found):
         found.insert(0, Finding("nothing to train", None, None, _NOTHING))
-    place = definition(run.steps.step)
+    place = definition(run.step.function)
     placed = [
         finding if finding.where or finding.step is None else replace(finding, where=place)
         for finding in found
@@ -108,16 +109,16 @@ def _of_gradients(
     loss: Loss | None,
     known: set[str],
 ) -> list[Finding]:
-    """Return what there is to say of the way back, with what is ``known`` of the way there."""
+    """Return the findings about gradients; ``known`` are the kinds that were found before."""
     end = observed_steps[-1].leaving
-    found = [*not_finite(observed_steps), *cut_off(observed_steps, bool(run.steps.shared))]
+    found = [*not_finite(observed_steps), *cut_off(observed_steps, bool(run.shared.inside))]
     reached = any(map(wants_gradient, end.leaves))
     value = None
     if loss is not None:
         value, cuts = watched_loss(loss, end)
         found += cut_off_in_the_loss(value, cuts) if reached else ()
     known |= {finding.kind for finding in found}
-    # What is changed in place is gone from the graph.
+    # A tensor that was changed in place has left the graph.
     if reached and not known & {"changed in place", "not finite", *CERTAIN}:
         try:
             back = send_back(run, observed_steps, value if wants_gradient(value) else None)
@@ -137,23 +138,22 @@ def _good(observed_steps: Sequence[ObservedStep], loss: Loss | None) -> str:
     steps = "step" if len(observed_steps) == 1 else "steps"
     through = "the steps" if loss is None else "the loss and the steps"
     return (
-        f"Nothing found in {steps} {indices}: run again they give "
-        f"the same and change nothing in place, gradients pass {through}, are finite and are those "
-        "of the plain loop, and nothing drops out, normalises by the batch or draws from a global "
-        "random stream."
+        f"Nothing found in {steps} {indices}: a rerun returns the same and changes nothing in "
+        f"place; gradients pass {through}, are finite and equal the plain loop's; no dropout, no "
+        "batch statistics, no noise from a global random stream."
     )
 
 
-_FAKE = "These are fake tensors, which have no values to compare. Check the chain on real ones."
+_FAKE = "The state holds fake tensors, which have no values to compare. Check it on real tensors."
 _INFERENCE = (
-    "Nothing made in inference mode can have a gradient. Call this outside of `inference_mode`, "
+    "Tensors of inference mode cannot have a gradient. Call `check` outside of `inference_mode`, "
     "on `x.clone()` if `x` was made in it."
 )
 _SHARDS = (
-    "FSDP2 shards a network in the steps, and runs that are no training run would confuse it. "
-    "Check the chain before `fully_shard`."
+    "The steps use a network that FSDP2 shards, and FSDP2 expects every run of the network to be a "
+    "training step. Check the chain before `fully_shard`."
 )
 _NOTHING = (
-    "Nothing here requires a gradient: not the state, no argument, no parameter that the steps "
-    "reach. Call `requires_grad_()` on what is to be trained, or on `x`."
+    "Nothing requires a gradient: neither the state, nor an argument, nor a parameter of the "
+    "steps. Call `requires_grad_()` on the tensors to be trained, or on `x`."
 )

@@ -1,4 +1,4 @@
-"""Whether the gradient of a chain of a few steps is that of the plain loop."""
+"""Compares the gradient of a chain of a few steps with the plain loop's."""
 
 from __future__ import annotations
 
@@ -10,94 +10,109 @@ from torch import Tensor
 
 from chainograd.engine.backward import run_backward
 from chainograd.engine.forward import run_forward
-from chainograd.engine.microbatch import SlicedSteps
+from chainograd.engine.microbatch import SlicedStep
 from chainograd.engine.run import Run
 from chainograd.errors import CapturedTensorError, ChainError, ReplayError
 from chainograd.preflight.findings import Finding
-from chainograd.preflight.rehearsal import FIRST, Cotangents, ObservedStep
+from chainograd.preflight.rehearsal import FIRST, ObservedStep
+from chainograd.preflight.send_back import Cotangents
 from chainograd.replay.rng import RNGState
 from chainograd.state import differentiable
 
 Prepare = Callable[[int, Any], Run]
 
 
-CERTAIN = ("captured tensor", "kept tensor")  # what makes every gradient of the chain wrong
+CERTAIN = ("captured tensor", "kept tensor")  # kinds that make every gradient wrong
 
 
 def all_steps(prepare: Prepare, run: Run) -> Iterator[Finding]:
-    """Yield what the chain refuses in the forward pass, whichever step it is in.
+    """Yield what the chain refuses in the forward pass, in any of its steps.
 
-    That is M step evaluations, with one graph at a time that saves nothing.
+    This takes M step evaluations, with one graph at a time, which saves no tensors.
     """
-    whole = prepare(run.steps.num_steps, run.x_T.entering(run.wanted[0]).tree())
+    whole = prepare(run.step.num_steps, run.x_T.entering(run.first_pass.wanted[0]).tree())
     try:
-        run_forward(whole, lambda i, state: None)
+        run_forward(whole)
     except CapturedTensorError as error:
         yield Finding("captured tensor", error.step, None, str(error))
     except ChainError as error:
         yield Finding(
             "refused" if error.step is None else "kept tensor", error.step, None, str(error)
         )
-    except Exception:  # in a step that the few runs have not seen: note [Rehearsal], 2
+    except Exception:  # in a step that was not observed: note [Rehearsal], 2
         return
     finally:
         whole.release()
-    before = {id(tensor) for tensor in run.steps.captured}
-    if whole.steps.outside(whole.used) & ({id(t) for t in whole.steps.captured} - before):
+    before = {id(tensor) for tensor in run.shared.captured}
+    if whole.shared.ids(whole.first_pass.used) & ({id(t) for t in whole.shared.captured} - before):
         yield Finding("kept tensor", None, None, _KEPT)
 
 
 _KEPT = (
-    "The step has kept a tensor that it computed: merged weights, an embedding, keys and values. "
-    "What it is computed from gets no gradient through steps that run again. Compute it before the "
-    "chain and pass it as an argument, or compute it in every step."
+    "The step keeps a tensor that it computed, such as merged weights, an embedding, or keys and "
+    "values. The tensors that it was computed from get no gradient through steps that run again. "
+    "Compute it before the chain and pass it as an argument, or compute it in every step."
 )
 
 
 def inexact(
     prepare: Prepare, run: Run, observed_steps: Sequence[ObservedStep], back: Cotangents
 ) -> Iterator[Finding]:
-    """Yield how far the chain's gradient is from the plain loop's, if it is another."""
+    """Yield the input whose gradient differs most from the plain loop's, if any differs."""
     first = sum(observed.index < FIRST for observed in observed_steps)
     try:
-        chain = prepare(first, run.x_T.entering(run.wanted[0]).tree())
+        chain = prepare(first, run.x_T.entering(run.first_pass.wanted[0]).tree())
         ours = _by_the_chain(chain, back.given, observed_steps[0].random)
     except ChainError as error:
         kind = "not repeatable" if isinstance(error, ReplayError) else "refused"
         yield Finding(kind, None, None, str(error))
         return
-    # What is merely left of the rehearsal, as features that a hook keeps, is not compared.
-    count = len(chain.steps.captured)
-    of_captured = zip(chain.steps.captured, ours[len(ours) - count :], strict=True)
-    gradients = {id(tensor): g for tensor, g in of_captured}
-    ours = ours[: len(ours) - count] + [gradients.get(id(t)) for t in run.steps.captured]
-    tolerance = _tolerance(chain)
-    worst, place = 0.0, 0
-    for k, (g, h) in enumerate(zip(ours, back.inputs, strict=True)):
-        off = _apart(g, h)
-        if off > max(tolerance, worst):
-            worst, place = off, k
+    worst, place = _worst(_in_order(ours, chain, run), back.inputs, _tolerance(chain))
     if worst:
-        shape = tuple(run.inputs[place].shape)
+        shape = tuple(run.inputs.tensors[place].shape)
         yield Finding(
             "not exact", None, None,
-            f"The chain's gradient for a tensor of shape {shape} is not that of the plain loop: "
-            f"{worst:.2g} of its size apart. Look for what the backward pass of a step does "
-            "differently from run to run: a counter that detaches, a hook, noise in a custom "
+            f"The chain's gradient for a tensor of shape {shape} differs from the plain loop's "
+            f"(relative error {worst:.2g}). Look for a part of the step's backward pass that "
+            "differs from run to run: a counter that detaches, a hook, or noise in a custom "
             "autograd function.",
         )  # fmt: skip
 
 
+def _in_order(ours: list[Tensor | None], chain: Run, run: Run) -> list[Tensor | None]:
+    """Return the chain's gradients in the order of the inputs of ``run``.
+
+    The chain may capture other tensors than ``run``: a hook in a step may have kept features of the
+    rehearsal. Their gradients are left out.
+    """
+    count = len(ours) - len(chain.shared.captured)
+    of_captured = zip(chain.shared.captured, ours[count:], strict=True)
+    gradients = {id(tensor): g for tensor, g in of_captured}
+    return ours[:count] + [gradients.get(id(tensor)) for tensor in run.shared.captured]
+
+
+def _worst(
+    ours: Sequence[Tensor | None], theirs: Sequence[Tensor | None], tolerance: float
+) -> tuple[float, int]:
+    """Return the largest error above the tolerance, or 0, and the input that has it."""
+    worst, place = 0.0, 0
+    for k, (g, h) in enumerate(zip(ours, theirs, strict=True)):
+        error = _error(g, h)
+        if error > max(tolerance, worst):
+            worst, place = error, k
+    return worst, place
+
+
 def _by_the_chain(run: Run, given: list[Tensor | None], random: RNGState) -> list[Tensor | None]:
     """Return the gradients of a run's inputs as the chain computes them."""
-    run.rng.set(random)
-    run_forward(run, lambda i, state: None)
+    run.surroundings.rng.set(random)
+    run_forward(run)
     cotangents = {place: g for place, g in enumerate(given) if g is not None}
     return run_backward(run, cotangents, keep=False)
 
 
-def _apart(a: Tensor | None, b: Tensor | None) -> float:
-    """Return how far two gradients are apart, relative to their size; None is zero."""
+def _error(a: Tensor | None, b: Tensor | None) -> float:
+    """Return the error of ``a`` relative to ``b``; None counts as zero."""
     if a is None or b is None:
         return float(any(g is not None and bool(g.any()) for g in (a, b)))
     if torch.equal(a, b):
@@ -112,13 +127,14 @@ def _norm(tensor: Tensor) -> float:
 
 
 def _tolerance(run: Run) -> float:
-    """Return how far apart gradients may be: not at all, where the chain promises bits."""
-    dtypes = [t.dtype for t in (*run.inputs, *run.x_T.tensors) if differentiable(t)]
-    dtypes += [autocast.dtype for autocast in run.context.autocast if autocast.enabled]
-    same_kernels = not isinstance(run.steps, SlicedSteps)
-    on_cpu = all(t.device.type == "cpu" for t in (*run.inputs, *run.x_T.tensors))
-    if run.store.dtype is None and same_kernels and on_cpu and run.verify == "exact":
+    """Return the largest relative error that is allowed: 0 if the chain promises equal bits."""
+    dtypes = [t.dtype for t in (*run.inputs.tensors, *run.x_T.tensors) if differentiable(t)]
+    dtypes += [autocast.dtype for autocast in run.surroundings.context.autocast if autocast.enabled]
+    store = run.options.store
+    same_kernels = not isinstance(run.step, SlicedStep)
+    on_cpu = all(t.device.type == "cpu" for t in (*run.inputs.tensors, *run.x_T.tensors))
+    if store.dtype is None and same_kernels and on_cpu and run.options.verify == "exact":
         return 0.0
-    dtypes += [run.store.dtype] if run.store.dtype is not None else []
-    # Rounding grows along the steps by what they amplify it, which is not known.
+    dtypes += [store.dtype] if store.dtype is not None else []
+    # The steps amplify rounding errors by an unknown factor.
     return max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5

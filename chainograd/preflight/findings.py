@@ -1,4 +1,4 @@
-"""What a preflight finds: one line each."""
+"""Findings of `chain.check`, one line each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal[
+FindingKind = Literal[
     "nothing to train",
     "captured tensor",
     "kept tensor",
@@ -29,40 +29,41 @@ Kind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that a preflight found.
+    """One problem that `CheckpointedChain.check` found.
 
     Attributes:
-        kind: What it is, in a word or two.
-        step: The step's index; None for the loss and for what concerns all steps.
+        kind: The problem in a word or two.
+        step: Index of the step; None for the loss and for problems of all steps.
         where: ``file:line`` in the caller's code; None if there is no such line.
-        text: What is the matter and what to do about it, in one line.
+        text: The problem and the way out, in one line.
     """
 
-    kind: Kind
+    kind: FindingKind
     step: int | None
     where: str | None
     text: str
 
     def __str__(self) -> str:
-        """Return it in one line."""
+        """Return the finding in one line."""
         step = None if self.step is None else f"step {self.step}"
         place = ", ".join(part for part in (step, self.where) if part)
         return f"{self.kind} ({place}): {self.text}" if place else f"{self.kind}: {self.text}"
 
 
 class Findings(tuple[Finding, ...]):
-    """What `CheckpointedChain.check` found: a tuple, empty (and so false) if all is well.
+    """The findings of `CheckpointedChain.check`: a tuple, empty (and false) if all is well.
 
-    Printed, it is a line a finding, or one that says what was looked at and found good.
+    Printed, it has one line for each finding. Without findings, it has one line that says what was
+    checked.
 
     Attributes:
-        good: That line.
+        good: The line for no findings.
     """
 
     good: str
 
     def __new__(cls, found: Iterable[Finding], good: str = "") -> Findings:
-        """Return the findings, each once: of those alike but for the step, the first."""
+        """Return each finding once: of findings that differ only in their step, the first."""
         first: dict[tuple[object, ...], Finding] = {}
         for finding in found:
             first.setdefault((finding.kind, finding.where, finding.text), finding)
@@ -71,7 +72,7 @@ class Findings(tuple[Finding, ...]):
         return findings
 
     def __str__(self) -> str:
-        """Return a line a finding, or the line that says that all is well."""
+        """Return one line for each finding, or the line for no findings."""
         return "\n".join(map(str, self)) or self.good
 
     __repr__ = __str__

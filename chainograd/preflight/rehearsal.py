@@ -1,4 +1,4 @@
-"""Runs a few steps of a chain under watch, forward, once more, and back."""
+"""A rehearsal: a few observed steps of a chain, run and run again."""
 
 from __future__ import annotations
 
@@ -8,44 +8,45 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from chainograd.captured.find import buffers_in_training
 from chainograd.engine.graph import leaves_used
 from chainograd.engine.run import Run
 from chainograd.errors import ChainError
-from chainograd.preflight.observers import (
-    Detach,
-    DetachTracker,
-    MutationTracker,
-    Observing,
-    RNGTracker,
-)
+from chainograd.preflight.detach_tracker import Detach, DetachTracker
+from chainograd.preflight.mutation_tracker import MutationTracker
+from chainograd.preflight.observers import Observing
+from chainograd.preflight.rng_tracker import RNGTracker
 from chainograd.replay.rng import RNGState
 from chainograd.state import State, differentiable, wants_gradient
 
-FIRST = 3  # how many steps from the first one are run
+FIRST = 3  # how many of the first steps are run
 
 # Note [Rehearsal]
-# 1. The first steps run as the plain loop, with one graph; its gradient is the oracle for that of
-#    a chain of the same steps. They are few, because this is the memory the chain saves.
-# 2. The last step runs on what the first ones leave, for it is often one of its own kind: the state
-#    is not one it would meet. So nothing is made of numbers it gives that are not finite, nor of
-#    an exception.
-# 3. Tensors that a run changes are put back when all is over. What a step that is no pure function
-#    keeps in attributes of its own cannot be.
+# 1. The first steps run as the plain loop, with one graph. The loop's gradient is the oracle for
+#    the gradient of a chain of the same steps. They are few, because a chain exists to avoid this
+#    memory.
+# 2. The last step is often special, so it runs too, on the state that the first steps leave. It
+#    would never meet this state in a call. So if it raises, or returns numbers that are not finite,
+#    that is no finding.
+# 3. Tensors that a run changes are restored at the end. Attributes of a step that is not a pure
+#    function cannot be restored.
 
 
 @dataclass(slots=True, eq=False)
 class ObservedStep:
-    """A watched run of a step.
+    """An observed run of a step.
 
     Attributes:
         index: The step.
-        entering: The state it was given.
-        random: Where the random streams stood.
-        leaving: The state it gave; without leaves if it failed.
-        error: What it raised.
+        entering: The state that entered the step.
+        random: The random state before the run.
+        cuts: Where the gradient was cut off.
+        changes: What was changed in place.
+        draws: What was drawn from random generators.
+        leaving: The state that the step returned; without leaves if it raised.
+        error: The exception that it raised, if any.
         drew_on_host: Whether it drew from Python's or numpy's stream.
     """
 
@@ -60,26 +61,28 @@ class ObservedStep:
     drew_on_host: bool = False
 
     def explains_itself(self) -> bool:
-        """Return whether it ran, or failed for a reason that can be named."""
+        """Return whether the run succeeded, or failed for a reason that a finding names."""
         named = isinstance(self.error, ChainError) or self.changes.entering is not None
         return self.error is None or named
 
 
 def watched(run: Run, index: int, state: State, undo: ExitStack) -> ObservedStep:
-    """Run a step in the grad mode in force, and see what it does."""
-    rng = run.rng
+    """Run a step, in the current grad mode, and observe it."""
+    rng = run.surroundings.rng
     observed = ObservedStep(
         index,
         entering=state,
         random=rng.state(),
         cuts=DetachTracker(),
-        changes=MutationTracker(state.tensors, buffers_in_training(run.context.modes), undo),
+        changes=MutationTracker(
+            state.tensors, buffers_in_training(run.surroundings.context.modes), undo
+        ),
         draws=RNGTracker(rng.defaults, rng.generators, undo),
     )
     observed.leaving = state._replace(leaves=())
     try:
         with Observing(observed.cuts, observed.changes, observed.draws):
-            observed.leaving = run.steps.run(index, state)
+            observed.leaving = run.step(index, state)
     except Exception as error:
         observed.error = error
     observed.drew_on_host = not observed.random.same_on_host(rng.state(observed.random))
@@ -87,14 +90,14 @@ def watched(run: Run, index: int, state: State, undo: ExitStack) -> ObservedStep
 
 
 def first_cut(run: Run, index: int, state: State) -> tuple[State, Detach | None]:
-    """Run a step and return its result without a graph, and where that was cut off, if it was."""
-    ours = {id(leaf) for leaf in (*state.leaves, *run.steps.shared) if wants_gradient(leaf)}
-    # What a step makes to require a gradient, as guidance does, is its own affair.
+    """Run a step; return its result, detached, and where its gradient was cut off, if it was."""
+    ours = {id(leaf) for leaf in (*state.leaves, *run.shared.inside) if wants_gradient(leaf)}
+    # A tensor that the step itself makes a leaf, as guidance does, does not count.
     cuts = DetachTracker(
         lambda tensor: any(id(use[0]) in ours for use in leaves_used([tensor], None)[0])
     )
     with Observing(cuts):
-        leaving = run.steps.run(index, state)
+        leaving = run.step(index, state)
     found = next(filter(None, map(cuts.of, leaving.tensors)), cuts.left)
     if found is None and any(map(wants_gradient, state.leaves)):
         found = cuts.last
@@ -105,13 +108,13 @@ def run_first(run: Run, undo: ExitStack) -> list[ObservedStep]:
     """Run the first steps and the last one, with one graph through them all.
 
     Returns:
-        The runs, up to the first that failed for a reason that can be named.
+        The runs, up to the first that failed for a reason that a finding names.
 
     Raises:
-        Exception: What a step raises that has another reason.
+        Exception: If a step raises for another reason.
     """
     observed_steps: list[ObservedStep] = []
-    state = run.x_T.entering(run.wanted[0])
+    state = run.x_T.entering(run.first_pass.wanted[0])
     for i in sorted({*range(min(FIRST, run.plan.num_steps)), run.plan.num_steps - 1}):
         observed = watched(run, i, state, undo)
         if i >= FIRST and (observed.error is not None or not finite(observed.leaving)):
@@ -128,59 +131,17 @@ def run_first(run: Run, undo: ExitStack) -> list[ObservedStep]:
 def run_again(
     run: Run, observed_steps: Sequence[ObservedStep], undo: ExitStack
 ) -> list[ObservedStep]:
-    """Run each step again from the state it was given, as a chain would, the last one first."""
+    """Run each step again from the state that entered it, as a chain would: the last first."""
     again = []
     for observed in reversed(observed_steps):
-        run.rng.set(observed.random)
+        run.surroundings.rng.set(observed.random)
         with torch.no_grad():
             again.append(watched(run, observed.index, observed.entering.detached(), undo))
     return again[::-1]
 
 
-@dataclass(slots=True, eq=False)
-class Cotangents:
-    """What came back through the runs.
-
-    Attributes:
-        nodes: For the state that enters each run, and the one that leaves the last, a cotangent
-            a leaf.
-        given: The cotangent of the state that leaves the first steps, from which those of the
-            inputs were computed.
-        inputs: The gradients of the run's inputs, through the first steps alone.
-    """
-
-    nodes: list[list[Tensor | None]]
-    given: list[Tensor | None]
-    inputs: list[Tensor | None]
-
-
-def send_back(run: Run, observed_steps: Sequence[ObservedStep], value: Tensor | None) -> Cotangents:
-    """Send a cotangent back through the runs.
-
-    Args:
-        run: What they belong to.
-        observed_steps: Those of `run_first`.
-        value: A loss on the state that leaves them. Without one, a fixed random cotangent is
-            sent.
-    """
-    states = [observed_steps[0].entering, *(observed.leaving for observed in observed_steps)]
-    K = sum(observed.index < FIRST for observed in observed_steps)
-    nodes: list[list[Tensor | None]] = [[] for _ in states]
-    last = states[-1].leaves
-    nodes[-1] = _some(last) if value is None else _pulled([value], [torch.ones_like(value)], last)
-    if len(observed_steps) > K:
-        nodes[K] = _pulled(last, _or_some(nodes[-1], last), states[K].leaves)
-    given = _or_some(nodes[K], states[K].leaves)
-    wanted = [leaf for leaf in states[0].leaves if wants_gradient(leaf)] + run.steps.shared
-    between = [leaf for state in states[:K] for leaf in state.leaves]
-    found = iter(_pulled(states[K].leaves, given, [*between, *wanted]))
-    for k in range(K):
-        nodes[k] = [next(found) for _ in states[k].leaves]
-    return Cotangents(nodes, given, list(found))
-
-
 def watched_loss(loss: Callable[[Any], Any], state: State) -> tuple[Any, DetachTracker]:
-    """Return what a loss makes of a state, and where it is cut off from it."""
+    """Return the loss on a state, and where the loss is cut off from the state."""
     cuts = DetachTracker()
     with Observing(cuts):
         return loss(state.tree()), cuts
@@ -192,47 +153,5 @@ def finite(state: State) -> bool:
 
 
 def _usable(leaf: Any) -> Any:
-    """Return a leaf for the next step to take: tensors made in inference mode are of no use."""
+    """Return a leaf for the next step; a tensor of inference mode is cloned."""
     return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
-
-
-def _pulled(
-    outputs: Sequence[Any], cotangents: Sequence[Tensor | None], inputs: Sequence[Any]
-) -> list[Tensor | None]:
-    """Return the gradient of every input, None where there is none."""
-    pairs = [
-        (output, g)
-        for output, g in zip(outputs, cotangents, strict=True)
-        if wants_gradient(output) and g is not None
-    ]
-    if not pairs or not any(map(wants_gradient, inputs)):
-        return [None] * len(inputs)
-    found = iter(
-        torch.autograd.grad(
-            [output for output, _ in pairs],
-            [leaf for leaf in inputs if wants_gradient(leaf)],
-            [g for _, g in pairs],
-            retain_graph=True,
-            allow_unused=True,
-        )
-    )
-    return [next(found) if wants_gradient(leaf) else None for leaf in inputs]
-
-
-def _some(leaves: Sequence[Any]) -> list[Tensor | None]:
-    """Return a fixed random cotangent for leaves: a sum's may be blind, as that of a softmax is."""
-    return [
-        torch.randn(
-            leaf.shape,
-            dtype=leaf.dtype,
-            device=leaf.device,
-            generator=Generator(leaf.device).manual_seed(place),
-        )
-        if wants_gradient(leaf)
-        else None
-        for place, leaf in enumerate(leaves)
-    ]
-
-
-def _or_some(cotangents: list[Tensor | None], leaves: Sequence[Any]) -> list[Tensor | None]:
-    return _some(leaves) if all(g is None for g in cotangents) else cotangents

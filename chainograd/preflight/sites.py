@@ -1,4 +1,4 @@
-"""Where in the user's own code something happens."""
+"""Places in the user's own code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from torch import nn
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _PYTHON = sysconfig.get_paths()["stdlib"] + os.sep
 _HERE = os.path.dirname(os.path.dirname(__file__)) + os.sep
-# These do what they are told; any other library, and the rest of torch, decides by itself.
+# Code that only does what its caller asks. Other libraries, and the rest of torch, decide by
+# themselves.
 _TOLD = (
     _PYTHON,
     *(
@@ -25,22 +26,26 @@ _TOLD = (
         for parts in ("autograd/", "overrides.py", "utils/_contextlib.py", "nn/modules/module.py")
     ),
 )
-_BORDER = "chainograd.preflight.rehearsal"  # calls the steps that are watched
-# Their functions stand between an operation and its caller, and are no part of the step.
+_BORDER = "chainograd.preflight.rehearsal"  # calls the observed steps
+# Functions of these modules stand between an operation and its caller. They are not part of the
+# step.
 _MODES = {
     "chainograd.preflight.sites",
     "chainograd.preflight.observers",
+    "chainograd.preflight.detach_tracker",
+    "chainograd.preflight.mutation_tracker",
+    "chainograd.preflight.rng_tracker",
     "chainograd.captured.find",
     "chainograd.captured.stand_ins",
 }
 
 
 class Site(NamedTuple):
-    """A place in the code that runs.
+    """A place in the running code.
 
     Attributes:
         where: ``file:line`` of the innermost line that the user wrote; None if there is none.
-        direct: Whether that line does it by itself, and no library that it calls.
+        direct: Whether that line calls the operation itself, not through a library.
     """
 
     where: str | None
@@ -48,7 +53,7 @@ class Site(NamedTuple):
 
 
 def site() -> Site:
-    """Return where the operation that is being watched was called."""
+    """Return where the observed operation was called."""
     direct = True
     for frame in _frames():
         path = frame.f_code.co_filename
@@ -59,7 +64,7 @@ def site() -> Site:
 
 
 def module_name() -> str:
-    """Return the name of the module that is running, as seen from the outermost one."""
+    """Return the name of the running module, from the outermost module inwards."""
     running = [frame.f_locals.get("self") for frame in _frames()]
     modules = [module for module in running if isinstance(module, nn.Module)]
     if not modules:
@@ -82,7 +87,7 @@ def definition(step: Any) -> str | None:
 
 
 def _frames() -> Iterator[types.FrameType]:
-    """Yield the frames that run, innermost first, from the watched operation up to the step."""
+    """Yield the running frames, innermost first, from the observed operation up to the step."""
     frame = sys._getframe()
     while frame is not None and frame.f_globals.get("__name__") != _BORDER:
         if frame.f_globals.get("__name__") not in _MODES:

@@ -63,6 +63,21 @@ def differ_by_more(a: Tensor, b: Tensor, tolerance: float) -> Tensor:
     return ~(((a - b).abs() <= room) | (a == b) | both).all()
 
 
+def tolerance(dtype: torch.dtype, coarsest: torch.dtype | None) -> float:
+    """Return the relative difference up to which two states are close.
+
+    A hundred times the rounding leaves room for reordered sums, and is far below what other noise
+    or other weights would do. For bfloat16 that would be 0.8 of the largest entry, so the tolerance
+    is at most a twentieth.
+
+    Args:
+        dtype: The dtype of the states.
+        coarsest: The coarsest floating dtype in which steps are known to compute.
+    """
+    eps = max(torch.finfo(d).eps for d in (dtype, coarsest) if d is not None)
+    return min(100 * eps, 0.05)
+
+
 def largest_difference(a: Tensor, b: Tensor) -> Tensor | None:
     """Return the largest difference of two plain tensors in their dtype, without waiting for it."""
     if not a.numel() or a.dtype is torch.bool:

@@ -89,17 +89,26 @@ class Flags:
         self.tensors, self.trained = tensors, trained
 
     def __enter__(self) -> None:
-        self.own = [module.training for module in self.modules]
-        self.own_trained = [tensor.requires_grad for tensor in self.tensors]
-        self._put(self.modes, self.trained)
+        self.own, self.own_trained = self._now()
+        self._put(self.modes, self.trained, self.own, self.own_trained)
 
     def __exit__(self, *error: object) -> None:
-        self._put(self.own, self.own_trained)
+        self._put(self.own, self.own_trained, *self._now())
 
-    def _put(self, modes: Sequence[bool], trained: Sequence[bool]) -> None:
-        if modes != [module.training for module in self.modules]:
+    def _now(self) -> tuple[list[bool], list[bool]]:
+        modes = [module.training for module in self.modules] if self.modules else []
+        return modes, [tensor.requires_grad for tensor in self.tensors]
+
+    def _put(
+        self,
+        modes: Sequence[bool],
+        trained: Sequence[bool],
+        modes_now: Sequence[bool],
+        trained_now: Sequence[bool],
+    ) -> None:
+        if modes != modes_now:
             for module, mode in zip(self.modules, modes, strict=True):
                 module.training = mode
-        if trained != [tensor.requires_grad for tensor in self.tensors]:
+        if trained != trained_now:
             for tensor, wanted in zip(self.tensors, trained, strict=True):
                 tensor.requires_grad_(wanted)

@@ -25,6 +25,7 @@ from chainograd.replay.comparison import (
     paired_parts,
     refused,
     surely_equal,
+    tolerance,
 )
 from chainograd.replay.signature import Signature
 from chainograd.tensors.digest import Digest, digest
@@ -167,7 +168,7 @@ class Verifier:
         if a.is_floating_point() and a.element_size() == 1 and self.verify == "exact":
             a, b = a.view(torch.uint8), b.view(torch.uint8)  # torch does not compare float8
         close = self.verify == "close" and (a.is_floating_point() or a.is_complex())
-        differs = differ_by_more(a, b, self._tolerance(a.dtype)) if close else differ(a, b)
+        differs = differ_by_more(a, b, tolerance(a.dtype, self.coarsest)) if close else differ(a, b)
         largest = None if is_ready(a) else largest_difference(a, b)
         self._judge(
             i,
@@ -180,15 +181,6 @@ class Verifier:
             self.open.append((differs, i, words))
         elif bool(differs):
             raise refused(i, words())
-
-    def _tolerance(self, dtype: torch.dtype) -> float:
-        # A hundred times the rounding leaves room for reordered sums, and is far below what other
-        # noise or other weights would do. For bfloat16 that would be 0.8 of the largest entry, so
-        # the tolerance is at most a twentieth.
-        eps = torch.finfo(dtype).eps
-        if self.coarsest is not None:
-            eps = max(eps, torch.finfo(self.coarsest).eps)
-        return min(100 * eps, 0.05)
 
 
 def compare(index: int, first: Sequence[object], again: Sequence[object], verify: Verify) -> None:

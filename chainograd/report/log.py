@@ -36,7 +36,7 @@ class Log:
         progress: Whether to show a progress bar for each of the two passes.
         times: For each run of a step: the phase, the step, the moments of its begin and end.
         node_bytes: The bytes of the states, by the steps that they enter.
-        norms: The norms of the cotangents of each of these states.
+        norms: The norms of the cotangents of each state.
         waiting: Small cotangents whose norms are not computed yet, with their steps.
         bar: The progress bar that is shown now.
         queued: Whether the device has a queue, so that operations return before they are done.

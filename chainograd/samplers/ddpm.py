@@ -19,35 +19,35 @@ Variance = Literal["small", "large"]
 class DDPM(nn.Module):
     r"""Ancestral sampling as a pure step ``x, i -> x``.
 
-    Step ``i`` goes from t = ``grid[i]`` to its neighbour s = ``grid[i + 1]``, and draws from the
-    posterior of x_s, given x_t and the predicted clean data P:
+    Step ``i`` goes from t = ``grid[i]`` to s = ``grid[i + 1]``. It draws x_s from the posterior
+    given x_t and the predicted clean data P:
 
         P    = (x_t - sqrt(1 - alpha_bar_t) epsilon) / sqrt(alpha_bar_t)
-        beta = 1 - alpha_bar_t / alpha_bar_s                  that of the whole jump from t to s
+        beta = 1 - alpha_bar_t / alpha_bar_s                  of the whole jump from t to s
         of_P = sqrt(alpha_bar_s) beta / (1 - alpha_bar_t)
         of_x = sqrt(1 - beta) (1 - alpha_bar_s) / (1 - alpha_bar_t)
         x_s  = of_P P + of_x x_t + sigma z
         sigma^2 = beta_tilde = beta (1 - alpha_bar_s) / (1 - alpha_bar_t)    "small"
         sigma^2 = beta                                                       "large"
 
-    beta_tilde is the posterior's variance where the data is a single point, beta where it is
-    standard normal: the two ends. The jump to clean data (s = -1) adds no noise, x_s = P.
+    beta_tilde is the posterior's variance if the data is a single point, beta if the data is
+    standard normal. The jump to clean data (s = -1) adds no noise, x_s = P.
 
     With the small variance and no clamp this is `DDIM` with eta = 1, written in x_t instead of
-    epsilon. With a clamp they differ: DDIM keeps the network's epsilon beside the clamped P.
+    epsilon. With a clamp the two differ: DDIM uses the network's epsilon beside the clamped P.
 
     Args:
-        model: ``model(x, t, *args, **kwargs) -> epsilon`` with t ``[N]`` int64; whatever the
-            chain is called with besides x is passed on to it.
+        model: ``model(x, t, *args, **kwargs) -> epsilon`` with t ``[N]`` int64. Further arguments
+            of the chain are passed to the model.
         schedule: The noise schedule the model was trained with.
         grid: Falling times as from `time_grid`, in T-1 … -1.
-        noise: ``noise(x, i) -> z``, standard normal, a function of the index, so that a step can
-            be run again: `SeededNoise`.
+        noise: ``noise(x, i) -> z``, standard normal, a function of the index so that a step can
+            run again: `SeededNoise`.
         variance: ``"small"`` or ``"large"``, as above.
-        clamp: Bound for the predicted clean data; none unless asked.
+        clamp: Bound for the predicted clean data; by default there is no bound.
 
     Raises:
-        TypeError: If the grid does not hold integers.
+        TypeError: If the grid holds something other than integers.
         ValueError: If the grid does not fall or leaves the schedule, or the variance is unknown.
 
     References:

@@ -1,4 +1,4 @@
-"""DPM-Solver++(2M): second order from one evaluation a step, with the last one in its state."""
+"""DPM-Solver++(2M): second order with one evaluation a step; the last one is in the state."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from chainograd.samplers.schedule import NoiseSchedule
 
 
 class MultistepState(NamedTuple):
-    """The state of a sampler with a memory of one step.
+    """The state of a sampler that remembers one step.
 
-    The memory is part of the state, not of the sampler: the gradient passes through it, and a
-    step can be run again.
+    The memory is part of the state, not of the sampler, so the gradient passes through it and a
+    step can run again.
 
     Args:
-        x: The sample so far; after the last step the result.
-        previous: The clean data that the step before predicted, the shape of ``x``.
+        x: The sample; after the last step, the result.
+        previous: The clean data that the previous step predicted, in the shape of ``x``.
 
     Example:
         >>> MultistepState.start(torch.ones(2)).previous
@@ -34,34 +34,33 @@ class MultistepState(NamedTuple):
 
     @classmethod
     def start(cls, x_T: Tensor) -> MultistepState:
-        """Return the state that enters step 0, which looks at no step before it."""
+        """Return the state that enters step 0, which does not use ``previous``."""
         return cls(x_T, torch.zeros_like(x_T))
 
 
 class DPMSolver2M(nn.Module):
     r"""DPM-Solver++(2M) as a pure step ``(x, previous), i -> (x, previous)``.
 
-    Step ``i`` goes from t = ``grid[i]`` to its neighbour s = ``grid[i + 1]``. With
-    alpha^2 = alpha_bar, sigma^2 = 1 - alpha_bar, lambda = log(alpha / sigma), and r for the time
-    of the step before:
+    Step ``i`` goes from t = ``grid[i]`` to s = ``grid[i + 1]``. With alpha^2 = alpha_bar,
+    sigma^2 = 1 - alpha_bar, lambda = log(alpha / sigma), and r the time of the previous step:
 
         P   = (x - sigma_t epsilon) / alpha_t                                predicted clean data
         h   = lambda_s - lambda_t
-        D   = P + h / (2 (lambda_t - lambda_r)) (P - previous)               drawn on by half a step
+        D   = P + h / (2 (lambda_t - lambda_r)) (P - previous)               half a step ahead
         x_s = sigma_s / sigma_t x + alpha_s (1 - e^-h) D
 
-    The first step has no step before it and the step to clean data (s = -1) an infinite h; both
-    take D = P, which is `DDIM`'s step with eta = 0.
+    The first step has no previous step, and the step to clean data (s = -1) has an infinite h. Both
+    use D = P, which is `DDIM`'s step with eta = 0.
 
     Args:
-        model: ``model(x, t, *args, **kwargs) -> epsilon`` with t ``[N]`` int64; whatever the
-            chain is called with besides the state is passed on to it.
+        model: ``model(x, t, *args, **kwargs) -> epsilon`` with t ``[N]`` int64. Further arguments
+            of the chain are passed to the model.
         schedule: The noise schedule the model was trained with.
         grid: Falling times as from `time_grid`, in T-1 … -1.
-        clamp: Bound for the predicted clean data; none unless asked.
+        clamp: Bound for the predicted clean data; by default there is no bound.
 
     Raises:
-        TypeError: If the grid does not hold integers.
+        TypeError: If the grid holds something other than integers.
         ValueError: If the grid does not fall or leaves the schedule.
 
     References:
@@ -99,18 +98,12 @@ class DPMSolver2M(nn.Module):
     def forward(
         self, state: tuple[Tensor, Tensor], i: int, *args: object, **kwargs: object
     ) -> MultistepState:
-        """Return the state at ``grid[i + 1]``; a plain pair will do for the one that enters.
+        """Return the state at ``grid[i + 1]``; the state that enters may be a plain pair.
 
         Raises:
             TypeError: If the state is a tensor.
         """
-        if isinstance(state, Tensor):
-            raise TypeError(
-                "`state` must be a pair (x, previous), got a tensor of shape "
-                f"{tuple(state.shape)}. Start with `MultistepState.start(x_T)`, and take `.x` of "
-                "what the chain returns."
-            )
-        x, previous = state
+        x, previous = _pair(state)
         t, s = self.grid[i], self.grid[i + 1]
         alpha_bar_t, alpha_bar_s = self.schedule.alpha_bar(t), self.schedule.alpha_bar(s)
         epsilon = self.model(x, per_sample(x, t), *args, **kwargs)
@@ -121,11 +114,20 @@ class DPMSolver2M(nn.Module):
             h = lambda_s - lambda_t
             D = P + h / (2 * (lambda_t - lambda_r)) * (P - previous)
         ratio = math.sqrt((1 - alpha_bar_s) / (1 - alpha_bar_t))
-        # alpha_s e^-h = alpha_t sigma_s / sigma_t, which is 0 and not 0/0 at clean data.
+        # alpha_s e^-h is written as alpha_t sigma_s / sigma_t, which at clean data is 0, not 0/0.
         x_s = ratio * x + (math.sqrt(alpha_bar_s) - ratio * math.sqrt(alpha_bar_t)) * D
         return MultistepState(x_s, P)
 
     def _lambda(self, t: int) -> float:
-        """Return log(alpha / sigma) at index ``t``, half the logarithm of signal to noise."""
+        """Return log(alpha / sigma) at index ``t``."""
         alpha_bar = self.schedule.alpha_bar(t)
         return math.log(alpha_bar / (1 - alpha_bar)) / 2
+
+
+def _pair(state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    if isinstance(state, Tensor):
+        raise TypeError(
+            f"`state` must be a pair (x, previous), got a tensor of shape {tuple(state.shape)}. "
+            "Start with `MultistepState.start(x_T)`, and take `.x` of the chain's result."
+        )
+    return state

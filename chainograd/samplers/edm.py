@@ -1,114 +1,20 @@
-"""EDM: Euler's and Heun's method for a denoiser, from noise level to noise level."""
+"""EDM: Euler's and Heun's method for a denoiser, along noise levels."""
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from chainograd.samplers.grids import falling
-from chainograd.samplers.noise import Noise
+from chainograd.samplers.karras import Churn
 from chainograd.samplers.ode import euler, heun
 from chainograd.samplers.prediction import per_sample
 
 
-def karras_sigmas(
-    num_steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
-) -> tuple[float, ...]:
-    r"""Return the ``num_steps + 1`` noise levels of EDM, the last one 0.
-
-        sigma_i = (sigma_max^(1/rho) + i/(M-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho
-        sigma_M = 0
-
-    Args:
-        num_steps: M, at least 1.
-        sigma_min: The last level before 0, positive.
-        sigma_max: The first level, larger; the chain starts from ``sigma_max`` times standard
-            normal noise.
-        rho: How much finer the grid is at low levels; 1 is uniform.
-
-    Raises:
-        ValueError: If an argument is out of range.
-
-    References:
-        Karras et al. (2022), Elucidating the Design Space of Diffusion-Based Generative Models,
-        Eq. 5.
-
-    Example:
-        >>> [round(sigma, 3) for sigma in karras_sigmas(4)]
-        [80.0, 9.723, 0.47, 0.002, 0.0]
-    """
-    if num_steps < 1:
-        raise ValueError(f"`num_steps` must be at least 1, got {num_steps}.")
-    if not (0 < sigma_min < sigma_max < math.inf and 0 < rho < math.inf):
-        raise ValueError(
-            "`sigma_min`, `sigma_max` and `rho` must be positive and finite, `sigma_min` below "
-            f"`sigma_max`, got {sigma_min}, {sigma_max} and {rho}. For levels of your own, hand "
-            "any falling sequence to the sampler."
-        )
-    high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    fractions = (i / max(num_steps - 1, 1) for i in range(num_steps))
-    return (*((high + u * (low - high)) ** rho for u in fractions), 0.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Churn:
-    r"""Fresh noise before each step, which forgives errors of the steps before.
-
-        gamma     = min(strength / M, sqrt(2) - 1)   where sigma_min <= sigma <= sigma_max, else 0
-        sigma_hat = (1 + gamma) sigma
-        x_hat     = x + sqrt(sigma_hat^2 - sigma^2) scale z
-
-    Attributes:
-        noise: ``noise(x, i) -> z``, standard normal, a function of the index, so that a step can
-            be run again: `SeededNoise`.
-        strength: S_churn, at least 0; spread over the M steps of the grid.
-        sigma_min: S_tmin, the lowest level that is churned.
-        sigma_max: S_tmax, the highest one.
-        scale: S_noise, standard deviation of the fresh noise; a little above 1 makes up for
-            denoisers that remove too much.
-
-    Raises:
-        ValueError: If the strength or the scale is negative.
-
-    References:
-        Karras et al. (2022), Algorithm 2.
-
-    Example:
-        >>> from chainograd.samplers import SeededNoise
-        >>> Churn(noise=SeededNoise(0), strength=40, sigma_min=0.05, sigma_max=50, scale=1.003)
-        Churn(noise=SeededNoise(seed=0), strength=40, sigma_min=0.05, sigma_max=50, scale=1.003)
-    """
-
-    noise: Noise
-    strength: float
-    sigma_min: float = 0.0
-    sigma_max: float = math.inf
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not (self.strength >= 0 and self.scale >= 0):
-            raise ValueError(
-                f"`strength` and `scale` must be at least 0, got {self.strength} and {self.scale}. "
-                "For no churn at all, leave `churn` out."
-            )
-
-    def __call__(self, x: Tensor, i: int, sigma: float, num_steps: int) -> tuple[Tensor, float]:
-        """Return x_hat and sigma_hat for step ``i`` of ``num_steps``, which starts at ``sigma``."""
-        churned = self.sigma_min <= sigma <= self.sigma_max
-        gamma = min(self.strength / num_steps, math.sqrt(2) - 1) if churned else 0.0
-        if not gamma:
-            return x, sigma
-        sigma_hat = (1 + gamma) * sigma
-        added = math.sqrt(sigma_hat**2 - sigma**2) * self.scale
-        return x + added * self.noise(x, i), sigma_hat
-
-
 class _EDM(nn.Module):
-    """What EDM's samplers share: all but the rule that takes the step."""
+    """The part that EDM's samplers share: everything but the rule of the step."""
 
     _rule = staticmethod(euler)
 
@@ -152,18 +58,18 @@ class EDMEuler(_EDM):
 
         dx/dsigma = (x - D(x, sigma)) / sigma
 
-    in one evaluation of D, with an error of first order. A step to level 0 gives D itself. It is
+    in one evaluation of D, with a first-order error. A step to level 0 returns D itself. This is
     `DDIM` with eta = 0 in other letters: x = x_t / sqrt(alpha_bar), sigma^2 = 1/alpha_bar - 1.
 
     Args:
-        denoiser: ``D(x, sigma, *args, **kwargs)`` with sigma ``[N]``, float32 or the precision of
-            x if that is higher: the expected clean data, where x is that plus noise of standard
-            deviation sigma. Whatever the chain is called with besides x is passed on to it.
+        denoiser: ``D(x, sigma, *args, **kwargs)`` returns the expected clean data for x, which is
+            data plus noise of standard deviation sigma. sigma is ``[N]``, in float32 or the dtype
+            of x if that is wider. Further arguments of the chain are passed to the denoiser.
         sigmas: Falling noise levels as from `karras_sigmas`; only the last may be 0.
-        churn: Fresh noise before each step; none unless asked.
+        churn: Fresh noise before each step; by default there is none.
 
     Raises:
-        TypeError: If ``sigmas`` holds something else than numbers.
+        TypeError: If ``sigmas`` holds something other than numbers.
         ValueError: If ``sigmas`` does not fall or goes below 0.
 
     References:
@@ -190,18 +96,18 @@ class EDMHeun(_EDM):
         ahead       = x + (sigma_next - sigma) d(x, sigma)
         x_next      = x + (sigma_next - sigma) (d(x, sigma) + d(ahead, sigma_next)) / 2
 
-    in two evaluations of D, with an error of second order. The step to level 0, where d is not
-    defined, is Euler's: 2M - 1 evaluations in M steps. The graph of a step holds both.
+    in two evaluations of D, with a second-order error. The step to level 0, where d is not
+    defined, is Euler's, so M steps take 2M - 1 evaluations. The graph of a step holds both.
 
     Args:
-        denoiser: ``D(x, sigma, *args, **kwargs)`` with sigma ``[N]``, float32 or the precision of
-            x if that is higher: the expected clean data, where x is that plus noise of standard
-            deviation sigma. Whatever the chain is called with besides x is passed on to it.
+        denoiser: ``D(x, sigma, *args, **kwargs)`` returns the expected clean data for x, which is
+            data plus noise of standard deviation sigma. sigma is ``[N]``, in float32 or the dtype
+            of x if that is wider. Further arguments of the chain are passed to the denoiser.
         sigmas: Falling noise levels as from `karras_sigmas`; only the last may be 0.
-        churn: Fresh noise before each step; none unless asked.
+        churn: Fresh noise before each step; by default there is none.
 
     Raises:
-        TypeError: If ``sigmas`` holds something else than numbers.
+        TypeError: If ``sigmas`` holds something other than numbers.
         ValueError: If ``sigmas`` does not fall or goes below 0.
 
     References:

@@ -20,8 +20,8 @@ def flow_times(num_steps: int, *, shift: float = 1.0) -> tuple[float, ...]:
 
     Args:
         num_steps: M, at least 1.
-        shift: Above 1, more steps are spent near the noise, as large images need; 1 is uniform.
-            Stable Diffusion 3 has 3 at 1024 x 1024 pixels.
+        shift: Above 1, more steps lie near the noise, as large images need; 1 is uniform. Stable
+            Diffusion 3 uses 3 at 1024 x 1024 pixels.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -40,15 +40,15 @@ def flow_times(num_steps: int, *, shift: float = 1.0) -> tuple[float, ...]:
         raise ValueError(f"`num_steps` must be at least 1, got {num_steps}.")
     if not 0 < shift < math.inf:
         raise ValueError(
-            f"`shift` must be positive and finite, got {shift}. For uniform times leave it at 1; "
-            "for a shift given as mu, pass `math.exp(mu)`."
+            f"`shift` must be positive and finite, got {shift}. Leave it at 1 for uniform times. "
+            "For a shift given as mu, pass `math.exp(mu)`."
         )
     uniform = ((num_steps - i) / num_steps for i in range(num_steps + 1))
     return tuple(shift * u / (1 + (shift - 1) * u) for u in uniform)
 
 
 class _Flow(nn.Module):
-    """What samplers of a flow share: all but the rule that takes the step."""
+    """The part that samplers of a flow share: everything but the rule of the step."""
 
     _rule = staticmethod(euler)
 
@@ -79,24 +79,24 @@ class _Flow(nn.Module):
 class FlowEuler(_Flow):
     r"""Euler's method for flow matching, as a pure step ``x, i -> x``.
 
-    With data x_0, noise e and the straight path between them, a velocity is trained to be
+    With data x_0, noise e and the straight path between them, a velocity v is trained on
 
         x_t = (1 - t) x_0 + t e,        v(x_t, t) = e - x_0,        dx/dt = v(x, t)
 
-    and step ``i`` goes from t = ``times[i]`` to s = ``times[i + 1]``, in one evaluation of v and
-    with an error of first order:
+    Step ``i`` goes from t = ``times[i]`` to s = ``times[i + 1]``, in one evaluation of v and with a
+    first-order error:
 
         x_s = x + (s - t) v(x, t)
 
     Args:
-        velocity: ``v(x, t, *args, **kwargs)`` with t ``[N]`` in [0, 1], float32 or the precision
-            of x if that is higher; 1 is noise. (Diffusers' transformers take ``1000 * t``; where
-            t runs the other way, pass ``lambda x, t: -v(x, 1 - t)``.) Whatever the chain is
-            called with besides x is passed on to it.
-        times: Falling times as from `flow_times`, or rising ones, which lead from data to noise.
+        velocity: ``v(x, t, *args, **kwargs)`` with t ``[N]`` in [0, 1], in float32 or the dtype of
+            x if that is wider; 1 is noise. (The transformers of diffusers take ``1000 * t``. If t
+            runs the other way, pass ``lambda x, t: -v(x, 1 - t)``.) Further arguments of the chain
+            are passed to the velocity.
+        times: Falling times as from `flow_times`, or rising times, which lead from data to noise.
 
     Raises:
-        TypeError: If ``times`` holds something else than numbers.
+        TypeError: If ``times`` holds something other than numbers.
         ValueError: If ``times`` neither falls nor rises, or leaves [0, 1].
 
     References:
@@ -116,22 +116,22 @@ class FlowEuler(_Flow):
 class FlowHeun(_Flow):
     r"""Heun's method for flow matching, as a pure step ``x, i -> x``.
 
-    On the path of `FlowEuler`, step ``i`` goes from t = ``times[i]`` to s = ``times[i + 1]``:
+    Step ``i`` goes along the path of `FlowEuler` from t = ``times[i]`` to s = ``times[i + 1]``:
 
         ahead = x + (s - t) v(x, t)
         x_s   = x + (s - t) (v(x, t) + v(ahead, s)) / 2
 
-    in two evaluations of v, with an error of second order. The step to time 0 is Euler's: 2M - 1
-    evaluations in M steps. The graph of a step holds both.
+    in two evaluations of v, with a second-order error. The step to time 0 is Euler's, so M steps
+    take 2M - 1 evaluations. The graph of a step holds both.
 
     Args:
-        velocity: ``v(x, t, *args, **kwargs)`` with t ``[N]`` in [0, 1], float32 or the precision
-            of x if that is higher; 1 is noise. Whatever the chain is called with besides x is
-            passed on to it.
-        times: Falling times as from `flow_times`, or rising ones, which lead from data to noise.
+        velocity: ``v(x, t, *args, **kwargs)`` with t ``[N]`` in [0, 1], in float32 or the dtype of
+            x if that is wider; 1 is noise. Further arguments of the chain are passed to the
+            velocity.
+        times: Falling times as from `flow_times`, or rising times, which lead from data to noise.
 
     Raises:
-        TypeError: If ``times`` holds something else than numbers.
+        TypeError: If ``times`` holds something other than numbers.
         ValueError: If ``times`` neither falls nor rises, or leaves [0, 1].
 
     References:

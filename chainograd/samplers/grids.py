@@ -1,4 +1,4 @@
-"""Grids: the times or noise levels that a sampler visits, checked once, when it is built."""
+"""Grids: the times or noise levels of a sampler, checked once, when the sampler is built."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from chainograd.samplers.schedule import NoiseSchedule
 def falling(
     name: str, grid: Sequence[float], *, least: float, most: float, source: str
 ) -> tuple[float, ...]:
-    """Return a grid as floats, after seeing that it falls strictly.
+    """Return a grid as floats; raise unless it falls strictly.
 
     Args:
-        name: What the caller's user calls the grid.
+        name: The argument's name, for errors.
         grid: Two numbers or more.
-        least: Lower bound of the last.
-        most: Upper bound of the first.
-        source: Where a user gets such a grid from.
+        least: Lower bound of the last number.
+        most: Upper bound of the first number.
+        source: The function that makes such a grid, for errors.
 
     Raises:
-        TypeError: If the grid holds something else than numbers.
+        TypeError: If the grid holds something other than numbers.
         ValueError: If it does not fall or leaves the bounds.
     """
     if not all(isinstance(value, Real) for value in grid):
         raise TypeError(
-            f"`{name}` must hold numbers, as those of `{source}` do, got {grid!r}. Pass "
-            "`tensor.tolist()`; a grid that is learned needs a step of your own, which takes it "
-            "as an argument of the chain."
+            f"`{name}` must hold numbers, as `{source}` makes them, got {grid!r}. Pass "
+            "`tensor.tolist()`. For a grid that is learned, write a step of your own that gets the "
+            "grid as an argument of the chain."
         )
     inside = len(grid) >= 2 and least <= grid[-1] and grid[0] <= most
     if not inside or not all(t > s for t, s in pairwise(grid)):
@@ -41,21 +41,21 @@ def falling(
 
 
 def falling_times(grid: Sequence[int], schedule: NoiseSchedule) -> tuple[int, ...]:
-    """Return a grid of a noise schedule's indices, after seeing that it falls strictly.
+    """Return a grid of a schedule's indices; raise unless it falls strictly.
 
     Args:
         grid: Two indices or more in T-1 … -1.
-        schedule: Of T training steps.
+        schedule: The noise schedule, of T training steps.
 
     Raises:
-        TypeError: If the grid holds something else than integers.
+        TypeError: If the grid holds something other than integers.
         ValueError: If it does not fall or leaves the schedule.
     """
     source, last = "time_grid(num_steps, num_train_steps)", schedule.num_train_steps - 1
     falling("grid", grid, least=-1, most=last, source=source)
     if not all(isinstance(t, Integral) for t in grid):
         raise TypeError(
-            f"`grid` must hold integers, the network's own times, got {tuple(grid)}. "
+            f"`grid` must hold integers, the network's times, got {tuple(grid)}. "
             f"`{source}` makes such a grid."
         )
     return tuple(int(t) for t in grid)

@@ -1,4 +1,4 @@
-"""One step of an ordinary differential equation dx/dt = f(x, t), from time t to time s."""
+"""Steps of an ordinary differential equation dx/dt = f(x, t), from time t to time s."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def heun(f: Slope, x: Tensor, t: float, s: float) -> Tensor:
         ahead = x + (s - t) f(x, t)
         x_s   = x + (s - t) (f(x, t) + f(ahead, s)) / 2
 
-    At time 0, clean data, a denoiser's slope is 0/0 and a velocity is hardly ever trained. One
-    step of first order among those of second costs the whole no order.
+    At time 0, clean data, the slope of a denoiser is 0/0, and a velocity is rarely trained there. A
+    single first-order step does not lower the order of the whole method.
     """
     d = f(x, t)
     ahead = x + (s - t) * d

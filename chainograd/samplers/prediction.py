@@ -1,4 +1,4 @@
-"""How a network is asked, and the clean data that follows from the noise it predicts."""
+"""The arguments of a network, and the clean data that follows from its predicted noise."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def per_sample(x: Tensor, value: int | float) -> Tensor:
-    """Return a time or noise level as networks take it, one for each sample.
+    """Return a time or noise level once for each sample, as networks take it.
 
     Args:
         x: State, ``[N, ...]``.
-        value: An integer becomes int64; a float has the precision of ``x``, but float32 at least,
-            since bfloat16 cannot tell a time of 0.999 from 1.
+        value: An integer becomes int64. A float gets the dtype of ``x``, but at least float32,
+            because bfloat16 rounds a time of 0.999 to 1.
 
     Returns:
         ``[N]``, on the device of ``x``.
@@ -27,7 +27,7 @@ def per_sample(x: Tensor, value: int | float) -> Tensor:
 def predicted_data(
     x_t: Tensor, epsilon: Tensor, *, alpha_bar_t: float, clamp: float | None = None
 ) -> Tensor:
-    """Return the clean data that the predicted noise stands for.
+    """Return the clean data that follows from the predicted noise.
 
         P = (x_t - sqrt(1 - alpha_bar_t) epsilon) / sqrt(alpha_bar_t)
 
@@ -35,7 +35,7 @@ def predicted_data(
         x_t: State at time t.
         epsilon: Predicted noise at ``x_t``.
         alpha_bar_t: alpha-bar at time t.
-        clamp: Bound for ``|P|``; the gradient through what is clamped is 0. None: no clamp.
+        clamp: Bound for ``|P|``; the gradient through clamped entries is 0. None means no clamp.
     """
     P = (x_t - math.sqrt(1 - alpha_bar_t) * epsilon.to(x_t.dtype)) / math.sqrt(alpha_bar_t)
     return P if clamp is None else P.clamp(-clamp, clamp)

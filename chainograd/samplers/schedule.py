@@ -1,4 +1,4 @@
-"""Noise schedules and time grids: which alpha-bar a step starts from, and which it ends at."""
+"""Noise schedules, which give alpha-bar at every time, and time grids."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GridConvention = Literal["asyrp", "author"]
 class NoiseSchedule:
     r"""The variance schedule of a diffusion model, in float64.
 
-    Times are the network's own 0-based indices ``0 … T-1``, and ``-1`` stands for clean data:
+    Times are the network's 0-based indices ``0 … T-1``; ``-1`` means clean data:
 
         alpha_bar(t) = prod_{s <= t} (1 - beta_s),        alpha_bar(-1) = 1
 
@@ -37,7 +37,7 @@ class NoiseSchedule:
 
     @classmethod
     def from_betas(cls, betas: Tensor) -> NoiseSchedule:
-        """Return the schedule of the given betas.
+        """Return the schedule with the given betas.
 
         Args:
             betas: ``[T]``, each in (0, 1); converted to float64.
@@ -48,9 +48,9 @@ class NoiseSchedule:
         betas = torch.as_tensor(betas).detach().to("cpu", torch.float64)
         if betas.ndim != 1 or not len(betas) or not bool(((betas > 0) & (betas < 1)).all()):
             raise ValueError(
-                f"`betas` must be a vector of numbers strictly between 0 and 1, got shape "
-                f"{tuple(betas.shape)}. For a schedule given as alpha-bars, pass "
-                "`1 - alpha_bars[1:] / alpha_bars[:-1]` with the first beta in front."
+                "`betas` must be a vector of numbers strictly between 0 and 1, got shape "
+                f"{tuple(betas.shape)}. For a schedule given as alpha-bars, pass the first beta, "
+                "followed by `1 - alpha_bars[1:] / alpha_bars[:-1]`."
             )
         return cls(betas, torch.cumprod(1 - betas, dim=0))
 
@@ -59,7 +59,7 @@ class NoiseSchedule:
         """Return DDPM's linear schedule: 1e-4 to 2e-2 at 1000 steps, rescaled to other lengths.
 
         Args:
-            num_train_steps: T, at least 21 (below that the last beta reaches 1).
+            num_train_steps: T, at least 21; for fewer steps the last beta would reach 1.
 
         References:
             Ho et al. (2020), Denoising Diffusion Probabilistic Models, section 4.
@@ -74,7 +74,7 @@ class NoiseSchedule:
 
         Args:
             num_train_steps: T, at least 1.
-            max_beta: Betas are capped here, since the formula reaches 1 at the end.
+            max_beta: Upper bound of the betas; the formula itself reaches 1 at the end.
 
         References:
             Nichol and Dhariwal (2021), Improved Denoising Diffusion Probabilistic Models, Eq. 17.
@@ -89,21 +89,21 @@ class NoiseSchedule:
 
     @property
     def num_train_steps(self) -> int:
-        """T, the number of noise levels the network was trained on."""
+        """T, the number of noise levels that the network was trained on."""
         return len(self.betas)
 
     def alpha_bar(self, t: int) -> float:
         """Return alpha-bar at index ``t`` as a float; ``t = -1`` is clean data, 1.0.
 
         Raises:
-            ValueError: If ``t`` is outside -1 … T-1.
+            ValueError: If ``t`` is not in -1 … T-1.
         """
         if not -1 <= t < self.num_train_steps:
             raise ValueError(
                 f"`t` must lie in -1 … {self.num_train_steps - 1} (0-based, -1 is clean data), "
                 f"got {t}."
             )
-        with no_dispatch():  # a real number under FakeTensorMode too
+        with no_dispatch():  # a real number, under FakeTensorMode too
             return 1.0 if t == -1 else self.alpha_bars[t].item()
 
     def noise(self, x_0: Tensor, t: Tensor, epsilon: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class NoiseSchedule:
             epsilon: Standard normal noise, the shape of ``x_0``.
         """
         alpha_bar = self.alpha_bars.to(x_0.device)[t]
-        # The roots are taken in float64 and rounded once; 1 - alpha_bar loses digits otherwise.
+        # In float64 and rounded once, because 1 - alpha_bar would lose digits.
         shape = (-1, *[1] * (x_0.ndim - 1))
         signal = alpha_bar.sqrt().to(x_0.dtype).view(shape)
         spread = (1 - alpha_bar).sqrt().to(x_0.dtype).view(shape)
@@ -125,24 +125,24 @@ class NoiseSchedule:
 def time_grid(
     num_steps: int, num_train_steps: int = 1000, *, convention: GridConvention = "asyrp"
 ) -> tuple[int, ...]:
-    """Return the ``num_steps + 1`` times a sampler visits, from T-1 down.
+    """Return the ``num_steps + 1`` times of a sampler, from T-1 down.
 
-    Step ``i`` goes from ``grid[i]`` to its true neighbour ``grid[i + 1]``: the network is
-    evaluated exactly ``num_steps`` times. Fractions are cut off exactly (integer division), so
-    that no grid depends on how a float was rounded.
+    Step ``i`` goes from ``grid[i]`` to ``grid[i + 1]``, so the network is evaluated exactly
+    ``num_steps`` times. Fractions are cut off by integer division, so that no grid depends on the
+    rounding of floats.
 
     Args:
         num_steps: M, number of network evaluations.
         num_train_steps: T of the schedule.
         convention: ``"asyrp"`` spreads M times over T-1 … 0 and ends with a jump to -1, clean
-            data. ``"author"`` (PDAE's, by the paper's first author) spreads M+1 times over
+            data. ``"author"`` (from PDAE, by the paper's first author) spreads M+1 times over
             T-1 … 0 and ends at index 0, where alpha-bar is 0.9999.
 
     Returns:
         Strictly decreasing times.
 
     Raises:
-        ValueError: If ``num_steps`` does not fit or the convention is unknown.
+        ValueError: If ``num_steps`` is out of range or the convention is unknown.
 
     Example:
         >>> time_grid(4, 1000, convention="asyrp")

@@ -1,1 +1,1 @@
-"""Where kept states live: on the device, on the host, on disk."""
+"""Where nodes live: on the device, in pinned host memory, or on disk."""

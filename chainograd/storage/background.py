@@ -1,4 +1,4 @@
-"""A thread that does one thing after another, and that may be given things to do by finalizers."""
+"""A thread that runs jobs in order, and that accepts jobs from finalizers."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from concurrent.futures import Future
 from typing import Any
 
 # Note [Finalizers]
-# A finalizer runs wherever the collector strikes, even inside a lock that this very thread holds:
-# it must not take a lock or wait. `queue.SimpleQueue.put` is made for that; an executor's `submit`
-# is not, and was seen to hang.
+# A finalizer runs wherever the garbage collector starts, even while its own thread holds a lock. It
+# must not take a lock or wait. `queue.SimpleQueue.put` is safe there; an executor's `submit` is
+# not, and was seen to hang.
 
 Job = tuple[Callable[..., Any], tuple[Any, ...], "Future[Any] | None"]
 
 
 class Background:
-    """A thread and its queue. It ends when it is told to, or with the interpreter."""
+    """A thread and its queue. The thread ends after `end`, or with the interpreter."""
 
     def __init__(self, name: str) -> None:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -25,21 +25,21 @@ class Background:
         self._thread.start()
 
     def submit(self, job: Callable[..., Any], *args: Any) -> Future[Any]:
-        """Let the thread do something; return the future of its result."""
+        """Queue a job, and return the future of its result."""
         future: Future[Any] = Future()
         self._jobs.put((job, args, future))
         return future
 
     def later(self, job: Callable[..., Any], *args: Any) -> None:
-        """Let the thread do something that nobody waits for. A finalizer may call this."""
+        """Queue a job whose result is not needed. A finalizer may call this."""
         self._jobs.put((job, args, None))
 
     def end(self) -> None:
-        """Let the thread end when all is done. A finalizer may call this."""
+        """End the thread after the queued jobs. A finalizer may call this."""
         self._jobs.put(None)
 
     def join(self) -> None:
-        """Wait for the thread's end."""
+        """Wait until the thread has ended."""
         self._thread.join()
 
 
@@ -53,4 +53,4 @@ def _work(jobs: queue.SimpleQueue[Job | None]) -> None:
         except BaseException as error:
             if future is not None:
                 future.set_exception(error)
-        del job, function, args, future  # or they would live until the next one comes
+        del job, function, args, future  # they would live until the next job

@@ -1,4 +1,4 @@
-"""States in files, written and read by a thread beside the steps."""
+"""Nodes in files, which a thread writes and reads while the steps run."""
 
 from __future__ import annotations
 
@@ -18,54 +18,57 @@ from torch import Tensor
 from chainograd.errors import StoreError
 from chainograd.state import State
 from chainograd.storage.background import Background
-from chainograd.storage.packing import Layout, refuse_kinds, with_tensors, without_tensors
+from chainograd.storage.packing import Layout, refuse_unstorable, with_tensors, without_tensors
 
 
 class DiskStorage:
-    """Keeps states in files of a folder of its own, which one thread writes and reads.
+    """Stores states as files in a new folder, which one thread writes and reads.
 
     Args:
-        folder: Where to make that folder.
-        x_T: A state, for the room that states need.
-        count: How many states will be there at once.
+        folder: Where to make the new folder.
+        x_T: A state of the chain, to estimate the disk space.
+        count: The most states that will be stored at once.
 
     Raises:
-        StoreError: If the folder cannot be written to, or has no room for them, or the state holds
-            tensors of a kind that cannot be kept in files.
+        StoreError: If the folder cannot be written to or has too little space, or if the state
+            holds tensors that cannot be stored in files.
     """
 
     in_sight = False
-    waiting = 2  # states that may wait for the thread; more would be memory, not disk
+    waiting = 2  # states that may wait for the thread; more would use memory instead of disk
 
     def __init__(self, folder: Path, x_T: State, count: int) -> None:
-        refuse_kinds(x_T, repr(str(folder)))
+        refuse_unstorable(x_T, repr(str(folder)))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(folder).free
             self.folder = Path(tempfile.mkdtemp(prefix="chainograd-", dir=folder))
         except OSError as error:
             raise StoreError(
-                f"`store` {str(folder)!r} cannot be written to: {error}. {_OUT}"
+                f"`store` {str(folder)!r} cannot be written to: {error}. {_WAY_OUT}"
             ) from error
         self.written = 0
         self.thread = Background("chainograd-store")
         self.pending: deque[Future[Any]] = deque()
         _folders[self.folder] = self.thread
         weakref.finalize(self, _remove, self.thread, self.folder).atexit = False
+        self._refuse_full(folder, free, x_T, count)
+
+    def _refuse_full(self, folder: Path, free: int, x_T: State, count: int) -> None:
         needed = count * sum(leaf.nbytes for leaf in x_T.tensors)
         if needed > free:
             raise StoreError(
                 f"`store` {str(folder)!r} has {free:,} bytes free, but {count} states need "
-                f"{needed:,}. {_OUT}"
+                f"{needed:,}. {_WAY_OUT}"
             )
 
     def put(self, index: int, state: State) -> DiskState:
-        """Hand a state to the thread, once it is not too far behind.
+        """Queue a state for the thread, after waiting for the thread if it is too far behind.
 
         Raises:
-            StoreError: If a tensor of it is of a kind that cannot be kept in files.
+            StoreError: If the state holds a tensor that cannot be stored in files.
         """
-        refuse_kinds(state, repr(str(self.folder.parent)))
+        refuse_unstorable(state, repr(str(self.folder.parent)))
         while len(self.pending) >= self.waiting:
             self._finish(self.pending.popleft())
         self.written += 1
@@ -74,16 +77,16 @@ class DiskStorage:
         return node
 
     def settle(self) -> None:
-        """Wait for the thread.
+        """Wait until all states are written.
 
         Raises:
-            StoreError: If something could not be written.
+            StoreError: If a state could not be written.
         """
         while self.pending:
             self._finish(self.pending.popleft())
 
     def close(self) -> None:
-        """Remove the folder, and wait until it is gone."""
+        """Remove the folder, and wait until it is removed."""
         _remove(self.thread, self.folder)
         self.thread.join()
 
@@ -93,15 +96,22 @@ class DiskStorage:
         except OSError as error:
             raise StoreError(
                 f"A state could not be written to `store` {str(self.folder.parent)!r}: {error}. "
-                f"{_OUT}"
+                f"{_WAY_OUT}"
             ) from error
 
 
-_OUT = "Name another folder, or `store='host'`, or keep fewer states with `plan=binomial(…)`."
+_WAY_OUT = (
+    "Name another folder, or use `store='host'`, or keep fewer nodes with `plan=binomial(…)`."
+)
 
 
 class DiskState:
-    """A state in a file."""
+    """A state in a file.
+
+    Attributes:
+        writing: Done when the file is written.
+        coming: The tensors that are being read, packed, and the future of their reading.
+    """
 
     def __init__(self, state: State, storage: DiskStorage, path: Path) -> None:
         self.rest, self.storage, self.path = without_tensors(state), storage, path
@@ -113,7 +123,7 @@ class DiskState:
         weakref.finalize(self, storage.thread.later, _unlink, path).atexit = False
 
     def prefetch(self) -> None:
-        """Let the thread read the file."""
+        """Start reading the file."""
         if self.coming is None:
             packed = [layout.room(torch.device("cpu")) for layout in self.layouts]
             parts = [flat.view(torch.uint8) for flat in packed]
@@ -123,7 +133,7 @@ class DiskState:
         """Return the state, on its device.
 
         Raises:
-            StoreError: If the file is gone or was cut short.
+            StoreError: If the file is missing or too short.
         """
         self.prefetch()
         assert self.coming is not None
@@ -132,8 +142,8 @@ class DiskState:
             reading.result()
         except OSError as error:
             raise StoreError(
-                f"A state could not be read back from {str(self.path)!r}: {error}. Leave the "
-                "folder alone until the backward pass is over."
+                f"A state could not be read back from {str(self.path)!r}: {error}. Keep the folder "
+                "unchanged until the backward pass is over."
             ) from error
         pairs = zip(self.layouts, packed, strict=True)
         tensors = [layout.unpacked(flat.to(layout.device)) for layout, flat in pairs]
@@ -155,7 +165,7 @@ def _read(path: Path, parts: Sequence[Tensor]) -> None:
             while len(rest):
                 count = file.readinto(rest)
                 if not count:
-                    raise OSError("the file is shorter than it was")
+                    raise OSError("the file is shorter than when it was written")
                 rest = rest[count:]
 
 
@@ -163,7 +173,7 @@ def _unlink(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-# Folders in use: what is left of them when the interpreter ends is removed then.
+# Folders in use, which are removed when the interpreter ends.
 _folders: dict[Path, Background] = {}
 
 

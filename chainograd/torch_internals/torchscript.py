@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 # Note [TorchScript]
-# A tensor that C++ holds has one Python object as long as it lives, so what is found here is the
-# very leaf that a step's graph ends at. TorchScript compiles a module anew in its first runs, so a
-# plain loop over TorchScript need not repeat its own last bit.
+# A tensor that C++ holds has one Python object as long as it lives. So a tensor that is found here
+# is the very leaf at which a step's graph ends. TorchScript recompiles a module during its first
+# runs, so two runs of the plain loop may differ in the last bit.
 
 _C: Any = torch._C
 _jit: Any = torch.jit

@@ -22,41 +22,44 @@ def current_pass(run: Run) -> TrajectoryPass:
     current = run.running.get(number)
     if current is None:
         current = run.running[number] = TrajectoryPass(run)
-        # Whatever way the pass ends, autograd lets go of what it was to call, and of the sweep.
+        # However the pass ends, autograd then releases its callbacks, and with them this object.
         call_after_backward(current.end)
     return current
 
 
 class TrajectoryPass:
-    """A backward pass that may end at any state: one sweep, and what is to be done at its end."""
+    """A backward pass that may end at any state, as its links carry it on."""
 
     def __init__(self, run: Run) -> None:
-        if run.steps.sharded:
-            run.steps.trains_shards = shards_are_asked_for(run.asked_of_steps)
+        if run.shared.sharded:
+            run.shared.trains_shards = shards_are_asked_for(run.inputs.steps_tensors)
         self.run, self.open = run, True
         # What has a second derivative is kept for it.
-        self.sweep = BackwardPass(run, keep=bool(keeps_graph()) or torch.is_grad_enabled())
-        self.again: SecondDerivative | None = None
-        self.shown = ExitStack()
-        self.shown.enter_context(run.log.showing("backward", self.sweep.evaluations))
+        self.backward = BackwardPass(run, keep=bool(keeps_graph()) or torch.is_grad_enabled())
+        self.second: SecondDerivative | None = None
+        self.bar = ExitStack()
+        self.bar.enter_context(run.log.showing("backward", self.backward.evaluations))
 
     def through(self, i: int, given: Cotangents, uses: StateUses) -> Gradients:
         """Send the cotangents of the state after step i through it."""
-        sweep, run = self.sweep, self.run
+        backward, run = self.backward, self.run
+        last = i == run.first_pass.first
         try:
-            with outside_vmap(), run.steps.autocast.off():
-                sweep.begin_at(i + 1, given)
+            with outside_vmap(), backward.vjp.autocast.off():
+                backward.begin_at(i + 1, given)
                 if i + 1 < run.plan.num_steps:
-                    sweep.show(given)
-                    sweep.arrive(i + 1)
+                    backward.fill_grad(given)
+                    backward.arrive(i + 1)
                 # A transform sees the gradient of x_T whole. It is given other states from outside.
-                whole = run.transform is not None and i == 0
-                sweep.pass_step(i, () if whole else uses.apart)
+                whole = run.options.transform is not None and i == 0
+                backward.pass_step(i, () if whole else uses.apart)
                 if i == 0:
                     self._arrive_first(uses)
-            found = uses.parts(sweep.cotangents, sweep.apart)
-            of_steps = [sweep.accumulator.values[at] for at in run.asked] if i == run.first else []
-            sweep.cotangents, sweep.apart = {}, []
+            found = uses.parts(backward.cotangents, backward.apart)
+            of_steps = (
+                [backward.accumulator.values[at] for at in run.inputs.of_steps] if last else []
+            )
+            backward.cotangents, backward.apart = {}, []
             self._note(i)
         except BaseException:
             self._fail()
@@ -67,12 +70,12 @@ class TrajectoryPass:
         self, i: int, given: Cotangents, uses: StateUses, attached: Attached
     ) -> Gradients:
         """Do the same by operations that have a derivative."""
-        self.again = self.again or SecondDerivative(self.sweep)
-        found = self.again.through(i, given, uses, attached)
-        if i == self.run.first:
+        self.second = self.second or SecondDerivative(self.backward)
+        found = self.second.through(i, given, uses, attached)
+        if i == self.run.first_pass.first:
             self.end()
-            self.again = None
-            self.sweep.release()
+            self.second = None
+            self.backward.release()
         return found
 
     def end(self) -> None:
@@ -80,40 +83,41 @@ class TrajectoryPass:
         if not self.open:
             return
         self.open = False
-        self.shown.close()
-        with self.run.steps.autocast.off():
+        self.bar.close()
+        with self.backward.vjp.autocast.off():
             self.run.log.settle()
-        self.sweep.settle()
+        self.run.comparison.settle(self.run.first_pass.first)
 
     def _note(self, i: int) -> None:
         """Note how far the pass has come, so that another may go on from there."""
-        sweep, run = self.sweep, self.run
-        if not sweep.keep:
-            run.left, run.reached = i, (sweep.position, sweep.state)
-        if i == run.first:
-            self.shown.close()
+        backward, run, memory = self.backward, self.run, self.run.memory
+        if not backward.keep:
+            memory.left, memory.reached = i, (backward.position, backward.state)
+        if i == run.first_pass.first:
+            self.bar.close()
             self.open = False
             try:
-                sweep.settle()
+                run.comparison.settle(i)
             finally:
-                sweep.end()
-                sweep.release()  # autograd may go on for long, and `.grad` takes what nobody holds
+                backward.end()
+                # Autograd may go on for long, and `.grad` takes over what nobody holds.
+                backward.release()
 
     def _fail(self) -> None:
         if self.open:
             self.open = False
-            self.shown.close()
-            self.sweep.end()
+            self.bar.close()
+            self.backward.end()
 
     def _arrive_first(self, uses: StateUses) -> None:
         """Turn to x_T: what was told apart is added up for all but its own gradient."""
-        sweep, alone = self.sweep, self.sweep.cotangents
-        if not any(sweep.apart):
-            sweep.arrive(0)
+        backward, alone = self.backward, self.backward.cotangents
+        if not any(backward.apart):
+            backward.arrive(0)
             return
-        pairs = zip(uses.groups, sweep.apart, strict=True)
+        pairs = zip(uses.groups, backward.apart, strict=True)
         whole = {places[0]: sum(parts[1:], parts[0]) for places, parts in pairs if parts}
-        sweep.cotangents = {**alone, **whole}
-        sweep.show(whole)
-        sweep.arrive(0)
-        sweep.cotangents = alone
+        backward.cotangents = {**alone, **whole}
+        backward.fill_grad(whole)
+        backward.arrive(0)
+        backward.cotangents = alone

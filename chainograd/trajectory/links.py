@@ -23,11 +23,11 @@ from chainograd.trajectory.second_order import Gradients
 # 1. A state in the middle of a trajectory is a tensor as any other: hooks on it, its `.grad` and
 #    `torch.autograd.grad` see all that flows back to it, from losses on it and through later steps.
 #    So each step has a node of its own, its link, between the states that the user sees. The links
-#    that one backward pass runs carry one sweep on, from where the link before left it.
-# 2. What the steps share is handed to the last link alone, that of the first step which a gradient
-#    needs: its gradient is one sum over all steps (note [Sums in order]). A thread, an empty tensor
-#    that never has a gradient, leads from each link to the next, so that the last one is reached
-#    also where a step cuts the gradient of its state off.
+#    that one backward pass runs carry one `BackwardPass` on, from where the link before left it.
+# 2. What the steps share is an input of the last link alone, the link of the first step which a
+#    gradient needs: its gradient is one sum over all steps (note [Sums in order]). A thread, an
+#    empty tensor that never has a gradient, leads from each link to the next. So the last link is
+#    reached even if a step cuts the gradient of its state off.
 # 3. A leaf that a step hands on is the same tensor in both states, as in the plain loop, and the
 #    link of that step knows nothing of it. (`grad_transform` is to see it at every state: then it
 #    goes through the link.)
@@ -57,13 +57,13 @@ class Link:
     @property
     def last(self) -> bool:
         """Whether no link comes after it on the way back."""
-        return self.step == self.run.first
+        return self.step == self.run.first_pass.first
 
     def attached(self, tensors: list[Tensor], thread: Tensor | None, after: State) -> Any:
-        """Return the leaves that the step gives as outcomes of the tensors of its groups."""
+        """Return the leaves that the step returns, as functions of the tensors of its groups."""
         pairs = zip(tensors, self.uses.counts, strict=True)
         inputs = [tensor for tensor, count in pairs for _ in range(count)]
-        inputs += self.run.asked_of_steps if thread is None else [thread]
+        inputs += self.run.inputs.steps_tensors if thread is None else [thread]
         places = iter(range(len(tensors)))
         # What is saved is but the tensors' places in the graph: their values are the run's matter.
         with saved_tensors_hooks(lambda _: next(places), lambda place: self.values[place]):
@@ -117,7 +117,7 @@ def _let_hooks_see_gradients_only(
     before = [one() for one, parts in zip(link.before, of_state, strict=True) if not parts]
     missing = [tensor for tensor in before if tensor is not None]
     if link.last:
-        outer = zip(link.run.asked_of_steps, of_steps, strict=True)
+        outer = zip(link.run.inputs.steps_tensors, of_steps, strict=True)
         missing += [tensor for tensor, g in outer if g is None]
     call_with_gradients_only(missing)
 
@@ -134,7 +134,7 @@ def attach_links(run: Run, x: State, states: dict[int, State]) -> list[State]:
     ends = [i for i in range(run.plan.num_steps) if _own(run, i)]
     for i in range(run.plan.num_steps):
         leaves, outputs = list(states[i + 1].leaves), []
-        if ends and run.first <= i <= ends[-1]:
+        if ends and run.first_pass.first <= i <= ends[-1]:
             link, tensors = _link(run, i, visible[-1])
             *outputs, thread = link.attached(tensors, thread, states[i + 1])
         for place, output in zip(_own(run, i), outputs, strict=True):
@@ -149,13 +149,15 @@ def attach_links(run: Run, x: State, states: dict[int, State]) -> list[State]:
 
 
 def _aliases(run: Run, i: int) -> dict[int, Any]:
-    return run.aliases[i] if run.transform is None else {}
+    return run.first_pass.aliases[i] if run.options.transform is None else {}
 
 
 def _own(run: Run, i: int) -> list[int]:
     """Return the leaves of the state after step i that come from its link."""
     aliases = _aliases(run, i)
-    return [p for p, wanted in enumerate(run.wanted[i + 1]) if wanted and p not in aliases]
+    return [
+        p for p, wanted in enumerate(run.first_pass.wanted[i + 1]) if wanted and p not in aliases
+    ]
 
 
 def _link(run: Run, i: int, before: State) -> tuple[Link, list[Tensor]]:
@@ -163,8 +165,8 @@ def _link(run: Run, i: int, before: State) -> tuple[Link, list[Tensor]]:
     groups: dict[int, list[int]] = {}
     counts: dict[int, int] = {}
     handed_on = [alias.place for alias in _aliases(run, i).values() if alias.entering]
-    for place, count in sorted(run.entered[i].items()):
-        if run.wanted[i][place] and count > handed_on.count(place):
+    for place, count in sorted(run.first_pass.entered[i].items()):
+        if run.first_pass.wanted[i][place] and count > handed_on.count(place):
             key = id(before.leaves[place])
             groups.setdefault(key, []).append(place)
             counts[key] = counts.get(key, 0) + count - handed_on.count(place)

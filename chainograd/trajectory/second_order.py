@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from chainograd.engine.backward import BackwardPass
-from chainograd.engine.step import StepResult
+from chainograd.engine.step_result import StepResult
 from chainograd.engine.uses import StateUses, uses_until, watched
 from chainograd.state import Cotangents, State, full_view
 
@@ -19,7 +19,7 @@ from chainograd.state import Cotangents, State, full_view
 # steps share as it is outside. Its gradient then has the graph that it has in the plain loop, which
 # leads to every state by itself. That costs the memory of the plain loop.
 
-Attached = Callable[[Sequence[Any]], Sequence[Tensor]]  # gives values their places in the graph
+Attached = Callable[[Sequence[Any]], Sequence[Tensor]]  # gives values places in the graph
 
 
 class Gradients(NamedTuple):
@@ -37,10 +37,10 @@ class Gradients(NamedTuple):
 class SecondDerivative:
     """What one backward pass with ``create_graph=True`` carries on from link to link."""
 
-    def __init__(self, sweep: BackwardPass) -> None:
-        self.sweep, self.run = sweep, sweep.run
+    def __init__(self, backward: BackwardPass) -> None:
+        self.backward, self.run = backward, backward.run
         self.states: dict[int, State] = {}  # that were made again on the way to a later one
-        self.accumulator: list[Tensor | None] = [None] * len(self.run.asked)
+        self.accumulator: list[Tensor | None] = [None] * len(self.run.inputs.of_steps)
 
     def through(self, i: int, given: Cotangents, uses: StateUses, attached: Attached) -> Gradients:
         """Send the cotangents of the state after step i through it."""
@@ -93,7 +93,7 @@ class SecondDerivative:
         Views, not the tensors: to these a graph that goes on from the state leads as well, through
         the links of all steps before, and they would be gone through each time.
         """
-        pairs = [(outer, full_view(outer)) for outer in self.run.asked_of_steps]
+        pairs = [(outer, full_view(outer)) for outer in self.run.inputs.steps_tensors]
         return [outer.clone() if view is outer else view for outer, view in pairs]
 
     def _entering(self, state: State, uses: StateUses, tensors: list[Tensor]) -> State:
@@ -104,27 +104,29 @@ class SecondDerivative:
         return state._replace(leaves=tuple(leaves))
 
     def _run(self, i: int, entering: State, shared: list[Tensor]) -> State:
-        run, sweep = self.run, self.sweep
-        steps = run.steps.on(dict(zip(run.asked, shared, strict=True)))
-        with run.again(i):
-            leaving = steps.run(i, entering)
-        first = sweep.first(sweep.nodes.get(i + 1))
-        used, _ = run.verifier.graphs.get(i, (set(run.asked), None))
-        sweep.compare(i, first, StepResult(leaving.detached(), [], used, None, {}, {}))
+        run, places = self.run, self.run.inputs.of_steps
+        step = run.step.replaced(dict(zip(places, shared, strict=True)))
+        with run.surroundings.of_rerun(i):
+            leaving = step(i, entering)
+        used, _ = run.comparison.verifier.graphs.get(i, (set(places), None))
+        result = StepResult(leaving.detached(), [], used, None, {}, {})
+        run.comparison.same(i, result, self.backward.nodes.get(i + 1))
         return leaving
 
     def _state(self, i: int) -> State:
         """Return the state that enters step i; states on the way to it are kept for later."""
-        start = max(j for j in (*self.states, *self.sweep.nodes, *self.sweep.graphs) if j <= i)
+        start = max(
+            j for j in (*self.states, *self.backward.nodes, *self.backward.graphs) if j <= i
+        )
         state = self._at_hand(start)
         for j in range(start, i):
             self.states[j] = state
-            state = self.sweep.advance(j, state)
+            state = self.backward.reruns.advance(j, state)
         return state
 
     def _at_hand(self, i: int) -> State:
         if i in self.states:
             return self.states.pop(i)
-        if i in self.sweep.nodes:
-            return self.sweep.nodes[i].load()
-        return self.sweep.graphs[i].entering.detached()
+        if i in self.backward.nodes:
+            return self.backward.nodes[i].load()
+        return self.backward.graphs[i].entering.detached()

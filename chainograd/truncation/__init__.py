@@ -1,1 +1,1 @@
-"""Which steps the gradient passes, and what changes it on its way back."""
+"""Which steps the gradient passes, and how it passes through them."""

@@ -1,9 +1,9 @@
-"""Transforms of cotangents on their way back, for ``grad_transform=`` of a chain.
+"""Transforms of cotangents in the backward pass, for ``grad_transform=`` of a chain.
 
-Each is a function ``f(i, g) -> g`` of a step's index and the cotangent g of the state that enters
-it, shaped like the state, with None where a leaf has none. That is all that came back to the state:
-from the steps behind it and from losses on the state itself. The result's cotangent is left alone.
-Two of them make one with ``lambda i, g: second(i, first(i, g))``.
+A transform is a function ``f(i, g) -> g``. Here g is the cotangent of the state that enters step i,
+structured like that state, with None for a leaf without a cotangent. It is the whole cotangent,
+from later steps and from losses on the state itself. The cotangent of the result is not
+transformed. To apply two transforms, write ``lambda i, g: second(i, first(i, g))``.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def scaled(factor: float | Callable[[int], float]) -> CotangentTransform:
 
         g_i  ->  factor(i) g_i
 
-    So the Jacobian of each step is scaled as a whole. What step j gives to a parameter is
-    multiplied by the factors of all nodes behind it, j+1 … M-1: with a number gamma by
+    This scales the whole Jacobian of each step. Step j's part of a parameter's gradient is
+    multiplied by the factors of all later nodes, j+1 … M-1. With one number gamma that is
     gamma^(M-1-j), a discount that keeps long products from growing. To scale the network's
-    Jacobian and not the linear path, see `ScaledInput`.
+    Jacobian but not the linear path, use `ScaledInput`.
 
     Args:
         factor: A number, or a function of the step's index.
@@ -55,22 +55,22 @@ def scaled(factor: float | Callable[[int], float]) -> CotangentTransform:
 
 
 def clipped(max_norm: float, *, of: NormOf = "state") -> CotangentTransform:
-    r"""Return a transform that shortens the cotangent at every node where it is too long.
+    r"""Return a transform that clips the norm of the cotangent at every node.
 
         g  ->  min(1, max_norm / norm(g)) g
 
-    The norm is over all leaves. A cotangent that is short enough stays the same to the bit, and
-    one that is not finite stays so. Where a loss is multiplied by a scale, as by a ``GradScaler``,
-    so are its cotangents: multiply ``max_norm`` likewise.
+    The norm is over all leaves. A cotangent within ``max_norm`` does not change in any bit, and a
+    cotangent that is not finite stays so. If the loss is scaled, for example by a ``GradScaler``,
+    scale ``max_norm`` in the same way.
 
     Args:
         max_norm: The largest Euclidean norm, above 0.
-        of: ``"state"`` is one norm, of the whole batch; ``"sample"`` one for each entry of the
-            leaves' first dimension.
+        of: ``"state"`` clips one norm of the whole batch, ``"sample"`` one norm for each entry of
+            the leaves' first dimension.
 
     Raises:
-        ValueError: If ``max_norm`` or ``of`` is out of range; in the backward pass, if norms of
-            samples are wanted and the leaves have no batch in common.
+        ValueError: If ``max_norm`` or ``of`` is out of range. In the backward pass, with
+            ``of="sample"``, if the leaves do not share a batch dimension.
 
     Example:
         >>> clipped(1.0)(0, {"x": torch.tensor([3.0, 4.0]), "count": None})
@@ -94,7 +94,7 @@ def clipped(max_norm: float, *, of: NormOf = "state") -> CotangentTransform:
 def clamped(max_value: float) -> CotangentTransform:
     """Return a transform that clamps every entry of the cotangent at every node.
 
-    This changes the cotangent's direction, which `clipped` does not.
+    This changes the direction of the cotangent; `clipped` does not.
 
     Args:
         max_value: The largest absolute value of an entry, above 0.
@@ -118,8 +118,8 @@ def clamped(max_value: float) -> CotangentTransform:
 def _clamp(leaf: Tensor, max_value: float) -> Tensor:
     if leaf.is_complex():
         raise ValueError(
-            "`clamped` does not say what the largest complex number is. Take `clipped`, which "
-            "bounds the norm, or a transform of your own."
+            f"`clamped` got a complex cotangent, {leaf.dtype}, whose entries cannot be compared "
+            "with `max_value`. Take `clipped`, which bounds the norm, or write your own transform."
         )
     return leaf.clamp(-max_value, max_value)
 
@@ -127,8 +127,8 @@ def _clamp(leaf: Tensor, max_value: float) -> Tensor:
 def _refuse_unless_positive(name: str, value: float) -> None:
     if not value > 0:
         raise ValueError(
-            f"`{name}` must be above 0, got {value!r}. To let no gradient pass a step, leave it "
-            "out of `grad_steps`."
+            f"`{name}` must be above 0, got {value!r}. To stop the gradient at a step, leave the "
+            "step out of `grad_steps`."
         )
 
 
@@ -143,7 +143,7 @@ def _norms_of_samples(leaves: list[Tensor]) -> Tensor:
     if () in shapes or len({shape[0] for shape in shapes}) > 1:
         raise ValueError(
             f'`clipped(…, of="sample")` needs leaves whose first dimension is the batch, got '
-            f'cotangents of shapes {shapes}. Use `of="state"` or a transform of your own.'
+            f'cotangents of shapes {shapes}. Use `of="state"`, or write your own transform.'
         )
     flat = [leaf.reshape(len(leaf), -1) for leaf in leaves]
     return _joined([torch.linalg.vector_norm(leaf, dim=1, dtype=_wide(leaf)) for leaf in flat])
@@ -155,10 +155,10 @@ def _joined(norms: list[Tensor]) -> Tensor:
 
 
 def _wide(leaf: Tensor) -> torch.dtype:
-    return torch.promote_types(leaf.dtype, torch.float32)  # a norm above 65504 is none in float16
+    return torch.promote_types(leaf.dtype, torch.float32)  # float16 ends at 65504
 
 
 def _beside(leaf: Tensor, by: Tensor) -> Tensor:
-    """Return factors, one or one a sample, so that they can be multiplied with a leaf."""
+    """Return the factor, or the factors of the samples, in a shape that broadcasts with a leaf."""
     shape = (-1, *[1] * (leaf.dim() - 1)) if by.dim() else ()
     return by.to(leaf.device, leaf.dtype).view(shape)

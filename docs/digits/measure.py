@@ -1,9 +1,9 @@
-"""Measures a run: ``python docs/digits/measure.py RUN NAME --data DIR``, two hours on two cores.
+"""Measure a run: ``python docs/digits/measure.py RUN NAME --data DIR``, two hours on two cores.
 
-Runs the commands of that NAME below one after another, and notes beside itself what each took.
-Then name what you see (``hdiscovery gallery RUN``, ``hdiscovery publish RUN --label K=NAME …``),
-publish the run, and draw what the page shows: ``python docs/digits/named.py``.
-``properties`` (``--only 4`` of digits) is of the run that is shipped: do it again once RUN is.
+The script runs the commands of that NAME below one after another, and writes the seconds of each
+beside itself. Then name what you see (``hdiscovery gallery RUN``, ``hdiscovery publish RUN --label
+K=NAME …``), publish the run, and draw the page's picture: ``python docs/digits/named.py``.
+``properties`` (``--only 4`` of digits) measures the shipped run: repeat it once RUN is shipped.
 """
 
 from __future__ import annotations

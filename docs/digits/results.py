@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 import compared
-from hdiscovery.directions.config import from_tables
+from hdiscovery.directions.groups import from_tables
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

@@ -1,4 +1,4 @@
-"""Every way to go back gives the gradients of the plain loop, and counts what it costs."""
+"""Every way of running a backward pass has the gradients of the plain loop and counts its cost."""
 
 import sys
 from pathlib import Path
@@ -73,7 +73,7 @@ def content():
     }
 
 
-def test_the_frontier_falls_and_nobody_is_far_below_it(content):
+def test_the_frontier_falls_and_no_reading_is_far_below_it(content):
     points = [p for p in content["frontier"] if p["layers"] == "torch's"]
 
     assert [p["flops"] for p in points] == sorted((p["flops"] for p in points), reverse=True)

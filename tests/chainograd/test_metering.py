@@ -1,4 +1,4 @@
-"""The meter counts storages from their making to their death."""
+"""The meter counts every storage from its allocation until it is freed."""
 
 import pytest
 import torch
@@ -96,7 +96,9 @@ def test_nested_meters_of_an_allocator_keep_their_own_peaks(kind, monkeypatch):
     assert device.log.count(("synchronize", 0)) == 4
 
 
-def test_fake_tensors_of_an_accelerator_are_followed_for_its_allocator_knows_none(monkeypatch):
+def test_fake_tensors_of_an_accelerator_are_followed_without_its_allocator(
+    monkeypatch,
+):
     device = Accelerator.standing_for("cuda", monkeypatch)
     with FakeTensorMode(), meter("cuda:0") as reading:
         x = torch.ones(10)
@@ -113,7 +115,7 @@ def test_where_no_allocator_tells_its_peak_storages_are_followed(kind, monkeypat
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-def test_the_parts_of_tensors_of_other_classes_count_until_they_are_freed():
+def test_the_parts_of_wrapper_tensors_count_until_they_are_freed():
     with meter() as reading:
         a = TwoTensor(torch.ones(10), torch.ones(10)) + 1
         assert reading.live_bytes == 80

@@ -1,4 +1,4 @@
-"""What a chain is made with is checked before anything runs."""
+"""The options of a chain are checked before anything runs."""
 
 import functools
 import importlib.util
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from chainograd import CheckpointedChain, binomial, keep_last, options, within
-from chainograd.plans.planners import parse_bytes
+from chainograd.plans.budget import parse_bytes
 from tests.problems import Counted
 
 M = 4
@@ -25,14 +25,19 @@ NET = torch.nn.Linear(2, 2)
 BAD = [
     ({"step": None}, TypeError, r"`step`.*callable as step\(x, i, …\), got None"),
     ({"step": Many()}, TypeError, r"got a Many\. Pass a function"),
+    ({"step": 3}, TypeError, "`step`.*callable.*got 3"),
+    ({"num_steps": 0}, ValueError, "num_steps.*at least 1, got 0"),
+    ({"num_steps": 2.5}, ValueError, "`num_steps`.*got 2.5"),
     ({"num_steps": True}, ValueError, "`num_steps`.*got True"),
     ({"num_steps": "3"}, ValueError, "`num_steps`.*got '3'"),
+    ({"plan": "node"}, ValueError, "'nodes', 'graph'.*'node'"),
     ({"plan": None}, ValueError, "`plan`.*'nodes', 'graph'.*got None"),
     ({"plan": 3.5}, ValueError, "`plan`.*got 3.5"),
     ({"plan": True}, ValueError, "`plan`.*got True"),
     ({"plan": 0}, ValueError, "`plan`.*got 0"),
     ({"plan": "8IB"}, ValueError, "`plan`.*'8IB'.*'8GiB'"),
     ({"params": NET}, TypeError, r"`params=module.parameters\(\)`"),
+    ({"params": torch.ones(1)}, TypeError, r"params=\[tensor\]"),
     ({"params": [3]}, TypeError, r"`params` must hold tensors.*entry 0 is 3"),
     ({"params": 3}, TypeError, "`params` must be a list of tensors.*got 3"),
     ({"generators": [3]}, TypeError, "`generators` must hold.*entry 0 is 3"),
@@ -47,6 +52,8 @@ BAD = [
     ({"frozen": "all"}, ValueError, "`frozen` must be one of.*got 'all'"),
     ({"verify": "no"}, ValueError, "`verify` must be one of.*got 'no'"),
     ({"verify": ["exact"]}, ValueError, "`verify` must be one of"),
+    ({"grad_steps": 0}, ValueError, "1 … 4, got 0"),
+    ({"grad_steps": []}, ValueError, "`grad_steps`.*got"),
     ({"grad_steps": True}, TypeError, "`grad_steps`.*got True"),
     ({"grad_steps": "12"}, TypeError, "`grad_steps`.*got '12'"),
     ({"grad_steps": 2.5}, TypeError, "`grad_steps`.*got 2.5"),
@@ -99,13 +106,13 @@ def test_integers_of_numpy_are_integers_everywhere():
         (lambda: binomial(4, slots="2"), "slots"),
     ],
 )
-def test_what_is_no_integer_makes_no_plan(make, name):
+def test_a_number_that_is_not_an_integer_makes_no_plan(make, name):
     with pytest.raises(TypeError, match=f"`{name}` must be an integer"):
         make()
 
 
 @pytest.mark.parametrize("text", ["8IB", "IB", "8 I", "8GI", "", "GiB", "-1GiB", "0B", "nan"])
-def test_text_that_is_no_number_of_bytes_is_refused_with_the_way_out(text):
+def test_text_that_does_not_say_a_number_of_bytes_is_refused_with_the_way_out(text):
     with pytest.raises(ValueError, match=r"`plan`.*text like '8GiB'"):
         parse_bytes(text)
 
@@ -159,11 +166,11 @@ def test_an_option_that_a_step_has_a_parameter_for_is_refused(step):
         torch.sin,
     ],
 )
-def test_an_option_that_the_step_cannot_mean_is_the_method_s_own(step):
+def test_an_option_that_the_step_has_no_parameter_for_goes_to_the_method(step):
     options.refuse_shadowed(step, "measure", "kind")
 
 
-def test_a_positional_parameter_cannot_be_meant():
+def test_a_positional_only_parameter_does_not_clash_with_an_option():
     def step(x, kind, /):
         return x * kind
 

@@ -253,7 +253,7 @@ def truncations(draw, M):
 
 @settings(deadline=None, max_examples=EXAMPLES or 500, derandomize=not EXAMPLES)
 @given(data=st.data(), problem=problems(), passes=st.integers(1, 2))
-def test_a_chain_of_any_make_gives_what_the_plain_loop_gives(data, problem, passes):
+def test_a_chain_drawn_at_random_equals_the_plain_loop(data, problem, passes):
     grad_steps, steps = data.draw(truncations(problem.M), "truncation")
     plan = data.draw(plans(problem), "plan")
     verify = data.draw(st.sampled_from(["exact", "exact", "close", "off"]), "verify")
@@ -282,13 +282,13 @@ def test_every_module_of_torch_nn_is_drawn_or_left_out_for_a_reason():
 
 
 @pytest.mark.parametrize("first", KINDS)
-def test_a_layer_of_any_kind_gives_what_the_plain_loop_gives(first):
+def test_a_step_of_any_layer_equals_the_plain_loop(first):
     assert_draws_are_right(range(2), first)
 
 
 # A few draws a test, so that they are shared out among processes and each failure has a name.
 @pytest.mark.parametrize("seeds", [range(at, at + 20) for at in range(0, 300, 20)], ids=str)
-def test_a_drawn_step_gives_what_the_plain_loop_gives(seeds):
+def test_a_step_drawn_at_random_equals_the_plain_loop(seeds):
     assert_draws_are_right(seeds)
 
 

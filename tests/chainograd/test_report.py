@@ -1,4 +1,4 @@
-"""What a run took, step by step."""
+"""A report says what a run took, step by step."""
 
 import weakref
 
@@ -16,7 +16,7 @@ from tests.problems import Counted, Net
 M = 6
 
 
-def test_a_report_counts_the_runs_that_there_were():
+def test_a_report_counts_the_runs_of_each_step():
     step = Counted(Net(4, torch.float32))
     chain = CheckpointedChain(step, M, plan=binomial(M, slots=2))
     chain(torch.randn(3, 4)).sum().backward()
@@ -44,7 +44,7 @@ def test_cotangent_norms_are_those_of_the_plain_loop():
         assert row.cotangent_norm == pytest.approx(g.norm().item(), rel=1e-12)
 
 
-def test_the_norm_of_a_state_of_several_tensors_is_that_of_all():
+def test_the_norm_of_a_state_is_over_all_its_tensors():
     def step(state, i):
         return {"a": state["a"] * 3, "b": state["b"] * 4, "i": state["i"] + 1}
 
@@ -143,7 +143,7 @@ def test_a_state_with_a_tensor_of_any_kind_is_reported_and_gives_the_gradient(ki
     assert [row.node_bytes for row in chain.report().steps] == [8 + tensor_bytes(other)] * 3
 
 
-def test_a_large_cotangent_is_let_go_at_once():
+def test_a_large_cotangent_is_freed_at_once():
     alive = []
 
     def transform(i, g):

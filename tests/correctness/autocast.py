@@ -10,15 +10,16 @@ from tests.correctness.case import M, Values, case, gradients, leaf, square
 from tests.correctness.ways import LOOP, UNCACHED, Way
 
 CACHE = (
-    "Autocast's cache shares one cast of a weight between all steps of the loop, whose gradients"
-    " are then summed in few bits. Right is that loop, and the loop that clears the cache (`torch."
-    "clear_autocast_cache()`) before each step; the chain is the second."
+    "In the loop, autocast's cache shares one cast of a weight between all steps, so the steps'"
+    " gradients are summed in low precision. Two results count as right: this loop, and the loop"
+    " that clears the cache (`torch.clear_autocast_cache()`) before each step. The chain equals the"
+    " second loop."
 )
 
 
 @case(oracles=(LOOP, UNCACHED), why=CACHE)
 def bf16_around_the_sampler(run: Way) -> Values:
-    """The sampler runs under bfloat16 autocast, `backward()` outside, as torch recommends."""
+    """The sampler runs under bfloat16 autocast and `backward()` outside, as torch recommends."""
     net, x = nn.Sequential(nn.Linear(8, 16), nn.SiLU(), nn.Linear(16, 8)), leaf(4, 8)
     with torch.autocast("cpu", torch.bfloat16):
         y = run(lambda x, i: x + net(x), M, x)
@@ -39,7 +40,7 @@ def bf16_in_every_step(run: Way) -> Values:
 
 @case("pytorch#153044")
 def a_float32_island(run: Way) -> Values:
-    """A chain under bfloat16 autocast whose step switches it off."""
+    """The sampler runs under bfloat16 autocast, and the step switches autocast off."""
     net, x = nn.Linear(16, 16), leaf(4, 16)
 
     def step(x, i):
@@ -53,7 +54,7 @@ def a_float32_island(run: Way) -> Values:
 
 @case("pytorch PR 177287")
 def a_float32_island_under_fp16_with_a_large_scale(run: Way) -> Values:
-    """The same under float16 and a loss times 65536, as a GradScaler has it."""
+    """The same under float16, with the loss times 65536 as in a GradScaler."""
     net, x = nn.Linear(16, 16), leaf(4, 16)
 
     def step(x, i):
@@ -67,7 +68,7 @@ def a_float32_island_under_fp16_with_a_large_scale(run: Way) -> Values:
 
 @case(oracles=(LOOP, UNCACHED), why=CACHE)
 def a_grad_scaler(run: Way) -> Values:
-    """Float16 autocast and `torch.amp.GradScaler`, with the step of an optimizer."""
+    """Float16 autocast and `torch.amp.GradScaler`, with an optimizer's step."""
     net, x = nn.Linear(8, 8), leaf(4, 8)
     scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
@@ -134,7 +135,7 @@ def a_custom_function_under_autocast(run: Way) -> Values:
 
 @case()
 def a_custom_function_with_custom_fwd(run: Way) -> Values:
-    """The same decorated with `torch.amp.custom_fwd` and `custom_bwd`."""
+    """The same, decorated with `torch.amp.custom_fwd` and `custom_bwd`."""
     w, x = leaf(8, 8), leaf(4, 8)
     with torch.autocast("cpu", torch.bfloat16):
         y = run(lambda x, i: torch.tanh(Full.apply(x, w)), M, x)
@@ -143,7 +144,7 @@ def a_custom_function_with_custom_fwd(run: Way) -> Values:
 
 @case(oracles=(LOOP, UNCACHED), why=CACHE)
 def backward_under_autocast_too(run: Way) -> Values:
-    """The whole iteration, `backward()` included, under bfloat16 autocast, with an island."""
+    """The iteration and its `backward()` under bfloat16 autocast, with a float32 island."""
     net, x = nn.Linear(8, 8), leaf(4, 8)
 
     def step(x, i):
@@ -180,7 +181,7 @@ def attention_under_autocast(run: Way) -> Values:
 
 @case()
 def a_bilinear_layer_under_autocast(run: Way) -> Values:
-    """`F.bilinear`, which autocast does not know and which multiplies going back."""
+    """`F.bilinear`, which autocast does not handle and whose backward pass multiplies."""
     w, x = leaf(6, 6, 6), leaf(4, 6)
     with torch.autocast("cpu", torch.bfloat16):
         y = run(lambda x, i: torch.tanh(F.bilinear(x, x, w)), M, x)

@@ -1,4 +1,4 @@
-"""What a case of the table is, and what its functions use."""
+"""A case of the table, and the helpers that its functions share."""
 
 from __future__ import annotations
 

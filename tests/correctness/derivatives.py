@@ -10,15 +10,15 @@ from tests.correctness.case import M, Values, case, gradients, grads_of, leaf, s
 from tests.correctness.ways import Way
 
 CUT = (
-    "The loop trains the head and leaves the network's gradients out without a word; a chain in"
-    " which something that learns is cut off is refused."
+    "The loop trains the head and silently leaves out the network's gradients; the chain raises if"
+    " a trained tensor is cut off."
 )
-TWICE = "Second derivatives are summed in another order."
+TWICE = "Second derivatives are summed in a different order."
 
 
 @case()
 def guidance(run: Way) -> Values:
-    """Classifier guidance: `autograd.grad` at a detached leaf, of a frozen classifier."""
+    """Classifier guidance: `autograd.grad` of a frozen classifier at a detached leaf."""
     net, classifier, x = nn.Linear(4, 4), nn.Linear(4, 1).requires_grad_(False), leaf(3, 4)
 
     def step(x, i):
@@ -32,7 +32,7 @@ def guidance(run: Way) -> Values:
 
 @case("pytorch#32005, #102223")
 def guidance_with_a_graph(run: Way) -> Values:
-    """`autograd.grad(…, x, create_graph=True)` of the state itself, with a trained classifier."""
+    """`autograd.grad(…, x, create_graph=True)` at the state itself, with a trained classifier."""
     net, energy, x = nn.Linear(4, 4), nn.Linear(4, 4), leaf(3, 4)
 
     def step(x, i):
@@ -45,7 +45,7 @@ def guidance_with_a_graph(run: Way) -> Values:
 
 @case("higher#22")
 def langevin_steps_of_an_energy(run: Way) -> Values:
-    """Langevin dynamics of a trained energy, the state made to require a gradient."""
+    """Langevin dynamics of a trained energy; the step makes the state require a gradient."""
     energy = nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 1))
 
     def step(x, i):
@@ -60,7 +60,7 @@ def langevin_steps_of_an_energy(run: Way) -> Values:
 
 @case("MAML-Pytorch")
 def steps_of_gradient_descent(run: Way) -> Values:
-    """MAML: the state is weights, a step descends by `torch.func.grad`."""
+    """MAML: the state is a network's weights, and a step descends with `torch.func.grad`."""
     inputs, targets, rates = torch.randn(6, 4), torch.randn(6, 2), leaf(2)
     w = leaf(4, 2)
 
@@ -73,7 +73,7 @@ def steps_of_gradient_descent(run: Way) -> Values:
 
 @case()
 def posterior_sampling_on_a_detached_leaf(run: Way) -> Values:
-    """DPS: guidance by a frozen denoiser's prediction at a leaf of the step's own."""
+    """DPS: guidance by a frozen denoiser's prediction at a leaf that the step makes."""
     net, shift, x = nn.Linear(4, 4).requires_grad_(False), leaf(4), leaf(3, 4)
     measured = torch.randn(3, 4)
 
@@ -88,7 +88,7 @@ def posterior_sampling_on_a_detached_leaf(run: Way) -> Values:
 
 @case()
 def posterior_sampling_with_a_trained_denoiser(run: Way) -> Values:
-    """DPS whose prediction, made at a detached leaf, is also what the step goes on with."""
+    """DPS with a trained denoiser: the prediction at a detached leaf also continues the step."""
     net, x, measured = nn.Linear(4, 4), leaf(3, 4), torch.randn(3, 4)
 
     def step(x, i):
@@ -129,7 +129,7 @@ def an_object_whose_call_is_under_no_grad(run: Way) -> Values:
 
 @case(expected="raises", why=CUT)
 def a_step_that_takes_data(run: Way) -> Values:
-    """A step returns `.data` of what it computes."""
+    """A step returns `.data` of its result."""
     net, head, x = nn.Linear(4, 4), nn.Linear(4, 1), leaf(3, 4)
     y = run(lambda x, i: torch.tanh(net(x)).data, M, x)
     return gradients(square(head(y)), net=net, head=head, x=x)
@@ -145,7 +145,7 @@ def a_part_that_is_detached(run: Way) -> Values:
 
 @case()
 def a_trajectory(run: Way) -> Values:
-    """Losses on all states, the first one included."""
+    """Losses on all states, including the first one."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
     states = run.sampler(lambda x, i: torch.tanh(net(x) + i / 10), M).trajectory(x)
     loss = torch.stack([(i + 1) * square(y) for i, y in enumerate(states)]).sum()
@@ -154,7 +154,7 @@ def a_trajectory(run: Way) -> Values:
 
 @case()
 def a_trajectory_of_which_one_state_is_seen(run: Way) -> Values:
-    """A loss on a state in the middle alone."""
+    """A loss on one intermediate state only."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
     states = run.sampler(lambda x, i: torch.tanh(net(x) + i / 10), M).trajectory(x)
     return gradients(square(states[2]), net=net, x=x)
@@ -162,7 +162,7 @@ def a_trajectory_of_which_one_state_is_seen(run: Way) -> Values:
 
 @case(expected="right*", why=TWICE)
 def a_gradient_penalty(run: Way) -> Values:
-    """Double backward: the loss holds the norm of the sample's gradient."""
+    """Double backward: the loss includes the norm of the sample's gradient."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
     y = run(lambda x, i: torch.tanh(net(x)), M, x)
     (g,) = torch.autograd.grad(square(y), x, create_graph=True)
@@ -171,7 +171,7 @@ def a_gradient_penalty(run: Way) -> Values:
 
 @case(expected="right*", why=TWICE)
 def a_hessian_times_a_vector(run: Way) -> Values:
-    """Two calls of `autograd.grad`, the second one of a product with the first."""
+    """Two calls of `autograd.grad`; the second differentiates a product with the first result."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
     y = run(lambda x, i: torch.tanh(net(x)), M, x)
     (g,) = torch.autograd.grad(square(y), net.weight, create_graph=True)
@@ -189,7 +189,7 @@ def the_gradient_of_torch_func(run: Way) -> Values:
 
 @case()
 def vmap_over_the_sampler(run: Way) -> Values:
-    """`torch.func.vmap` over seeds, and an ordinary gradient."""
+    """`torch.func.vmap` over seeds, with an ordinary gradient."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
     sampler = run.sampler(lambda x, i: torch.tanh(net(x)), M)
     return gradients(square(torch.func.vmap(sampler)(x)), net=net, x=x)
@@ -221,7 +221,7 @@ def forward_mode(run: Way) -> Values:
 
 @case()
 def a_transform_inside_of_a_step(run: Way) -> Values:
-    """`torch.func.vmap` inside of the step, of a function that holds a weight."""
+    """`torch.func.vmap` inside the step, of a function that uses a weight."""
     w, x = leaf(4, 4), leaf(3, 4)
     y = run(lambda x, i: torch.func.vmap(lambda row: torch.tanh(w @ row))(x), M, x)
     return gradients(square(y), w=w, x=x)
@@ -229,7 +229,7 @@ def a_transform_inside_of_a_step(run: Way) -> Values:
 
 @case()
 def a_gradient_of_one_weight_alone(run: Way) -> Values:
-    """`autograd.grad` for one of the weights leaves the other ones' `.grad` alone."""
+    """`autograd.grad` for one weight leaves the `.grad` of the other weights unchanged."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
     y = run(lambda x, i: torch.tanh(net(x)), M, x)
     (g,) = torch.autograd.grad(square(y), net.bias)
@@ -248,7 +248,7 @@ def steps_without_gradients(run: Way) -> Values:
     return gradients(square(run(step, M, x)), net=net, x=x)
 
 
-@case(expected="right*", why="The inner sampler's gradient of a weight is one sum.")
+@case(expected="right*", why="The inner sampler first sums its own gradients of a weight.")
 def a_sampler_in_a_sampler(run: Way) -> Values:
     """Each step runs a short sampler of its own."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
@@ -270,7 +270,7 @@ def a_sampler_in_a_checkpoint(run: Way) -> Values:
 
 @case()
 def a_gradient_kept_on_the_way(run: Way) -> Values:
-    """A step calls `retain_grad()` on the state it is given, and its `.grad` is looked at."""
+    """A step calls `retain_grad()` on its input, whose `.grad` is compared."""
     net, x, kept = nn.Linear(4, 4), leaf(3, 4), {}
 
     def step(x, i):
@@ -285,7 +285,7 @@ def a_gradient_kept_on_the_way(run: Way) -> Values:
 
 @case()
 def an_implicit_layer(run: Way) -> Values:
-    """A step finds a fixed point without gradients and sends its own gradient back by a hook."""
+    """A step finds a fixed point without gradients and computes the gradient in a hook."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
     with torch.no_grad():
         net.weight.mul_(0.3)
@@ -315,7 +315,7 @@ def an_implicit_layer(run: Way) -> Values:
 
 @case()
 def a_gradient_at_one_state_of_a_trajectory(run: Way) -> Values:
-    """`retain_grad()` on a state of a trajectory, of which and of a later one a loss is made."""
+    """`retain_grad()` on a state of a trajectory; losses use it and a later state."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
     states = run.sampler(lambda x, i: torch.tanh(net(x)), M).trajectory(x)
     states[2].retain_grad()
@@ -334,7 +334,7 @@ def a_hook_on_one_state_of_a_trajectory(run: Way) -> Values:
 
 @case()
 def autograd_grad_at_one_state_of_a_trajectory(run: Way) -> Values:
-    """`torch.autograd.grad` of a loss on several states for one of them."""
+    """`torch.autograd.grad` of a loss on several states, for one of these states."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
     states = run.sampler(lambda x, i: torch.tanh(net(x)), M).trajectory(x)
     (g,) = torch.autograd.grad(square(states[2]) + square(states[M]), states[2])
@@ -343,14 +343,14 @@ def autograd_grad_at_one_state_of_a_trajectory(run: Way) -> Values:
 
 @case()
 def backward_for_some_inputs(run: Way) -> Values:
-    """`loss.backward(inputs=[…])` leaves the other tensors' `.grad` alone."""
+    """`loss.backward(inputs=[…])` leaves the `.grad` of other tensors unchanged."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
     loss = square(run(lambda x, i: torch.tanh(net(x)), M, x))
     loss.backward(inputs=[net.weight])
     return {"loss": loss.detach(), "w": net.weight.grad, "b": net.bias.grad, "x": x.grad}
 
 
-@case(expected="right*", why="The state's gradient and the captured tensor's are two sums.")
+@case(expected="right*", why="State and captured tensor have separate sums of gradients.")
 def a_step_that_sees_where_it_began(run: Way) -> Values:
     """The first state is also in the step's closure, and in the loss."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
@@ -358,9 +358,9 @@ def a_step_that_sees_where_it_began(run: Way) -> Values:
     return gradients(square(y) + (x * y).sum(), net=net, x=x)
 
 
-@case(expected="right*", why="One tensor as two arguments gets two sums.")
+@case(expected="right*", why="The gradients of the two arguments are summed separately.")
 def one_tensor_as_two_arguments(run: Way) -> Values:
-    """A condition is handed to the sampler twice."""
+    """A condition is passed to the sampler twice."""
     net, x, c = nn.Linear(4, 4), leaf(3, 4), leaf(4)
     y = run(lambda x, i, a, b: torch.tanh(net(x) * a + b), M, x, c, c)
     return gradients(square(y), net=net, x=x, c=c)
@@ -368,7 +368,7 @@ def one_tensor_as_two_arguments(run: Way) -> Values:
 
 @case()
 def a_log_density(run: Way) -> Values:
-    """Hutchinson: the state carries a log-density, whose change is a gradient's trace."""
+    """Hutchinson: the state carries a log-density, which changes by the trace of a Jacobian."""
     net, x = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 4)), leaf(3, 4)
 
     def step(state, i):
@@ -385,7 +385,7 @@ def a_log_density(run: Way) -> Values:
 
 @case()
 def a_jvp_in_a_step(run: Way) -> Values:
-    """`torch.func.jvp` of the network inside of the step, as consistency models have it."""
+    """`torch.func.jvp` of the network inside the step, as in consistency models."""
     net, x = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 4)), leaf(3, 4)
 
     def step(x, i):
@@ -397,7 +397,7 @@ def a_jvp_in_a_step(run: Way) -> Values:
 
 @case()
 def a_backward_pass_in_a_step(run: Way) -> Values:
-    """A step optimizes a leaf of its own by `backward()`; the network is frozen."""
+    """A step optimizes its own leaf with `backward()`; the network is frozen."""
     net, shift, x = nn.Linear(4, 4).requires_grad_(False), leaf(4), leaf(3, 4)
 
     def step(x, i):
@@ -409,9 +409,9 @@ def a_backward_pass_in_a_step(run: Way) -> Values:
     return gradients(square(run(step, M, x)), shift=shift, x=x)
 
 
-@case(expected="raises", why="The step adds to `.grad` again whenever it runs.")
+@case(expected="raises", why="The step adds to `.grad` again in every rerun.")
 def a_backward_pass_in_a_step_that_reaches_weights(run: Way) -> Values:
-    """The same with a network that learns, whose `.grad` each inner `backward()` adds to."""
+    """The same with a trained network: each inner `backward()` adds to its `.grad`."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
 
     def step(x, i):
@@ -446,9 +446,9 @@ class _Reversed(torch.autograd.Function):
         return g * ctx.factor, None
 
 
-@case(expected="raises", why="A rerun has the factor that the step has by then.")
+@case(expected="raises", why="A rerun uses the changed factor.")
 def a_gradient_factor_that_changes_before_backward(run: Way) -> Values:
-    """A reversal of gradients, whose factor is an attribute that the training loop moves on."""
+    """Gradient reversal whose factor is an attribute that the training loop changes."""
     layer, x, factor = nn.Linear(4, 4), leaf(3, 4), [0.5]
     y = run(lambda x, i: _Reversed.apply(torch.tanh(layer(x)), factor[0]), M, x)
     factor[0] = 2.0

@@ -1,4 +1,4 @@
-"""Hooks: called as in the loop, as often as in the loop, with what the loop hands them."""
+"""Hooks: called when, as often and with the same tensors as in the loop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 from tests.correctness.case import M, Values, case, gradients, grads_of, leaf, square
 from tests.correctness.ways import Way
 
-OUTSIDE = "A tensor that a step computed leaves the sampler beside the state."
+OUTSIDE = "A tensor that a step computed leaves the sampler outside the state."
 
 
 class TwoBranches(nn.Module):
@@ -25,7 +25,7 @@ class TwoBranches(nn.Module):
 
 @case("pytorch#11751")
 def clamped_gradients_of_used_and_unused_weights(run: Way) -> Values:
-    """`p.register_hook(clamp)` on all parameters, of which some are never used."""
+    """`p.register_hook(clamp)` on all parameters, some of which are never used."""
     net, x = TwoBranches(), leaf(3, 4)
     for p in net.parameters():
         p.register_hook(lambda g: g.clamp(-0.1, 0.1))
@@ -34,7 +34,7 @@ def clamped_gradients_of_used_and_unused_weights(run: Way) -> Values:
 
 @case("pytorch#60796, #58511")
 def hooks_after_accumulation(run: Way) -> Values:
-    """`register_post_accumulate_grad_hook` on all parameters: who is called, with what."""
+    """`register_post_accumulate_grad_hook` on all parameters: which are called, and with what."""
     net, x, called = TwoBranches(), leaf(3, 4), {}
     for name, p in net.named_parameters():
         p.register_post_accumulate_grad_hook(
@@ -46,7 +46,7 @@ def hooks_after_accumulation(run: Way) -> Values:
 
 @case()
 def an_optimizer_in_the_backward_pass(run: Way) -> Values:
-    """A hook after accumulation updates the weight and lets its gradient go."""
+    """A hook after accumulation updates the weight and frees its gradient."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
 
     def update(p):
@@ -62,7 +62,7 @@ def an_optimizer_in_the_backward_pass(run: Way) -> Values:
 
 @case()
 def how_often_a_hook_of_a_weight_is_called(run: Way) -> Values:
-    """A tensor hook that notes the gradients that it sees."""
+    """A tensor hook on a weight records the gradients that it sees."""
     net, x, norms = nn.Linear(4, 4), leaf(3, 4), []
     net.weight.register_hook(lambda g: norms.append(g.norm().item()))
     values = gradients(square(run(lambda x, i: torch.tanh(net(x)), M, x)), net=net, x=x)
@@ -71,7 +71,7 @@ def how_often_a_hook_of_a_weight_is_called(run: Way) -> Values:
 
 @case()
 def full_backward_hooks(run: Way) -> Values:
-    """`register_full_backward_hook` that halves what goes back, and counts."""
+    """A `register_full_backward_hook` halves the gradient and counts its calls."""
     net, x, calls = nn.Linear(4, 4), leaf(3, 4), [0]
 
     def halved(module, grad_input, grad_output):
@@ -85,7 +85,7 @@ def full_backward_hooks(run: Way) -> Values:
 
 @case()
 def full_backward_pre_hooks(run: Way) -> Values:
-    """`register_full_backward_pre_hook` that clips what comes back."""
+    """A `register_full_backward_pre_hook` clips the gradient."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
     net.register_full_backward_pre_hook(lambda module, g: tuple(h.clamp(-0.5, 0.5) for h in g))
     return gradients(square(run(lambda x, i: torch.tanh(net(x)), M, x)), net=net, x=x)
@@ -93,7 +93,7 @@ def full_backward_pre_hooks(run: Way) -> Values:
 
 @case()
 def forward_hooks(run: Way) -> Values:
-    """A forward hook that adds a trained shift to a layer's result."""
+    """A forward hook adds a trained shift to a layer's result."""
     net, x, shift = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 4)), leaf(3, 4), leaf(8)
     net[0].register_forward_hook(lambda module, args, y: y + shift)
     y = run(lambda x, i: torch.tanh(net(x)), M, x)
@@ -102,7 +102,7 @@ def forward_hooks(run: Way) -> Values:
 
 @case()
 def a_hook_on_what_a_step_computes(run: Way) -> Values:
-    """`h.register_hook` inside of the step, without asking if `h` requires a gradient."""
+    """`h.register_hook` inside the step, without checking that `h` requires a gradient."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
 
     def step(x, i):
@@ -115,7 +115,7 @@ def a_hook_on_what_a_step_computes(run: Way) -> Values:
 
 @case()
 def hooks_on_the_first_and_the_last_state(run: Way) -> Values:
-    """Tensor hooks on what goes into the sampler and on what comes out."""
+    """Tensor hooks on the sampler's input and on its result."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
     x.register_hook(lambda g: 2 * g)
     y = run(lambda x, i: torch.tanh(net(x)), M, x)
@@ -180,7 +180,7 @@ def a_hooked_weight_in_a_custom_function(run: Way) -> Values:
 
 @case(expected="raises", why=OUTSIDE)
 def features_that_a_loss_uses(run: Way) -> Values:
-    """A forward hook collects features of every step, of which a loss is made."""
+    """A forward hook collects features of every step, and a loss uses them."""
     net, x, features = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 4)), leaf(3, 4), []
     net[1].register_forward_hook(lambda module, args, y: features.append(y))
     y = run(lambda x, i: torch.tanh(net(x)), M, x)
@@ -209,7 +209,7 @@ def an_auxiliary_loss_in_an_attribute(run: Way) -> Values:
 
 @case()
 def a_hook_on_the_state_that_a_step_is_given(run: Way) -> Values:
-    """A step halves the gradient of its input by a hook, all but the first."""
+    """Every step but the first halves the gradient of its input with a hook."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
 
     def step(x, i):
@@ -222,7 +222,7 @@ def a_hook_on_the_state_that_a_step_is_given(run: Way) -> Values:
 
 @case()
 def a_hook_on_the_state_that_a_step_returns(run: Way) -> Values:
-    """A step bounds the gradient of its result by a hook."""
+    """A step bounds the gradient of its result with a hook."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
 
     def step(x, i):
@@ -236,7 +236,7 @@ def a_hook_on_the_state_that_a_step_returns(run: Way) -> Values:
 
 @case()
 def a_hook_that_a_transform_bypasses(run: Way) -> Values:
-    """A weight with a hook is used inside of `torch.func.vmap`."""
+    """A weight with a hook is used inside `torch.func.vmap`."""
     w, x = leaf(4, 4), leaf(3, 4)
     w.register_hook(lambda g: g.clamp(-0.5, 0.5))
     y = run(lambda x, i: torch.func.vmap(lambda row: torch.tanh(w @ row))(x), M, x)
@@ -255,7 +255,7 @@ def a_captured_tensor_with_a_hook(run: Way) -> Values:
 
 @case(expected="raises", why=OUTSIDE)
 def an_auxiliary_loss_whose_graph_saves_nothing(run: Way) -> Values:
-    """Sums of what each step computes are added up outside: their derivative needs no tensor."""
+    """Sums of each step's results are added outside; their derivative needs no saved tensor."""
     shift, x, seen = leaf(4), leaf(3, 4), []
 
     def step(x, i):

@@ -1,4 +1,4 @@
-"""What came of a case in a way: right, right to rounding, an exception, or silently wrong."""
+"""Judges a case run in one way: right, right to rounding, an exception, or silently wrong."""
 
 from __future__ import annotations
 

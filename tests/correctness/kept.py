@@ -1,4 +1,4 @@
-"""What a step keeps outside of the state: refused where a gradient would be lost, else exact."""
+"""Tensors that a step keeps outside the state: exact, or refused if a gradient would be lost."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from tests.correctness.case import M, Values, case, gradients, leaf, square
 from tests.correctness.ways import Way
 
 LOST = (
-    "What the kept tensor was computed from would get no gradient when a step runs again; the"
-    " tensor is computed before the chain, or carried in the state."
+    "When a step runs again, no gradient would reach what the kept tensor was computed from."
+    " Compute it before the chain, or carry it in the state."
 )
 
 
@@ -46,7 +46,7 @@ def an_embedding_kept_at_step_3(run: Way) -> Values:
 
 @case(expected="raises", why=LOST)
 def an_embedding_made_anew_at_step_3(run: Way) -> Values:
-    """Step 3 computes the embedding whenever it runs; later steps use what it kept."""
+    """Step 3 computes the embedding whenever it runs; later steps use the kept embedding."""
     net, embed, condition, x = nn.Linear(8, 8), nn.Linear(3, 8), torch.randn(4, 3), leaf(4, 8)
     kept = {}
 
@@ -60,7 +60,7 @@ def an_embedding_made_anew_at_step_3(run: Way) -> Values:
 
 @case("DeepCache#12", expected="raises", why=LOST)
 def features_that_the_next_step_uses_again(run: Way) -> Values:
-    """DeepCache: from step 2 on, even steps compute deep features and odd ones use them again."""
+    """DeepCache: from step 2 on, even steps compute deep features and odd steps reuse them."""
     shallow, deep, x, kept = nn.Linear(8, 8), nn.Linear(8, 8), leaf(4, 8), {}
 
     def step(x, i):
@@ -88,7 +88,7 @@ def a_table_kept_without_gradients(run: Way) -> Values:
 
 @case()
 def an_embedding_as_an_argument(run: Way) -> Values:
-    """The embedding is computed before the sampler and handed to every step."""
+    """The embedding is computed before the sampler and passed to every step."""
     net, embed, x = nn.Linear(8, 8), nn.Linear(3, 8), leaf(4, 8)
     y = run(lambda x, i, e: torch.tanh(net(x) + e), M, x, embed(torch.randn(4, 3)))
     return gradients(square(y), net=net, embed=embed, x=x)
@@ -103,9 +103,9 @@ def an_embedding_that_a_closure_holds(run: Way) -> Values:
     return gradients(square(y), net=net, embed=embed, x=x)
 
 
-@case(expected="raises", why="The counter goes on when a budget is measured or a step runs again.")
+@case(expected="raises", why="Budget measurements and reruns increase the counter.")
 def a_counter_and_a_byte_budget(run: Way) -> Values:
-    """A step counts its calls, and the chain plans by a budget of bytes."""
+    """A step counts its calls, and the chain has a byte budget."""
     net, x, calls = nn.Linear(4, 4), leaf(3, 4), [0]
 
     def step(x, i):
@@ -117,7 +117,7 @@ def a_counter_and_a_byte_budget(run: Way) -> Values:
 
 @case()
 def a_log_that_grows(run: Way) -> Values:
-    """A step appends numbers to a list, which changes nothing."""
+    """A step appends numbers to a list, which does not affect its result."""
     net, x, log = nn.Linear(4, 4), leaf(3, 4), []
 
     def step(x, i):
@@ -130,7 +130,7 @@ def a_log_that_grows(run: Way) -> Values:
 
 @case()
 def an_average_in_a_buffer_in_eval(run: Way) -> Values:
-    """An observer averages what it sees in a buffer, in eval mode too, and changes no state."""
+    """An observer averages its input in a buffer, also in eval mode, and changes no state."""
 
     class Observer(nn.Module):
         def __init__(self):
@@ -151,7 +151,7 @@ def an_average_in_a_buffer_in_eval(run: Way) -> Values:
 
 @case()
 def a_codebook_that_every_step_moves(run: Way) -> Values:
-    """Vector quantization: a buffer in training is moved towards what was seen, and then used."""
+    """Vector quantization: in training, a buffer moves towards its input and is then used."""
 
     class Quantizer(nn.Module):
         def __init__(self):
@@ -172,9 +172,9 @@ def a_codebook_that_every_step_moves(run: Way) -> Values:
     return {**values, "codes": net.codes.clone()}
 
 
-@case(expected="raises", why="The leaf is a tensor that learns and that the chain cannot see.")
+@case(expected="raises", why="The leaf needs a gradient, and the chain cannot find it.")
 def a_leaf_that_a_step_makes(run: Way) -> Values:
-    """Each step makes a leaf of its own and keeps it, whose `.grad` is looked at afterwards."""
+    """Each step makes a leaf and keeps it; its `.grad` is compared afterwards."""
     net, x, leaves = nn.Linear(4, 4), leaf(3, 4), {}
 
     def step(x, i):

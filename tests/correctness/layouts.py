@@ -71,7 +71,7 @@ def convolution_and_group_norm_in_3d(run: Way) -> Values:
 
 @case()
 def a_cotangent_in_channels_last(run: Way) -> Values:
-    """The loss's gradient enters in `channels_last`, the state is contiguous."""
+    """The loss's gradient is in `channels_last`, and the state is contiguous."""
     net, x = _statistics(nn.BatchNorm2d(8)), torch.randn(1, 8, 4, 4, requires_grad=True)
     y = run(lambda x, i: torch.tanh(net(x)), M, x)
     loss = square(y.to(memory_format=torch.channels_last).permute(0, 2, 3, 1))
@@ -80,7 +80,7 @@ def a_cotangent_in_channels_last(run: Way) -> Values:
 
 @case()
 def a_network_in_channels_last(run: Way) -> Values:
-    """Weights in `channels_last`, states that come in contiguous and go on as they fall."""
+    """Weights in `channels_last`, a contiguous first state, and later states in any layout."""
     net = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 4, 1))
     net = net.to(memory_format=torch.channels_last)
     x = torch.randn(1, 4, 4, 4, requires_grad=True)
@@ -89,6 +89,6 @@ def a_network_in_channels_last(run: Way) -> Values:
 
 @case()
 def a_transposed_state(run: Way) -> Values:
-    """A step returns a transposed view, and the next one multiplies it."""
+    """A step returns a transposed view, and the next step multiplies it."""
     net, x = nn.Linear(4, 4), torch.randn(4, 4, requires_grad=True)
     return _of(run, net, x, lambda y: torch.tanh(y).t())

@@ -12,8 +12,8 @@ from tests.correctness.case import M, Values, case, gradients, leaf, square
 from tests.correctness.ways import Way
 
 CAPTURED = (
-    "A tensor that was computed before the sampler gets the sum of all steps' gradients first; the"
-    " loop sends each on by itself."
+    "The chain first sums all steps' gradients of a tensor computed before the sampler; the loop"
+    " sends each one on separately."
 )
 
 
@@ -47,7 +47,7 @@ def an_encoder_layer_in_eval(run: Way) -> Values:
 
 @case()
 def a_frozen_encoder_layer(run: Way) -> Values:
-    """The same with weights that do not learn, and a prompt that does."""
+    """The same with frozen weights and a trained prompt."""
     net = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval().requires_grad_(False)
     x, prompt = torch.randn(2, 5, 8), leaf(8)
     return gradients(square(run(lambda x, i: x + net(x + prompt), M, x)), prompt=prompt)
@@ -115,7 +115,7 @@ def a_compiled_step(run: Way) -> Values:
 
 @case()
 def compiled_with_a_hooked_weight(run: Way) -> Values:
-    """A compiled network one of whose weights has a hook, in 20 steps, with `fullgraph`."""
+    """A network compiled with `fullgraph`, one of whose weights has a hook, in 20 steps."""
     net, x = nn.Linear(8, 8), leaf(4, 8)
     net.weight.register_hook(lambda g: g.clamp(-0.5, 0.5))
     compiled = torch.compile(net, backend="eager", fullgraph=True)
@@ -170,7 +170,7 @@ def weight_norm(run: Way) -> Values:
 
 @case()
 def an_embedding_with_sparse_gradients(run: Way) -> Values:
-    """`nn.Embedding(sparse=True)` looked up by the step's index."""
+    """`nn.Embedding(sparse=True)`, indexed by the step's index."""
     table, x = nn.Embedding(8, 4, sparse=True), leaf(3, 4)
     y = run(lambda x, i: torch.tanh(x + table(torch.tensor([i, i, 0]))), M, x)
     return gradients(square(y), table=table, x=x)
@@ -192,7 +192,7 @@ def checkpoints_inside_of_a_step(run: Way) -> Values:
 
 @case()
 def a_custom_function_in_a_step(run: Way) -> Values:
-    """A `torch.autograd.Function` that keeps a plain attribute for its derivative."""
+    """A `torch.autograd.Function` whose derivative uses a plain attribute of its context."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
 
     class Scaled(torch.autograd.Function):
@@ -211,7 +211,7 @@ def a_custom_function_in_a_step(run: Way) -> Values:
 
 @case()
 def blocks_compiled_one_by_one(run: Way) -> Values:
-    """Regional compilation: each block of the network has been compiled."""
+    """Regional compilation: each block of the network is compiled separately."""
     blocks = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.SiLU()) for _ in range(3)))
     for block in blocks:
         block.compile(backend="eager")
@@ -221,7 +221,7 @@ def blocks_compiled_one_by_one(run: Way) -> Values:
 
 @case(slow=True)
 def compiled_for_shapes_that_change(run: Way) -> Values:
-    """A compiled attention over a cache in the state that grows, `dynamic=True`."""
+    """An attention compiled with `dynamic=True`, over a growing cache in the state."""
     qkv, x = nn.Linear(8, 24), leaf(2, 1, 8)
 
     def attended(x, cache):
@@ -238,9 +238,9 @@ def compiled_for_shapes_that_change(run: Way) -> Values:
     return gradients(square(y), qkv=qkv, x=x)
 
 
-@case(expected="raises", why="TorchScript sees the tensor itself, not what stands in for it.")
+@case(expected="raises", why="TorchScript receives the tensor itself, not its stand-in.")
 def a_computed_tensor_in_a_scripted_function(run: Way) -> Values:
-    """A `torch.jit.script` function is given a tensor that was computed before the sampler."""
+    """A `torch.jit.script` function takes a tensor that was computed before the sampler."""
     A, x = leaf(4, 4), leaf(3, 4)
     B = torch.sin(A)
 
@@ -273,7 +273,7 @@ def layers_of_many_kinds(run: Way) -> Values:
 
 @case()
 def modules_in_a_plain_list(run: Way) -> Values:
-    """Layers in a list and a dictionary that torch does not know of."""
+    """Layers in a plain list and dictionary, which torch does not search."""
 
     class Net(nn.Module):
         def __init__(self):
@@ -288,8 +288,8 @@ def modules_in_a_plain_list(run: Way) -> Values:
     return gradients(loss, first=net.layers[0], last=net.named["last"][0])
 
 
-@case(expected="raises", why="Its weights do not exist yet when the chain looks for them.")
+@case(expected="raises", why="The weights do not exist yet when the chain searches for them.")
 def a_lazy_layer(run: Way) -> Values:
-    """`nn.LazyLinear`, whose weights step 0 makes."""
+    """`nn.LazyLinear`, which makes its weights in step 0."""
     net, x = nn.LazyLinear(4), leaf(3, 4)
     return gradients(square(run(lambda x, i: torch.tanh(net(x)), M, x)), net=net, x=x)

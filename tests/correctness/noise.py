@@ -16,7 +16,7 @@ from tests.correctness.ways import Way
 
 @case()
 def the_global_stream(run: Way) -> Values:
-    """`torch.randn_like` in every step; the stream goes on as after the loop."""
+    """`torch.randn_like` in every step; the stream ends where the loop's does."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
 
     def step(x, i):
@@ -29,7 +29,7 @@ def the_global_stream(run: Way) -> Values:
 
 @case()
 def a_named_generator(run: Way) -> Values:
-    """Noise of a `torch.Generator`, which a chain is told of by `generators=[g]`."""
+    """Noise of a `torch.Generator`, which is named to the chain by `generators=[g]`."""
     net, x, g = nn.Linear(4, 4), leaf(3, 4), torch.Generator().manual_seed(1)
 
     def step(x, i):
@@ -38,9 +38,9 @@ def a_named_generator(run: Way) -> Values:
     return gradients(square(run(step, M, x, generators=[g])), net=net, x=x)
 
 
-@case(expected="raises", why="Nothing says which generators a step draws from.")
+@case(expected="raises", why="The chain does not know which generators a step draws from.")
 def an_unnamed_generator(run: Way) -> Values:
-    """The same generator, which nobody was told of."""
+    """The same generator, not named to any method."""
     net, x, g = nn.Linear(4, 4), leaf(3, 4), torch.Generator().manual_seed(1)
 
     def step(x, i):
@@ -51,7 +51,7 @@ def an_unnamed_generator(run: Way) -> Values:
 
 @case()
 def noise_of_python(run: Way) -> Values:
-    """`random.gauss` scales what enters every activation."""
+    """`random.gauss` scales the input of every activation."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
     y = run(lambda x, i: torch.tanh(net(x) * random.gauss(1, 0.3)), M, x)
     return gradients(square(y), net=net, x=x)
@@ -91,14 +91,14 @@ def dropout(run: Way) -> Values:
 
 @case()
 def rrelu(run: Way) -> Values:
-    """`nn.RReLU` in training mode, whose noise is inside of its kernel."""
+    """`nn.RReLU` in training mode, which draws noise inside its kernel."""
     net, x = nn.Sequential(nn.Linear(4, 8), nn.RReLU(), nn.Linear(8, 4)), leaf(3, 4)
     return gradients(square(run(lambda x, i: x + net(x), M, x)), net=net, x=x)
 
 
-@case(expected="raises", why="Nothing says which generators a step draws from.")
+@case(expected="raises", why="The chain does not know which generators a step draws from.")
 def an_unnamed_permutation(run: Way) -> Values:
-    """A step permutes by a generator nobody was told of: sums of states do not change."""
+    """A step permutes with an unnamed generator; sums of states do not change."""
     w, x, g = leaf(8, 8), leaf(4, 8), torch.Generator().manual_seed(1)
 
     def step(x, i):
@@ -107,9 +107,9 @@ def an_unnamed_permutation(run: Way) -> Values:
     return gradients(square(run(step, M, x)), w=w, x=x)
 
 
-@case(expected="raises", why="A `numpy.random.Generator` is an object that nothing replays.")
+@case(expected="raises", why="No method replays a `numpy.random.Generator`.")
 def an_unnamed_permutation_of_numpy(run: Way) -> Values:
-    """The same by `numpy.random.default_rng`, of an image's channels."""
+    """The same with `numpy.random.default_rng`, on an image's channels."""
     net, x, g = nn.Conv2d(4, 4, 3, padding=1), leaf(1, 4, 5, 5), numpy.random.default_rng(1)
 
     def step(x, i):
@@ -120,15 +120,17 @@ def an_unnamed_permutation_of_numpy(run: Way) -> Values:
 
 @case()
 def a_permutation_of_the_global_stream(run: Way) -> Values:
-    """A step shuffles its batch by `torch.randperm`."""
+    """A step shuffles its batch with `torch.randperm`."""
     net, x = nn.Linear(4, 4), leaf(6, 4)
     y = run(lambda x, i: torch.tanh(net(x))[torch.randperm(6)], M, x)
     return gradients(square(y), net=net, x=x)
 
 
-@case(expected="raises", why="A rerun counts as a run; the step is not a function of its index.")
+@case(
+    expected="raises", why="Reruns increase the counter: the step depends on more than its index."
+)
 def a_roll_by_a_counter(run: Way) -> Values:
-    """A step counts its calls and rolls the state by that."""
+    """A step counts its calls and rolls the state by the count."""
     w, x, calls = leaf(8, 8), leaf(4, 8), [0]
 
     def step(x, i):
@@ -140,7 +142,7 @@ def a_roll_by_a_counter(run: Way) -> Values:
 
 @case()
 def noise_in_a_backward_hook(run: Way) -> Values:
-    """A hook in the step adds noise to the gradient, which is drawn while going back."""
+    """A hook in the step adds noise to the gradient during the backward pass."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
 
     def step(x, i):
@@ -154,7 +156,7 @@ def noise_in_a_backward_hook(run: Way) -> Values:
 
 @case()
 def a_generator_made_in_every_step(run: Way) -> Values:
-    """A step makes a generator and seeds it by its index."""
+    """A step makes a generator and seeds it with its index."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
 
     def step(x, i):
@@ -166,7 +168,7 @@ def a_generator_made_in_every_step(run: Way) -> Values:
 
 @case()
 def a_seed_set_in_every_step(run: Way) -> Values:
-    """A step seeds the global stream by its index; the stream goes on as after the loop."""
+    """A step seeds the global stream with its index; the stream ends where the loop's does."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
 
     def step(x, i):
@@ -178,9 +180,9 @@ def a_seed_set_in_every_step(run: Way) -> Values:
     return {**gradients(square(y), net=net, x=x), "drawn next": drawn_next}
 
 
-@case(expected="raises", why="A `random.Random` is an object that nothing replays.")
+@case(expected="raises", why="No method replays a `random.Random`.")
 def an_unnamed_object_of_python(run: Way) -> Values:
-    """`random.Random(1)` draws which channels are flipped."""
+    """`random.Random(1)` decides which channels are flipped."""
     net, x, g = nn.Linear(4, 4), leaf(3, 4), random.Random(1)
 
     def step(x, i):
@@ -197,9 +199,9 @@ def gumbel_softmax(run: Way) -> Values:
     return gradients(square(y), net=net, table=table, x=x)
 
 
-@case(expected="raises", why="Nothing says which generators a step draws from.")
+@case(expected="raises", why="The chain does not know which generators a step draws from.")
 def a_gradient_mask_of_an_unnamed_generator(run: Way) -> Values:
-    """A straight-through mask changes the gradient alone; states of a rerun are equal."""
+    """A straight-through mask changes only the gradient; the states of a rerun are equal."""
     net, x, g = nn.Linear(4, 4), leaf(3, 4), torch.Generator().manual_seed(1)
 
     def step(x, i):
@@ -210,15 +212,15 @@ def a_gradient_mask_of_an_unnamed_generator(run: Way) -> Values:
     return gradients(square(run(step, M, x)), net=net, x=x)
 
 
-@case(expected="raises", why="An iterator cannot be asked for the same noise again.")
+@case(expected="raises", why="An iterator cannot return the same noise again.")
 def noise_from_an_iterator(run: Way) -> Values:
-    """A step takes its noise from an iterator over noise that was drawn before."""
+    """A step takes its noise from an iterator over precomputed noise."""
     net, x, noises = nn.Linear(4, 4), leaf(3, 4), itertools.cycle(torch.randn(7, 3, 4))
     y = run(lambda x, i: torch.tanh(net(x) * (1 + 0.3 * next(noises))), M, x)
     return gradients(square(y), net=net, x=x)
 
 
-@case(expected="right*", why="Each sampler's gradient of a weight is one sum.")
+@case(expected="right*", why="Each sampler first sums its own gradients of a weight.")
 def two_samplers_that_draw(run: Way) -> Values:
     """Two samplers draw from the global stream one after the other, and one loss sees both."""
     net, x, z = nn.Linear(4, 4), leaf(3, 4), leaf(3, 4)

@@ -78,7 +78,7 @@ def batch_norm_in_eval(run: Way) -> Values:
 
 @case("MAML-Pytorch#44, pytorch#8930")
 def statistics_in_the_state(run: Way) -> Values:
-    """Statistics of a batch norm are carried in the state, which says that it is pure."""
+    """The state carries the statistics of a batch norm, so the step is pure."""
     net, x = nn.Linear(8, 8), leaf(6, 8)
 
     def step(state, i):
@@ -92,7 +92,7 @@ def statistics_in_the_state(run: Way) -> Values:
 
 @case()
 def a_float_mask_in_the_state(run: Way) -> Values:
-    """A constant attention mask is a leaf of the state: no gradient of it is wanted."""
+    """A constant attention mask is a leaf of the state and needs no gradient."""
     qkv, x, mask = nn.Linear(8, 24), leaf(2, 4, 8), torch.randn(4, 4)
 
     def step(state, i):
@@ -118,7 +118,7 @@ def a_constant_without_a_derivative(run: Way) -> Values:
 
 @case()
 def a_constant_read_as_a_number(run: Way) -> Values:
-    """A float leaf of the state that the step reads by `numpy()`."""
+    """The step reads a float leaf of the state with `numpy()`."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
 
     def step(state, i):
@@ -130,7 +130,7 @@ def a_constant_read_as_a_number(run: Way) -> Values:
 
 @case()
 def integer_leaves(run: Way) -> Values:
-    """Tokens, a position and a flag in the state; the tokens are chosen by argmax."""
+    """Tokens, a position and a flag in the state; argmax chooses the tokens."""
     table, head, x = nn.Embedding(6, 4), nn.Linear(4, 6), leaf(2, 4)
 
     def step(state, i):
@@ -145,7 +145,7 @@ def integer_leaves(run: Way) -> Values:
     return gradients(square(run(step, M, start)["x"]), table=table, head=head, x=x)
 
 
-FOLDER = "Always on the device: a folder keeps plain tensors only, and says so."
+FOLDER = "Always on the device: a folder stores plain tensors only, and raises for others."
 
 
 class Pair(NamedTuple):
@@ -191,7 +191,7 @@ register_pytree_node(
 
 @case(expected="raises", why="A dataclass hides its tensors until it is registered as a pytree.")
 def an_unregistered_dataclass(run: Way) -> Values:
-    """The state is a dataclass that torch's pytrees do not know."""
+    """The state is a dataclass that is not registered with torch's pytrees."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
     y = run(lambda s, i: Plain(torch.tanh(net(s.x))), M, Plain(x)).x
     return gradients(square(y), net=net, x=x)
@@ -212,7 +212,7 @@ def a_registered_dataclass(run: Way) -> Values:
 
 @case("diffusers: x_T is noise")
 def a_state_that_needs_no_gradient(run: Way) -> Values:
-    """The weights learn, the noise that the sampler starts from does not."""
+    """The weights need gradients, and the initial noise does not."""
     net, x = nn.Linear(4, 4), torch.randn(3, 4)
     head = nn.Linear(4, 1)
     y = run(lambda x, i: torch.tanh(net(x)), M, x)
@@ -221,7 +221,7 @@ def a_state_that_needs_no_gradient(run: Way) -> Values:
 
 @case()
 def a_state_that_is_handed_on(run: Way) -> Values:
-    """Odd steps return the very tensor that they were given."""
+    """Odd steps return the very tensor that they received."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
     y = run(lambda x, i: x if i % 2 else torch.tanh(net(x)), M, x)
     return gradients(square(y), net=net, x=x)
@@ -326,7 +326,7 @@ def shapes_that_change(run: Way) -> Values:
 
 @case()
 def dtypes_that_change(run: Way) -> Values:
-    """The state is in float32, bfloat16 and float64 by turns."""
+    """The state alternates between float32, bfloat16 and float64."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
     dtypes = (torch.float32, torch.bfloat16, torch.float64)
     y = run(lambda x, i: torch.tanh(net(x.float())).to(dtypes[i % 3]), M, x)
@@ -335,7 +335,7 @@ def dtypes_that_change(run: Way) -> Values:
 
 @case()
 def numbers_texts_and_none(run: Way) -> Values:
-    """Leaves of the state that are no tensors."""
+    """Numbers, text and None as leaves of the state."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
 
     def step(state, i):
@@ -358,7 +358,7 @@ def expanded_states(run: Way) -> Values:
 
 @case()
 def a_view_of_the_input(run: Way) -> Values:
-    """Some steps return a view of the state that they are given."""
+    """Some steps return a view of their input."""
     net, x = nn.Linear(4, 4), leaf(4, 4)
     y = run(lambda x, i: x.t() if i % 2 else torch.tanh(net(x)), M, x)
     return gradients(square(y), net=net, x=x)

@@ -1,4 +1,4 @@
-"""What is in force while the sampler runs, and no longer when `backward()` does."""
+"""Settings in force while the sampler runs, and no longer while `backward()` runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def a_kernel_of_attention(run: Way) -> Values:
 
 @case("NeMo Automodel#2761")
 def a_default_dtype(run: Way) -> Values:
-    """The default dtype is float64 around the sampler's call, whose steps make tensors."""
+    """The default dtype is float64 around the sampler's call, and its steps make tensors."""
     net, x = nn.Linear(4, 4).double(), leaf(3, 4, dtype=torch.float64)
 
     def step(x, i):
@@ -47,7 +47,7 @@ def a_default_dtype(run: Way) -> Values:
 
 @case()
 def a_default_device(run: Way) -> Values:
-    """The sampler is under `with torch.device("cpu")`, `backward()` under "meta"."""
+    """The sampler runs under `with torch.device("cpu")`, and `backward()` under "meta"."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
     with torch.device("cpu"):
         y = run(lambda x, i: torch.tanh(net(x) + torch.ones(4) * i), M, x)
@@ -67,16 +67,16 @@ def mkldnn_off(run: Way) -> Values:
 
 @case()
 def training_mode_that_ends(run: Way) -> Values:
-    """`net.eval()` between the sampler and `backward()`; dropout was on."""
+    """`net.eval()` between the sampler and `backward()`; the sampler had dropout."""
     net, x = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.3), nn.Linear(8, 4)), leaf(3, 4)
     y = run(lambda x, i: x + torch.tanh(net(x)), M, x)
     net.eval()
     return gradients(square(y), net=net, x=x)
 
 
-@case(expected="raises", why="The step is another one when it runs again.")
+@case(expected="raises", why="The step has changed when it runs again.")
 def an_attribute_that_changes(run: Way) -> Values:
-    """A guidance scale, an attribute that the step reads, changes before `backward()`."""
+    """The guidance scale, an attribute that the step reads, changes before `backward()`."""
     net, x, settings = nn.Linear(4, 4), leaf(3, 4), {"scale": 1.5}
     y = run(lambda x, i: torch.tanh(settings["scale"] * net(x)), M, x)
     settings["scale"] = 7.5
@@ -85,7 +85,7 @@ def an_attribute_that_changes(run: Way) -> Values:
 
 @case()
 def inference_tensors(run: Way) -> Values:
-    """A condition that was made under `torch.inference_mode`."""
+    """A condition is made under `torch.inference_mode`."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
     with torch.inference_mode():
         condition = torch.randn(4)
@@ -119,18 +119,18 @@ class Rounded(TorchFunctionMode):
         return y + ((8 * y).round() / 8 - y).detach() if func is F.linear else y
 
 
-@case(expected="raises", why="A mode of the caller's is not in force when steps run again.")
+@case(expected="raises", why="The caller's mode is not active when steps run again.")
 def a_function_mode(run: Way) -> Values:
-    """A `TorchFunctionMode` that rounds, around the sampler's call only."""
+    """A `TorchFunctionMode` that rounds is active only around the sampler's call."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
     with Rounded():
         y = run(lambda x, i: torch.tanh(net(x)), M, x)
     return gradients(square(y), net=net, x=x)
 
 
-@case(expected="raises", why="Torch leaves modes during `backward()`.")
+@case(expected="raises", why="Torch disables modes during `backward()`.")
 def a_function_mode_around_everything(run: Way) -> Values:
-    """The same around `backward()` too."""
+    """The same, also around `backward()`."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
     with Rounded():
         return gradients(square(run(lambda x, i: torch.tanh(net(x)), M, x)), net=net, x=x)
@@ -138,7 +138,7 @@ def a_function_mode_around_everything(run: Way) -> Values:
 
 @case()
 def training_mode_by_the_index(run: Way) -> Values:
-    """A step switches dropout on by its index; afterwards it is as the last step left it."""
+    """A step switches dropout on or off by its index; the last step's setting remains."""
     net, x = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.3), nn.Linear(8, 4)), leaf(3, 4)
 
     def step(x, i):
@@ -151,7 +151,7 @@ def training_mode_by_the_index(run: Way) -> Values:
 
 @case()
 def backward_in_another_thread(run: Way) -> Values:
-    """The sampler runs in the main thread, with dropout and autocast, `backward()` in another."""
+    """The sampler, with dropout and autocast, and `backward()` run in different threads."""
     net, x = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.3), nn.Linear(8, 4)), leaf(3, 4)
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         loss = square(run(lambda x, i: x + torch.tanh(net(x)).float(), M, x))
@@ -174,7 +174,7 @@ def saved_tensors_on_the_host_in_a_step(run: Way) -> Values:
 
 @case()
 def saved_tensors_in_few_bits(run: Way) -> Values:
-    """A step saves its tensors in bfloat16 by hooks of its own; the loop's gradient is rounded."""
+    """A step's own hooks save its tensors in bfloat16; the loop's gradient is rounded too."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
 
     def step(x, i):
@@ -186,7 +186,7 @@ def saved_tensors_in_few_bits(run: Way) -> Values:
 
 @case()
 def a_step_that_asks_for_gradients(run: Way) -> Values:
-    """What a step computes depends on `is_grad_enabled()` and on `x.requires_grad`."""
+    """A step's result depends on `is_grad_enabled()` and on `x.requires_grad`."""
     net, x = nn.Linear(4, 4), torch.randn(3, 4)
 
     def step(x, i):

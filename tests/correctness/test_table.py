@@ -1,4 +1,4 @@
-"""No case is silently wrong, each comes out as expected, and the page says what came out."""
+"""No case is silently wrong, every case has the expected outcome, and the page shows it."""
 
 import json
 
@@ -30,7 +30,7 @@ def test_there_are_forty_cases_and_each_has_a_name_of_its_own():
     assert all(case.what.endswith(".") for case in CASES)
 
 
-def test_what_is_not_simply_right_is_explained():
+def test_a_case_that_is_not_simply_right_is_explained():
     assert not [c.key for c in CASES if c.expected in ("right*", "raises") and not c.why]
 
 

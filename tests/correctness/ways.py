@@ -1,4 +1,4 @@
-"""Ways to run a sampler of which a gradient is wanted: the loop, peers in their best form, ours."""
+"""Ways to a gradient through a sampler: the loop, other libraries in their best form, a chain."""
 
 from __future__ import annotations
 

@@ -12,10 +12,10 @@ from tests.correctness.case import M, Values, case, gradients, grads_of, leaf, s
 from tests.correctness.ways import Way
 
 SUMS = (
-    "A sampler's gradient of a weight is one sum, to which the loss or another sampler adds its"
-    " own; the loop adds step by step."
+    "The chain adds a sampler's gradient of a weight as one sum to the gradient of the loss or of"
+    " another sampler; the loop adds step by step."
 )
-CHANGED = "The value that the gradient needs is gone."
+CHANGED = "The gradient needs a value that was overwritten."
 
 
 class LoRA(nn.Module):
@@ -34,12 +34,12 @@ class LoRA(nn.Module):
 
 @case()
 def lora(run: Way) -> Values:
-    """A frozen layer and a trained update; the state needs no gradient."""
+    """A frozen layer with a trained low-rank update; the state needs no gradient."""
     net, x = LoRA(), torch.randn(4, 8)
     return gradients(square(run(lambda x, i: torch.tanh(net(x)), M, x)), net=net)
 
 
-@case("peft#2826", expected="raises", why="The step is another one when it runs again.")
+@case("peft#2826", expected="raises", why="The step has changed when it runs again.")
 def an_adapter_that_is_off_during_the_forward_pass_only(run: Way) -> Values:
     """LoRA is disabled around the sampler's call and enabled again before `backward()`."""
     net, x = LoRA(), leaf(4, 8)
@@ -61,9 +61,9 @@ def lora_of_peft(run: Way) -> Values:
     return gradients(square(y), net=model)
 
 
-@case(expected="raises", why="A step that runs again would find its state changed already.")
+@case(expected="raises", why="A rerun would receive a state that was changed already.")
 def a_state_changed_in_place(run: Way) -> Values:
-    """`x.mul_(0.9)` on the state that a step is given; the first one needs no gradient."""
+    """`x.mul_(0.9)` on a step's input; the first state needs no gradient."""
     net, x = nn.Linear(4, 4), torch.randn(3, 4)
 
     def step(x, i):
@@ -87,7 +87,7 @@ def a_state_that_learns_changed_in_place(run: Way) -> Values:
 
 @case()
 def a_result_changed_in_place(run: Way) -> Values:
-    """In-place operations on what the step computes."""
+    """In-place operations on the step's own results."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
 
     def step(x, i):
@@ -121,16 +121,16 @@ def a_weight_changed_before_backward(run: Way) -> Values:
 
 @case("VADER#9")
 def a_weight_frozen_before_backward(run: Way) -> Values:
-    """`requires_grad_(False)` on a part of the network between the sampler and `backward()`."""
+    """`requires_grad_(False)` on part of the network between the sampler and `backward()`."""
     net, other, x = nn.Linear(4, 4), nn.Linear(4, 4), leaf(3, 4)
     y = run(lambda x, i: torch.tanh(net(x) + other(x)), M, x)
     other.requires_grad_(False)
     return gradients(square(y), net=net, other=other, x=x)
 
 
-@case(expected="raises", why="By the time that steps run again, weights require a gradient.")
+@case(expected="raises", why="The weights require a gradient when the steps run again.")
 def a_network_frozen_for_the_sampler_only(run: Way) -> Values:
-    """Weights do not require gradients while the sampler runs, and do again before `backward()`."""
+    """Weights require no gradients in the sampler, and require them again before `backward()`."""
     net, x = nn.Linear(4, 4).requires_grad_(False), leaf(3, 4)
     y = run(lambda x, i: torch.tanh(net(x)), M, x)
     net.requires_grad_(True)
@@ -147,7 +147,7 @@ def weights_shared_with_the_loss(run: Way) -> Values:
 
 @case(expected="right*", why=SUMS)
 def two_samplers_of_one_network(run: Way) -> Values:
-    """Two samples, one loss, one network that is used in each step of both."""
+    """Two samplers use one network in every step, and one loss sees both samples."""
     net, x, z = nn.Linear(4, 4), leaf(3, 4), leaf(3, 4)
     sampler = run.sampler(lambda x, i: torch.tanh(net(x) + i / 10), M)
     return gradients(square(sampler(x)) + square(sampler(z)), net=net, x=x, z=z)
@@ -155,7 +155,7 @@ def two_samplers_of_one_network(run: Way) -> Values:
 
 @case()
 def accumulated_gradients(run: Way) -> Values:
-    """Two backward passes before the gradients are looked at."""
+    """Two backward passes before the gradients are read."""
     net, x, z = nn.Linear(4, 4), leaf(3, 4), leaf(3, 4)
     sampler = run.sampler(lambda x, i: torch.tanh(net(x) + i / 10), M)
     square(sampler(x)).backward()
@@ -215,7 +215,7 @@ def a_gradient_with_retain_graph(run: Way) -> Values:
 
 @case(expected="raises", why=CHANGED)
 def averaged_weights_for_the_sampler_only(run: Way) -> Values:
-    """Averaged weights are swapped in by `.data` for sampling, and out before `backward()`."""
+    """Averaged weights are swapped in through `.data` for sampling, and out before `backward()`."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
     own = [p.data for p in net.parameters()]
     for p in net.parameters():
@@ -228,7 +228,7 @@ def averaged_weights_for_the_sampler_only(run: Way) -> Values:
 
 @case("VADER#9")
 def weights_that_steps_freeze(run: Way) -> Values:
-    """A step sets `requires_grad` by its index: some steps train the network, some do not."""
+    """A step sets `requires_grad` by its index: only some steps train the network."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
 
     def step(x, i):
@@ -240,7 +240,7 @@ def weights_that_steps_freeze(run: Way) -> Values:
 
 @case()
 def a_weight_of_its_own_for_each_step(run: Way) -> Values:
-    """`nn.ParameterList`: a step uses the entry of its index; one is never used."""
+    """`nn.ParameterList`: a step uses the entry at its index; one entry is never used."""
     shifts, net, x = nn.ParameterList(leaf(4) for _ in range(M + 1)), nn.Linear(4, 4), leaf(3, 4)
     y = run(lambda x, i: torch.tanh(net(x) + shifts[i]), M, x)
     return gradients(square(y), shifts=shifts, net=net, x=x)
@@ -248,7 +248,7 @@ def a_weight_of_its_own_for_each_step(run: Way) -> Values:
 
 @case()
 def trained_times(run: Way) -> Values:
-    """The grid of times is a tensor that learns; a step reads two entries of it."""
+    """The time grid is a trained tensor; a step reads two of its entries."""
     times, net, x = leaf(M + 1), nn.Linear(4, 4), leaf(3, 4)
 
     def step(x, i):
@@ -257,7 +257,7 @@ def trained_times(run: Way) -> Values:
     return gradients(square(run(step, M, x)), times=times, net=net, x=x)
 
 
-@case(expected="raises", why="Iterators show nothing of what they hold; `params=[w]` names it.")
+@case(expected="raises", why="Nothing shows what an iterator holds; `params=[w]` names the weight.")
 def a_weight_that_nothing_finds(run: Way) -> Values:
     """A step takes its weight from an `itertools.repeat`; the state needs no gradient."""
     w, head, x = leaf(4, 4), nn.Linear(4, 1), torch.randn(3, 4)
@@ -275,9 +275,9 @@ def a_weight_that_is_named(run: Way) -> Values:
     return gradients(square(head(y)), w=w, head=head)
 
 
-@case(expected="raises", why="The step is another one when it runs again.")
+@case(expected="raises", why="The step has changed when it runs again.")
 def a_weight_exchanged_for_a_constant(run: Way) -> Values:
-    """An attribute is rebound to its `detach()` between the sampler and `backward()`."""
+    """An attribute is replaced by its `detach()` between the sampler and `backward()`."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
     held = {"shift": leaf(4)}
     shift = held["shift"]
@@ -286,7 +286,7 @@ def a_weight_exchanged_for_a_constant(run: Way) -> Values:
     return gradients(square(y), net=net, x=x, shift=shift)
 
 
-@case(expected="raises", why="The step is another one when it runs again.")
+@case(expected="raises", why="The step has changed when it runs again.")
 def a_stopped_gradient_that_comes_late(run: Way) -> Values:
     """A flag that detaches a branch is set between the sampler and `backward()`."""
     net, x, flags = nn.Linear(4, 4), leaf(3, 4), {"stop": False}
@@ -300,9 +300,9 @@ def a_stopped_gradient_that_comes_late(run: Way) -> Values:
     return gradients(square(y), net=net, x=x)
 
 
-@case(expected="raises", why="The weight that steps find when they run again is another one.")
+@case(expected="raises", why="The steps find another weight when they run again.")
 def a_weight_exchanged_for_another(run: Way) -> Values:
-    """By the time of `backward()`, the weight is a new `nn.Parameter` with its values."""
+    """Before `backward()`, the weight is replaced by a new `nn.Parameter` with the same values."""
     net, x = nn.Linear(4, 4), leaf(3, 4)
     old = net.weight
     y = run(lambda x, i: torch.tanh(net(x)), M, x)

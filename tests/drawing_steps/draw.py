@@ -1,4 +1,4 @@
-"""What is drawn: a step, what goes into it, and how its chain is to run."""
+"""A draw: a step, its inputs, and the options of its chain."""
 
 from __future__ import annotations
 

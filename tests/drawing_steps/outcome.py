@@ -1,4 +1,4 @@
-"""What came of a draw: the loop's results, a refusal, or what differs."""
+"""The outcome of a draw: the loop's results, a refusal, or a difference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A drawn step with all that goes into it: run as the plain loop, and as a chain."""
+"""A drawn step with its inputs: run as the plain loop, and as a chain."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 from hdiscovery.cli import main, overview, read
 from hdiscovery.commands import COMMANDS, NAMES
 from hdiscovery.commands import earlier as old
-from hdiscovery.directions.config import GROUP_OF
+from hdiscovery.directions.groups import GROUP_OF
 
 
 def module(name):

@@ -10,7 +10,8 @@ import tyro
 
 from hdiscovery.describe import attributes, summary
 from hdiscovery.directions.checked import did_you_mean
-from hdiscovery.directions.config import GROUP_OF, GROUPS, DiscoveryConfig
+from hdiscovery.directions.config import DiscoveryConfig
+from hdiscovery.directions.groups import GROUP_OF, GROUPS
 
 HELP = ("-h", "--help")
 Options = TypeVar("Options")

@@ -1,4 +1,4 @@
-"""Real images to compare samples with."""
+"""Real images that samples are compared with."""
 
 from __future__ import annotations
 

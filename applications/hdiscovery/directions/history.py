@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 import chainograd
-from hdiscovery.directions.config import GROUP_OF, DiscoveryConfig, run_config
+from hdiscovery.directions.config import DiscoveryConfig, run_config
 from hdiscovery.directions.fingerprint import dm_hash
+from hdiscovery.directions.groups import GROUP_OF
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.dm.open import load_dm, shipped_models

@@ -10,7 +10,8 @@ from typing import Any
 
 from hdiscovery.describe import attributes
 from hdiscovery.directions.checked import did_you_mean
-from hdiscovery.directions.config import GROUPS, DiscoveryConfig, config_of, from_tables
+from hdiscovery.directions.config import DiscoveryConfig, config_of
+from hdiscovery.directions.groups import GROUPS, from_tables
 
 if sys.version_info >= (3, 11):
     import tomllib

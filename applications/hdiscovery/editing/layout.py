@@ -115,15 +115,9 @@ def arrange(asked: Sequence[Asked], *, span: float, columns: int) -> Layout:
         s[:, :, axes[0]] = torch.tensor(across)
     if down:
         s[:, :, axes[1]] = torch.tensor(down)[:, None]
-    return Layout(
-        k=k,
-        s=s,
-        fixed=tuple((one.k, one.s) for one in asked if one.s is not None),
-        axes=tuple(k[j] for j in axes),
-        across=across,
-        down=down,
-        name="_".join(map(_word, asked)),
-    )
+    fixed = tuple((one.k, one.s) for one in asked if one.s is not None)
+    name = "_".join(map(_word, asked))
+    return Layout(k, s, fixed, tuple(k[j] for j in axes), across, down, name)
 
 
 def _refuse(asked: Sequence[Asked], axes: Sequence[int], span: float, columns: int) -> None:

@@ -38,15 +38,16 @@ def report(
         "times": about.times,
         "cosine_between_directions": between_directions(means.global_),
         "directions": [
-            {
-                "k": k,
-                "label": about.labels[k],
-                "cosines": asdict(cosines[k]),
-                "differences": {name: asdict(d) for name, d in differences[k].items()},
-            }
-            for k in range(about.K)
+            _of_direction(k, about.labels[k], cosines[k], differences[k]) for k in range(about.K)
         ],
     }
+
+
+def _of_direction(
+    k: int, label: str, cosines: Cosines, differences: Mapping[str, Difference]
+) -> dict[str, Any]:
+    of_features = {name: asdict(difference) for name, difference in differences.items()}
+    return {"k": k, "label": label, "cosines": asdict(cosines), "differences": of_features}
 
 
 def sentences(report: Mapping[str, Any]) -> Iterator[str]:

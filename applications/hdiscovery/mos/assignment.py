@@ -29,6 +29,18 @@ def assign(K: int, raters: int, *, marks: int = 2, seed: int) -> list[list[int]]
         >>> [len(directions) for directions in assign(32, 16, seed=0)]
         [4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4]
     """
+    _refuse(K, raters, marks)
+    lots = random.Random(seed)
+    work: list[list[int]] = [[] for _ in range(raters)]
+    for k in lots.sample(range(K), K):
+        for own in sorted(work, key=lambda own: (len(own), lots.random()))[:marks]:
+            own.append(k)
+    for own in work:
+        lots.shuffle(own)
+    return work
+
+
+def _refuse(K: int, raters: int, marks: int) -> None:
     if not 1 <= marks <= raters:
         raise ValueError(
             f"`raters` must be at least {marks}, the number that mark each direction, got {raters}."
@@ -38,14 +50,6 @@ def assign(K: int, raters: int, *, marks: int = 2, seed: int) -> list[list[int]]
             f"`raters` = {raters} is too many: {K} directions have {marks * K} marks, so some "
             "raters would have nothing to do. Ask fewer."
         )
-    lots = random.Random(seed)
-    work: list[list[int]] = [[] for _ in range(raters)]
-    for k in lots.sample(range(K), K):
-        for own in sorted(work, key=lambda own: (len(own), lots.random()))[:marks]:
-            own.append(k)
-    for own in work:
-        lots.shuffle(own)
-    return work
 
 
 def codes(K: int, *, seed: int) -> list[str]:

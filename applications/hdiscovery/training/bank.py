@@ -18,8 +18,8 @@ Progress = Callable[[range], Iterable[int]]
 class Bank:
     """Pairs of noise and the sample that the frozen model makes of it.
 
-    A training step then runs the shifted branch alone. What it costs: the discriminator's real side
-    is these samples and no others, so there should be many more than a network can learn by heart.
+    A training step then runs only the shifted branch. The cost: D sees no other real samples, so
+    the bank should hold many more than a network can memorise.
 
     Attributes:
         x_T: ``[n, C, H, W]``.
@@ -35,8 +35,9 @@ class Bank:
         """Return ``count`` pairs of an endless walk through the bank, in a new order each round.
 
         Args:
-            first: Where in the walk; it alone decides what comes, so a resumed run goes on right.
-            count: How many.
+            first: Position in the walk. It alone decides which pairs come, so a resumed run
+                takes the pairs that it would have taken.
+            count: Number of pairs.
         """
         n = len(self.x_T)
         where = [_order(n, self.seed, p // n)[p % n] for p in range(first, first + count)]
@@ -52,11 +53,11 @@ def _order(n: int, seed: int, round_: int) -> list[int]:
 def drawn_pairs(
     networks: RunNetworks, numbers: range, *, progress: Progress = iter
 ) -> tuple[Tensor, Tensor]:
-    """Return pairs on the CPU, each of which depends on its number and the run's seed alone.
+    """Return pairs on the CPU; each depends only on its number and on the run's seed.
 
     Args:
         networks: The networks.
-        numbers: Of the pairs.
+        numbers: The pairs' numbers.
         progress: Wraps the loop over batches.
     """
     batch = max(1, networks.config.training.batch_size)

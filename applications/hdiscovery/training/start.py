@@ -89,6 +89,6 @@ def refuse_processes(config: DiscoveryConfig, world: World) -> None:
     world.share(config.training.batch_size)
     if config.model.shard_dm and world.size == 1:
         raise ValueError(
-            "`shard_dm` shares the diffusion model out over several processes, but there is one. "
+            "`shard_dm` shards the diffusion model over several processes, but there is one. "
             "Start them with torchrun, or pass `--no-shard-dm`."
         )

@@ -1,9 +1,9 @@
-"""Schedulers that remember things, run as pure functions of what they remember.
+"""Schedulers with a memory, run as pure functions of that memory.
 
-A diffusers scheduler counts its steps and keeps earlier outputs of the network in attributes. Here
-those attributes travel with the state: put into a fresh copy of the scheduler before a step, read
-from it afterwards. So a step can be run again from any state, and the gradient passes through the
-history as it passes through the sample.
+A diffusers scheduler counts its steps and stores earlier outputs of the network in attributes. Here
+these attributes are part of the state: they are written to a fresh copy of the scheduler before a
+step, and read from the copy afterwards. So a step can run again from any state, and the gradient
+passes through the history as through the sample.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ Memory = dict[str, Any]  # attributes, by name
 
 
 class PureScheduler:
-    """A scheduler as it stands, of which every step gets a copy with a memory of its own.
+    """A scheduler ready for its first step, which gives every step a copy with its own memory.
 
-    No list of attributes is kept here: what differs from how the scheduler stood is memory,
-    whatever its name. Opaque objects (a Brownian tree) are carried along and shared.
+    The memory is every attribute that differs from the original scheduler, whatever its name.
+    Opaque objects (a Brownian tree) are carried along and shared.
 
     Args:
-        scheduler: Any object whose state is in its attributes, ready for its first step. It is
-            left alone.
+        scheduler: Any object whose state is in its attributes. It is copied and not changed.
 
     Example:
         >>> class Counts:
@@ -48,23 +47,23 @@ class PureScheduler:
         }
 
     def remembering(self, memory: Memory) -> Any:
-        """Return a copy of the scheduler that remembers what it is given."""
+        """Return a copy of the scheduler with a memory."""
         scheduler = _copied(self.original)
         vars(scheduler).update(pytree.tree_map(_own, memory))
         return scheduler
 
     def memory_of(self, scheduler: Any) -> Memory:
-        """Return what a copy remembers.
+        """Return the memory of a copy.
 
         Raises:
-            ChainError: If it changed a tensor that all copies share.
+            ChainError: If the copy changed a tensor that all copies share.
         """
         before = vars(self.original)
         for name, count in self._constants.items():
             if version(before[name]) != count:
                 raise ChainError(
                     f"{type(scheduler).__name__} changed its tensor `{name}` in place, so its "
-                    "steps cannot be run again. Use a scheduler that leaves its tables alone."
+                    "steps cannot run again. Use a scheduler that does not change its tables."
                 )
         return {
             name: value
@@ -74,7 +73,7 @@ class PureScheduler:
 
 
 def _copied(scheduler: Any) -> Any:
-    """Return a copy that shares tensors and opaque objects, but no container."""
+    """Return a copy that shares tensors and opaque objects, but no lists and dicts."""
     copy = object.__new__(type(scheduler))
     for name, value in vars(scheduler).items():
         vars(copy)[name] = _copied_container(value)
@@ -82,19 +81,19 @@ def _copied(scheduler: Any) -> Any:
 
 
 def _copied_container(value: Any) -> Any:
-    # Exact types only: a config is a dict of its own kind, and never changes.
+    # Exact types only: a config is a subclass of dict that never changes.
     if type(value) in (list, dict):
         return pytree.tree_map(lambda leaf: leaf, value)
     return value
 
 
 def _own(leaf: Any) -> Any:
-    # Some schedulers add to a remembered tensor in place; the node must survive that.
+    # Cloned, because some schedulers change a remembered tensor in place, and a node holds it.
     return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Return whether an attribute stands as it stood: the same thing, or equal plain values."""
+    """Return whether an attribute is unchanged: the same object, or equal plain values."""
     if a is b:
         return True
     if type(a) is not type(b):

@@ -1,6 +1,6 @@
-"""Steps of a sampler made of a network and a scheduler: one call of the network each, or half.
+"""A step that calls a network once and then runs the scheduler.
 
-The state is ``(x, carried)``: the sample, and what the scheduler and the loop around it remember.
+The state is ``(x, carried)``: the sample, and the memory of the scheduler and of the loop.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ Carry = tuple[Tensor, dict[str, Any]]
 
 
 class SamplingStep(nn.Module):
-    r"""One call of the network and what the scheduler makes of it.
+    r"""One call of the network and the scheduler's step.
 
-    With guidance both predictions are made in one batch of 2N:
+    With guidance, both predictions are made in one batch of 2N:
 
         epsilon = epsilon_u + w (epsilon_c - epsilon_u)
 
     Args:
         model: The network, or a function ``model(x, t, …)``.
         scheduler: The scheduler, ready for its first step.
-        protocol: How it is used.
-        guidance_scale: w, a number, or a tensor with one number or one for each call; None is no
+        protocol: The protocol of the scheduler.
+        guidance_scale: w: a number, or a tensor with one number or one for each call. None means no
             guidance.
         options: Further arguments of the scheduler's step.
     """
@@ -57,26 +57,24 @@ class SamplingStep(nn.Module):
         call = self.opened(carry, j)
         asked = self.protocol.enter(call)
         output = None
-        if asked is not None:
+        if asked is not None and uncond is None:
+            output = self.predicted(*asked, cond)
+        elif asked is not None:
             x_in, t = asked
-            if uncond is None:
-                output = self.predicted(x_in, t, cond)
-            else:
-                x_twice = torch.cat([x_in, x_in])
-                t = torch.cat([t, t]) if isinstance(t, Tensor) and t.dim() else t
-                both = self.predicted(x_twice, t, _joined(uncond, cond))
-                unconditional, conditional = both.chunk(2)
-                output = guided(unconditional, conditional, self.scale(j, w))
+            t = torch.cat([t, t]) if isinstance(t, Tensor) and t.dim() else t
+            both = self.predicted(torch.cat([x_in, x_in]), t, _joined(uncond, cond))
+            unconditional, conditional = both.chunk(2)
+            output = guided(unconditional, conditional, self.scale(j, w))
         return self.closed(call, output)
 
     def opened(self, carry: Carry, j: int) -> Call:
-        """Return call j, made of what was carried to it."""
+        """Return call j, with the memory that the state carries."""
         x, carried = carry
         scheduler = self.scheduler.remembering(carried.get("scheduler", {}))
         return Call(scheduler, x, j, dict(carried.get("aside", {})), self.options)
 
     def predicted(self, x_in: Tensor, t: Any, condition: Any) -> Tensor:
-        """Return the network's prediction, without a variance that the scheduler does not want."""
+        """Return the network's prediction, without a variance that the scheduler does not use."""
         output = predict(self.model, x_in, t, condition)
         config = getattr(self.scheduler.original, "config", {})
         learned = str(config.get("variance_type", "")).startswith("learned")
@@ -84,15 +82,16 @@ class SamplingStep(nn.Module):
         return output[:, : x_in.shape[1]] if output.shape == twice and not learned else output
 
     def closed(self, call: Call, output: Tensor | None) -> Carry:
-        """Return the state that a call leaves."""
+        """Return the state after a call."""
         x = self.protocol.leave(call, output)
         if torch.is_grad_enabled() and not x.requires_grad:
             wanted = [t for t in (call.x, output) if t is not None and t.requires_grad]
             if wanted:
                 raise ChainError(
-                    f"Call {call.j}: {type(call.scheduler).__name__} gave a sample without a "
-                    "gradient, although it was given one. Something in it runs under no_grad or "
-                    "detaches; such a scheduler cannot be trained through."
+                    f"Call {call.j}: {type(call.scheduler).__name__} returned a sample without a "
+                    "gradient, although its input has one. A part of the scheduler runs under "
+                    "no_grad or detaches its input. Use another scheduler: no gradient passes this "
+                    "one."
                 )
         memory = self.scheduler.memory_of(call.scheduler)
         return x, {"scheduler": memory, "aside": call.aside}
@@ -103,37 +102,6 @@ class SamplingStep(nn.Module):
         if isinstance(w, Tensor) and w.dim():
             return w[j]
         return w
-
-
-class SamplingHalfStep(SamplingStep):
-    """Half of a call with guidance: one of its two predictions, of a batch of N.
-
-    Half 2j makes the unconditional prediction and carries it along; half 2j + 1 makes the
-    conditional one and lets the scheduler step. A graph is that of one prediction.
-    """
-
-    def forward(self, carry: Carry, j: int, cond: Any, uncond: Any, w: Any) -> Carry:
-        """Return the state after half j: of call j // 2."""
-        j, second = divmod(j, 2)
-        if not second:
-            call = self.opened(carry, j)
-            asked = self.protocol.enter(call)
-            memory = self.scheduler.memory_of(call.scheduler)
-            carried: dict[str, Any] = {"scheduler": memory, "aside": call.aside}
-            if asked is not None:
-                x_in, t = asked
-                # The network's input is made once: making it may draw noise.
-                carried["asked"] = (x_in, t)
-                carried["unconditional"] = self.predicted(x_in, t, uncond)
-            return call.x, carried
-        x, carried = carry
-        call = self.opened((x, carried), j)
-        output = None
-        if "asked" in carried:
-            x_in, t = carried["asked"]
-            conditional = self.predicted(x_in, t, cond)
-            output = guided(carried["unconditional"], conditional, self.scale(j, w))
-        return self.closed(call, output)
 
 
 def guided(unconditional: Tensor, conditional: Tensor, w: Any) -> Tensor:
@@ -151,7 +119,7 @@ def _joined(uncond: Any, cond: Any) -> Any:
     second, other = pytree.tree_flatten(cond)
     if spec != other:
         raise ValueError(
-            f"`uncond` must be built like `cond` (the same keys), got {spec} and {other}."
+            f"`uncond` must have the structure of `cond` (the same keys), got {spec} and {other}."
         )
     return pytree.tree_unflatten(
         [

@@ -1,18 +1,17 @@
-"""EDM's networks and other predictions, as what the samplers ask for."""
+"""Other predictions and velocities, as the samplers take them."""
 
 import diffusers
 import pytest
 import torch
 
 from chainograd import CheckpointedChain
-from chainograd.adapters.predictions import edm_denoiser, epsilon_from
+from chainograd.adapters.predictions import epsilon_from, from_data_at_one
 from chainograd.samplers import (
     DDIM,
-    EDMHeun,
+    FlowEuler,
     FlowHeun,
     NoiseSchedule,
     flow_times,
-    karras_sigmas,
     time_grid,
 )
 from tests.problems import plain
@@ -20,92 +19,6 @@ from tests.problems import plain
 SCHEDULE = NoiseSchedule.linear()
 MEAN, VARIANCE = 0.7, 0.3
 IMAGES = torch.randn(2, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-
-
-class Preconditioned(torch.nn.Module):
-    """EDM's denoiser around a network F, with its conventions of dtype and shape.
-
-    D = c_skip x + c_out F(c_in x, c_noise), in float32 whatever comes in.
-    """
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.F = torch.nn.Conv2d(1, 1, 3, padding=1)
-
-    def forward(self, x, sigma, class_labels=None):
-        x, sigma = x.to(torch.float32), sigma.to(torch.float32).reshape(-1, 1, 1, 1)
-        spread = (sigma**2 + 0.25).sqrt()
-        shift = 0 if class_labels is None else class_labels.float().sum(1).view(-1, 1, 1, 1)
-        F = torch.tanh(self.F(x / spread) + sigma.log() / 4 + shift)
-        return 0.25 / spread**2 * x + sigma / 2 / spread * F
-
-
-def edm_s_own_loop(net, x, sigmas, labels):
-    """EDM's Algorithm 1 as its code runs it: states in float64, the network in float32."""
-    sigmas = torch.tensor(sigmas, dtype=torch.float64)
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):  # noqa: RUF007
-        d = (x - net(x, sigma, labels).to(torch.float64)) / sigma
-        ahead = x + (following - sigma) * d
-        if following > 0:
-            d_ahead = (ahead - net(ahead, following, labels).to(torch.float64)) / following
-            ahead = x + (following - sigma) * (d + d_ahead) / 2
-        x = ahead
-    return x
-
-
-@pytest.mark.parametrize("labels", [None, torch.eye(2)], ids=["no labels", "labels"])
-def test_an_edm_network_samples_as_in_edm_s_own_loop(labels):
-    net, sigmas = Preconditioned(), karras_sigmas(8)
-    step = EDMHeun(edm_denoiser(net), sigmas)
-    args = () if labels is None else (labels,)
-
-    ours = CheckpointedChain(step, 8)(80 * IMAGES, *args)
-
-    # float64 states: what is left is the order of a product of three factors.
-    expected = edm_s_own_loop(net, 80 * IMAGES, sigmas, labels)
-    torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
-    assert ours.dtype == torch.float64
-
-
-def test_labels_given_beforehand_are_those_given_to_the_chain_unless_others_are():
-    net, labels = Preconditioned(), torch.eye(2)
-    sigma = torch.tensor([2.0, 1.0])
-
-    before = edm_denoiser(net, class_labels=labels)
-
-    assert torch.equal(before(IMAGES, sigma), edm_denoiser(net)(IMAGES, sigma, labels))
-    assert torch.equal(before(IMAGES, sigma, 2 * labels), net(IMAGES, sigma, 2 * labels).double())
-
-
-def test_one_level_for_all_samples_is_a_level_for_each():
-    D = edm_denoiser(Preconditioned())
-
-    assert torch.equal(D(IMAGES, 2.0), D(IMAGES, torch.tensor([2.0, 2.0])))
-
-
-def test_what_an_edm_network_denoises_has_the_precision_of_the_state():
-    D = edm_denoiser(Preconditioned())
-
-    assert D(IMAGES, 2.0).dtype == torch.float64
-    assert D(IMAGES.float(), 2.0).dtype == torch.float32
-
-
-def test_an_edm_network_gets_its_gradients_in_its_own_precision():
-    net = Preconditioned()
-    step = EDMHeun(edm_denoiser(net), karras_sigmas(4))
-
-    def gradients(run):
-        x = (80 * IMAGES).requires_grad_()
-        return torch.autograd.grad(run(x).square().sum(), [x, *net.parameters()])
-
-    chained, looped = gradients(CheckpointedChain(step, 4)), gradients(lambda x: plain(step, 4, x))
-
-    assert all(map(torch.equal, chained, looped))
-    assert [g.dtype for g in chained] == [torch.float64, torch.float32, torch.float32]
-
-
-# Predictions of Gaussian data, known in closed form
 
 
 def epsilon(x, t):
@@ -242,3 +155,86 @@ def test_an_unknown_prediction_is_refused():
         ValueError, match=r"`prediction` must be one of .*'velocity'.*, got 'score'"
     ):
         epsilon_from(epsilon, SCHEDULE, prediction="score")
+
+
+STEPS = 4  # a power of two, so that 1 - i / STEPS is exact
+NOISE = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+class Velocity(torch.nn.Module):
+    """Of the other libraries: s is 0 at noise and 1 at data."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.w = torch.nn.Parameter(torch.randn(3, 3, dtype=torch.float64))
+
+    def forward(self, x, s, c=0.0):
+        return torch.tanh(x @ self.w + c) * (1 + s[:, None])
+
+
+def their_euler(u, x, **kwargs):
+    for i in range(STEPS):
+        x = x + u(x, torch.full((len(x),), i / STEPS, dtype=x.dtype), **kwargs) / STEPS
+    return x
+
+
+def their_heun(u, x, **kwargs):
+    """Heun's method, whose last step is Euler's as in `FlowHeun`."""
+    for i in range(STEPS):
+        s, following = (torch.full((len(x),), j / STEPS, dtype=x.dtype) for j in (i, i + 1))
+        slope = u(x, s, **kwargs)
+        if i + 1 < STEPS:
+            slope = (slope + u(x + slope / STEPS, following, **kwargs)) / 2
+        x = x + slope / STEPS
+    return x
+
+
+@pytest.mark.parametrize(("sampler", "theirs"), [(FlowEuler, their_euler), (FlowHeun, their_heun)])
+def test_the_chain_and_its_gradients_are_those_of_the_library_s_own_loop(sampler, theirs):
+    u = Velocity()
+    chain = CheckpointedChain(sampler(from_data_at_one(u), flow_times(STEPS)), STEPS)
+
+    def sample_and_gradients(run):
+        x, c = NOISE.clone().requires_grad_(), torch.ones(3, dtype=NOISE.dtype, requires_grad=True)
+        x_0 = run(x, c)
+        return x_0, *torch.autograd.grad(x_0.square().sum(), [x, c, u.w])
+
+    ours = sample_and_gradients(lambda x, c: chain(x, c=c))
+
+    expected = sample_and_gradients(lambda x, c: theirs(u, x, c=c))
+    # Not to the bit: (s - t) times a negated velocity is divided by STEPS in another order.
+    for a, b in zip(ours, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
+
+
+def test_a_straight_path_ends_at_its_data_point():
+    point = torch.tensor([7.0, -1.0, 0.5], dtype=torch.float64)
+    straight = lambda x, s: (point - x) / (1 - s[:, None])  # noqa: E731
+
+    step = FlowEuler(from_data_at_one(straight), flow_times(6, shift=3.0))
+
+    torch.testing.assert_close(plain(step, 6, NOISE), point.expand(5, 3), rtol=1e-13, atol=1e-13)
+
+
+def test_a_network_that_takes_its_time_first_gives_the_same():
+    u = Velocity()
+    t = torch.rand(5, dtype=torch.float64)
+
+    turned = from_data_at_one(lambda s, x, *args: u(x, s, *args), order="t, x")
+
+    assert torch.equal(turned(NOISE, t, 0.5), from_data_at_one(u)(NOISE, t, 0.5))
+
+
+def test_a_network_that_counts_to_999_is_asked_so():
+    seen = []
+    v = from_data_at_one(lambda x, s: seen.append(s.tolist()) or x, scale=999)
+
+    v(NOISE, torch.tensor([1.0, 0.0]))
+
+    assert seen == [[0.0, 999.0]]
+
+
+def test_an_unknown_order_is_refused_with_the_way_out():
+    with pytest.raises(ValueError, match=r"`order` must be one of .*'tx'.*lambda x, t"):
+        from_data_at_one(Velocity(), order="tx")

@@ -4,16 +4,16 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from chainograd import CheckpointedChain, meter
-from chainograd.engine.accumulate import LARGE
 from chainograd.errors import CapturedTensorError
+from tests.problems import plain
 
 M = 5
 SIDE = 64
 MiB = 2**20
-assert SIDE * SIDE * 4 >= LARGE  # of the weights below
 
 
 class OnceOrTwice(torch.nn.Module):
@@ -70,12 +70,6 @@ class Fails(torch.autograd.Function):
         return g, None
 
 
-def plain(step, x):
-    for i in range(M):
-        x = step(x, i)
-    return x
-
-
 def gradients(y, step):
     return torch.autograd.grad(y.sin().sum(), [*step.parameters()], allow_unused=True)
 
@@ -86,7 +80,7 @@ def test_large_gradients_are_those_of_the_plain_loop_to_the_bit(pattern, plan):
     step = OnceOrTwice(pattern)
     x = torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(1))
 
-    expected = gradients(plain(step, x), step)
+    expected = gradients(plain(step, M, x), step)
     got = gradients(CheckpointedChain(step, M, plan=plan)(x), step)
 
     for a, b in zip(got, expected, strict=True):
@@ -144,7 +138,7 @@ class Late(Widest):
 @pytest.mark.parametrize("make", [Widest, Late])
 @pytest.mark.parametrize("num_steps", [1, 2, M])
 @pytest.mark.parametrize("plan", ["nodes", "graph"])
-def test_the_peak_of_trained_weights_is_foretold(plan, num_steps, make):
+def test_the_peak_of_a_chain_with_trained_weights_is_predicted(plan, num_steps, make):
     step = make()
     x = torch.randn(4, 256)
     chain = CheckpointedChain(step, num_steps, plan=plan)
@@ -156,7 +150,7 @@ def test_the_peak_of_trained_weights_is_foretold(plan, num_steps, make):
     assert reading.peak_bytes == pytest.approx(predicted, rel=0.03)
 
 
-def test_a_step_that_runs_out_of_memory_on_its_way_back_is_added_once():
+def test_the_gradient_of_a_step_that_runs_out_of_memory_on_its_way_back_is_added_once():
     step, times = OnceOrTwice("once"), []
 
     def failing(x, i):
@@ -185,16 +179,34 @@ class Hides:
         return next(self._held) if i == 1 else x * 2
 
 
-def test_a_hidden_tensor_that_a_step_gives_as_it_is_is_refused():
+def test_a_step_that_returns_a_hidden_tensor_itself_is_refused():
     x, hidden = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
 
     with pytest.raises(CapturedTensorError, match="Step 1 uses a tensor of shape"):
         CheckpointedChain(Hides(hidden), 3)(x).sum().backward()
 
 
-def test_a_hidden_tensor_that_a_step_gives_as_it_is_gets_its_gradient_if_named():
+def test_a_hidden_tensor_that_a_step_returns_gets_its_gradient_if_named():
     x, hidden = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
 
     CheckpointedChain(Hides(hidden), 3, params=[hidden])(x).sum().backward()
 
     assert torch.equal(hidden.grad, torch.full((3,), 2.0))
+
+
+@pytest.mark.parametrize("uses", [1, 2])
+def test_sparse_gradients_add_up(uses):
+    def step(x, i):
+        for _ in range(uses):
+            x = torch.tanh(x + table(torch.tensor(i % 5)))
+        return x
+
+    grads = []
+    for run in (lambda x: CheckpointedChain(step, 4)(x), lambda x: plain(step, 4, x)):
+        torch.manual_seed(0)
+        table = nn.Embedding(5, 3, sparse=True)
+        run(torch.ones(3)).sum().backward()
+        assert table.weight.grad.is_sparse
+        grads.append(table.weight.grad.to_dense())
+
+    assert torch.equal(*grads)

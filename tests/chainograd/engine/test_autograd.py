@@ -92,7 +92,7 @@ def test_torch_func_of_arguments_and_of_a_state_that_is_a_dict(net, x):
     same(transform, net)
 
 
-def test_per_sample_gradients_and_the_closure_outside_both_arrive(net, x):
+def test_per_sample_gradients_and_those_of_captured_parameters_both_arrive(net, x):
     def transform(run):
         y = vmap(grad(lambda x: run(net)(x).sum()))(x)
         return y, torch.autograd.grad(y.square().sum(), net.w)
@@ -160,7 +160,7 @@ def test_the_gradient_of_a_tangent(net, x):
     same(transform, net)
 
 
-def test_a_chain_called_before_has_its_backward_pass_in_a_dual_level(net, x):
+def test_a_chain_called_before_a_dual_level_goes_back_inside_it(net, x):
     x.requires_grad_()
 
     def transform(run):
@@ -247,7 +247,7 @@ def test_hooks_of_modules_in_the_step_are_called_in_every_recorded_run(net, x):
     assert all(map(torch.equal, calls, expected))
 
 
-def test_inference_mode_gives_the_loop(net, x):
+def test_inference_mode_has_the_result_of_the_loop(net, x):
     with torch.inference_mode():
         y = CheckpointedChain(net, M)(x)
     assert y.is_inference()

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from chainograd import ChainError, CheckpointedChain, ReplayError, binomial, keep_last, meter
 from chainograd.plans.plan import Backprop, Record
-from chainograd.plans.planners import keep_graphs, without_graphs
+from chainograd.plans.planners import keep_graphs
+from chainograd.plans.restrict import without_graphs
 from tests.problems import Counted, Net, Noisy, plain
 
 M = 5
@@ -57,7 +58,7 @@ def test_a_loss_over_the_whole_batch_has_the_plain_gradient(plan, size):
 @given(
     batch=st.integers(1, 6), size=st.integers(1, 7), losses=st.sets(st.integers(1, M), min_size=1)
 )
-def test_states_of_any_make_and_losses_on_any_of_them(batch, size, losses):
+def test_states_of_any_structure_have_the_plain_gradient(batch, size, losses):
     w = torch.full((2,), 0.7, dtype=torch.float64, requires_grad=True)
 
     def step(state, i, table):
@@ -85,7 +86,7 @@ def test_states_of_any_make_and_losses_on_any_of_them(batch, size, losses):
         torch.testing.assert_close(g, e, rtol=1e-12, atol=1e-12)
 
 
-def test_the_peak_does_not_grow_with_the_batch_but_for_the_nodes():
+def test_the_peak_grows_with_the_batch_by_its_states_only():
     w = torch.randn(64, 64, requires_grad=True)
     sample = 64 * 4
 
@@ -235,7 +236,7 @@ def test_samples_that_see_each_other_are_refused():
     assert norm.weight.grad is not None
 
 
-def test_a_table_that_would_be_cut_is_refused_with_the_way_out():
+def test_an_argument_that_slicing_would_cut_is_refused_with_the_way_out():
     w = torch.ones((), requires_grad=True)
     chain = CheckpointedChain(lambda x, i, table: w * x * table[..., i], M, micro_batch=2)
     table = torch.linspace(1, 2, M)
@@ -254,7 +255,7 @@ def test_a_state_that_cannot_be_joined_is_refused(leaf):
         mean = (w * x).mean()
         return w * x, mean if leaf == "tensor" else mean.item()
 
-    with pytest.raises(ChainError, match=r"Step 0 gave another .* for each slice"):
+    with pytest.raises(ChainError, match=r"Step 0 returned a different .* for each slice"):
         CheckpointedChain(step, M, micro_batch=2)((torch.arange(4.0), torch.zeros(())))
 
 
@@ -269,7 +270,7 @@ def test_a_state_without_a_batch_is_refused():
         CheckpointedChain(lambda x, i: x, M, micro_batch=2)(torch.ones((), requires_grad=True))
 
 
-def test_what_is_whole_in_a_state_gets_its_gradient_once():
+def test_a_tensor_that_is_not_sliced_gets_its_gradient_once():
     def step(state, i):
         return {"a": torch.sin(state["a"] * state["scale"]), "scale": state["scale"] * 0.9}
 

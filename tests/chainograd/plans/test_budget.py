@@ -1,15 +1,30 @@
-"""Budgets on random costs, carried out on integers."""
+"""Budgets: on random costs, carried out on integers; and in bytes of real steps."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chainograd import CheckpointedChain, StepCost, binomial, keep_last, meter, within
-from chainograd.plans import planners
-from chainograd.plans.planners import nodes, restricted, without_graphs
+from chainograd import (
+    CheckpointedChain,
+    StepCost,
+    binomial,
+    keep_last,
+    meter,
+    within,
+)
+from chainograd.plans import revolve
+from chainograd.plans.budget import parse_bytes
+from chainograd.plans.planners import nodes
+from chainograd.plans.restrict import restricted, without_graphs
 from tests.chainograd.plans import weighing
-from tests.problems import Wide
+from tests.problems import Net, Wide
+
+MiB = 2**20
+M = 9
+X = torch.randn(256, 32)
 
 few, some = st.integers(0, 20), st.integers(0, 60)
 
@@ -105,7 +120,7 @@ def alike(plan):
 
 @settings(deadline=None, max_examples=60)
 @given(costs(), st.data())
-def test_no_slower_a_plan_is_found_than_by_looking_at_all_of_them(costs, data):
+def test_the_plan_found_is_as_fast_as_the_fastest_of_all_plans(costs, data):
     M = len(costs)
     steps = data.draw(st.frozensets(st.integers(0, M - 1), min_size=1))
     as_run = data.draw(
@@ -135,9 +150,9 @@ def test_no_slower_a_plan_is_found_than_by_looking_at_all_of_them(costs, data):
 @pytest.mark.parametrize("slots", [40, 3])
 def test_a_long_chain_is_planned_without_building_the_longest_plans(monkeypatch, slots, unequal):
     M, made = 2000, []
-    segment = planners._segment
+    segment = revolve._segment
     monkeypatch.setattr(
-        planners, "_segment", lambda *a: made.append(len(segment(*a))) or segment(*a)
+        revolve, "_segment", lambda *a: made.append(len(segment(*a))) or segment(*a)
     )
     costs = tuple(
         StepCost(100, 100, 5000, 150, 6000, 6000, forward_seconds=1 + unequal * (i % 7))
@@ -157,12 +172,12 @@ def test_a_long_chain_is_planned_without_building_the_longest_plans(monkeypatch,
     assert max(made) < 100_000  # the plan with a single slot has two million actions
 
 
-def test_no_steps_are_no_chain_to_plan():
+def test_a_chain_without_steps_is_refused():
     with pytest.raises(ValueError, match="`costs` is empty"):
         within("1MiB", ())
 
 
-def test_of_plans_with_few_nodes_that_fit_the_fastest_is_taken():
+def test_of_the_plans_with_few_states_that_fit_the_fastest_is_taken():
     costs = (StepCost(1000, 1000, 10, 10, 10, 20),) * 20
     limit = binomial(20, slots=4).with_costs(costs).peak_bytes
 
@@ -170,3 +185,67 @@ def test_of_plans_with_few_nodes_that_fit_the_fastest_is_taken():
 
     assert found.evaluations == binomial(20, slots=4).evaluations
     assert found.evaluations < binomial(20, slots=2).evaluations
+
+
+def peak_of_the_chain(chain, x):
+    """Return the measured peak of a chain's forward and backward pass, gradients discarded."""
+    with meter() as reading:
+        y = chain(x)
+        torch.autograd.grad(y, list(chain.step.parameters()), torch.ones_like(y))
+    return reading.peak_bytes
+
+
+def test_a_budget_is_kept_and_more_of_it_never_takes_longer():
+    step = Wide()
+    chain = CheckpointedChain(step, M)
+    costs = tuple(
+        replace(cost, forward_seconds=1.0 + (i % 3 == 0), backward_seconds=1.0)
+        for i, cost in enumerate(chain.measure(X))
+    )
+    least = binomial(M, slots=1).with_costs(costs).peak_bytes
+    most = keep_last(M, M).with_costs(costs).peak_bytes
+    seconds = []
+    for budget in range(least, most + MiB, MiB // 2):
+        plan = within(budget, costs)
+        assert plan.peak_bytes <= budget
+        measured = peak_of_the_chain(CheckpointedChain(step, M, plan=plan), X)
+        assert measured <= budget + max(0.03 * budget, MiB)
+        seconds.append(plan.seconds)
+
+    assert seconds == sorted(seconds, reverse=True)
+    assert seconds[0] > seconds[-1]
+    assert within(most, costs).evaluations == M
+
+
+def test_a_budget_that_cannot_be_met_says_the_least_that_can():
+    x = X.clone().requires_grad_()
+
+    with pytest.raises(ValueError, match=r"10000.*needs [\d,]+ at the least.*frozen"):
+        CheckpointedChain(Wide(), M, plan=10_000)(x)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("8GiB", 8 * 2**30), ("500 MB", 500 * 10**6), ("1.5kb", 1500), (7, 7), ("10B", 10)],
+)
+def test_bytes_can_be_written_with_units(text, number):
+    assert parse_bytes(text) == number
+
+
+@pytest.mark.parametrize("bad", ["8 apples", "GiB", "", 0, -1, True, 2.5, "0 MB"])
+def test_other_bytes_are_refused_with_examples(bad):
+    with pytest.raises(ValueError, match="'8GiB'"):
+        CheckpointedChain(lambda x, i: x, 3, plan=bad)
+
+
+def test_a_budget_keeps_graphs_of_the_steps_that_the_gradient_may_pass():
+    net, x = Net(4, torch.float32), torch.randn(20, 4)
+
+    def kept(**changes):
+        chain = CheckpointedChain(net, M, plan="1 GiB", **changes)
+        chain(x)
+        with meter() as reading:
+            y = chain(x)
+        return reading.live_bytes - y.nbytes
+
+    assert 0 < kept(grad_steps=2) < kept() / 2

@@ -3,43 +3,18 @@
 import copy
 import pickle
 from dataclasses import replace
-from itertools import pairwise
 
-import matplotlib
-import matplotlib.pyplot
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chainograd import Plan, StepCost, binomial, keep_last
 from chainograd.plans import plan as plans
-from chainograd.plans import planners
+from chainograd.plans import planners, restrict
 from tests.chainograd.plans import weighing
+from tests.chainograd.plans.on_paper import run_on_paper
 
-
-def run_on_paper(plan):
-    state, kept, graphs, reversed_, evaluations = 0, set(), set(), [], 0
-    for action in (*plan.forward, *plan.backward):
-        match action:
-            case plans.Keep(index):
-                assert index == state
-                kept.add(index)
-            case plans.Load(index):
-                assert index in kept
-                state = index
-            case plans.Drop(index):
-                kept.remove(index)
-            case plans.Advance(index) | plans.Record(index):
-                assert index == state
-                state, evaluations = index + 1, evaluations + 1
-                if isinstance(action, plans.Record):
-                    graphs.add(index)
-            case plans.Backprop(index):
-                graphs.remove(index)
-                reversed_.append(index)
-    assert not graphs
-    assert not kept
-    return reversed_, evaluations
+MiB = 2**20
 
 
 @pytest.mark.parametrize("M", [1, 2, 3, 10, 57])
@@ -58,34 +33,6 @@ def test_every_step_is_reversed_once_from_the_last_to_the_first(M, name, count):
 def test_a_plan_for_another_length_is_refused():
     with pytest.raises(ValueError, match=r"3 steps.*has 4"):
         planners.resolve(planners.nodes(3), 4)
-
-
-def test_a_timeline_has_every_run_one_after_the_other_and_what_is_kept_meanwhile():
-    plan = binomial(10, slots=3)
-    line = plan.timeline()
-    runs = sorted([*line.advances, *line.records, *line.backprops], key=lambda span: span.begin)
-
-    assert len(line.advances) + len(line.records) == plan.evaluations
-    assert len(line.records) == len(line.graphs) == len(line.backprops) == 10
-    assert all(a.end == b.begin for a, b in pairwise(runs))
-    assert runs[-1].end == plan.evaluations + 10
-    assert [span.index for span in runs if span.begin == line.turn] == [9]
-    moments = [(span.begin + span.end) / 2 for span in runs]
-    kept = [sum(node.begin <= t <= node.end for node in line.nodes) for t in moments]
-    assert max(kept) == plan.nodes == 3
-
-
-def test_a_plan_draws_itself(tmp_path):
-    matplotlib.use("agg")
-    ax = keep_last(6, 2).draw()
-
-    assert ax.get_title(loc="left") == "6 steps, 10 evaluations, at most 6 nodes and 2 graphs"
-    assert len(ax.patches) == 6 + 6 + 4 + 6 + 6  # nodes, graphs, advances, records, backprops
-    ax.figure.savefig(tmp_path / "plan.png")
-    matplotlib.pyplot.close(ax.figure)
-    _, mine = matplotlib.pyplot.subplots()
-    assert keep_last(6, 2).draw(mine) is mine
-    matplotlib.pyplot.close(mine.figure)
 
 
 A, K, L, D, R, B = (
@@ -112,22 +59,22 @@ def test_a_plan_of_ones_own_is_equal_to_a_planner_s():
         (GOOD[0], (L(0), R(0), B(0)), r"backward\[2\].*Backprop.*index=0.*Backprop\(1\) comes"),
         (GOOD[0], (B(1), L(0), R(0)), r"`backward`.*Backprop\(0\) is missing"),
         (GOOD[0], (B(1), B(0)), r"backward\[1\].*step 0 has no graph; Record\(0\) must"),
-        (GOOD[0], (*GOOD[1], B(1)), r"backward\[5\].*none is left"),
+        (GOOD[0], (*GOOD[1], B(1)), r"backward\[5\].*no step is left"),
         (GOOD[0], (B(1), B(1)), r"backward\[1\].*Backprop\(0\) comes next"),
-        (GOOD[0], (B(1), L(1), R(0), B(0)), r"backward\[1\].*Load.*state 1 is not kept; Keep\(1\)"),
-        (GOOD[0], (B(1), D(1)), r"backward\[1\].*Drop.*state 1 is not kept"),
+        (GOOD[0], (B(1), L(1), R(0), B(0)), r"backward\[1\].*Load.*no node 1; Keep\(1\)"),
+        (GOOD[0], (B(1), D(1)), r"backward\[1\].*Drop.*no node 1"),
         (GOOD[0], (B(1), R(0), B(0)), r"backward\[1\].*no current state"),
         (GOOD[0], (L(0), R(0), A(1)), r"backward\[2\].*no current state.*after Record"),
         (GOOD[0], (L(0), A(0), R(0)), r"backward\[2\].*current state is 1; step 0 needs state 0"),
         (GOOD[0], (L(0), R(0), L(0), R(0)), r"backward\[3\].*graph of step 0 is there already"),
-        (GOOD[0], (*GOOD[1][:-1], L(0), R(0)), r"`backward`.*step 0 is recorded again"),
-        (GOOD[0], (L(0), A(0), K(0)), r"backward\[2\].*state 0 is kept already"),
-        (GOOD[0], (B(1), L(-1)), r"backward\[1\].*there are steps 0 … 1"),
+        (GOOD[0], (*GOOD[1][:-1], L(0), R(0)), r"`backward`.*recorded again.*no Backprop"),
+        (GOOD[0], (L(0), A(0), K(0)), r"backward\[2\].*node 0 is there already"),
+        (GOOD[0], (B(1), L(-1)), r"backward\[1\].*has steps 0 … 1"),
         ((A(0),), (), r"`forward`.*ends before step 1"),
         ((), (), r"`forward`.*ends before step 0"),
         ((K(0), A(1)), (), r"forward\[1\].*current state is 0; step 1 needs state 1"),
         ((A(0), K(0)), (), r"forward\[1\].*current state is 1; Keep\(0\) needs state 0"),
-        ((K(0), A(0), A(1), K(2)), (), r"forward\[3\].*there are steps 0 … 1"),
+        ((K(0), A(0), A(1), K(2)), (), r"forward\[3\].*has steps 0 … 1"),
         ((K(0), L(0)), (), r"forward\[1\].*Load, Drop and Backprop belong into `backward`"),
     ],
 )  # fmt: skip
@@ -136,10 +83,10 @@ def test_a_plan_that_cannot_be_carried_out_is_refused_where_it_breaks(forward, b
         Plan(2, forward, backward)
 
 
-def test_what_is_no_action_is_refused_by_its_place():
-    with pytest.raises(TypeError, match=r"entry 1 is 'Advance'"):
+def test_an_entry_that_is_not_an_action_is_refused_by_its_place():
+    with pytest.raises(TypeError, match=r"Entry 1 of the plan is 'Advance'"):
         Plan(1, (K(0), "Advance"), ())
-    with pytest.raises(TypeError, match=r"entry 0 is Keep\(index=0.5\)"):
+    with pytest.raises(TypeError, match=r"Entry 0 of the plan is Keep\(index=0.5\)"):
         Plan(1, (K(0.5),), ())
     with pytest.raises(ValueError, match="`num_steps` must be an integer of at least 1, got 0"):
         Plan(0, (), ())
@@ -158,7 +105,7 @@ def test_a_plan_is_carried_out_once(monkeypatch):
     plan, calls = Plan(2, *GOOD), []
     monkeypatch.setattr(plans, "refuse_impossible", lambda *given: calls.append(given))
     plan.with_costs((StepCost(1, 1, 1, 1, 1, 1),) * 2)
-    planners.restricted(planners.without_graphs(plan), frozenset({1}))
+    restrict.restricted(restrict.without_graphs(plan), frozenset({1}))
     pickle.loads(pickle.dumps(plan))
     copy.deepcopy(plan)
 
@@ -185,15 +132,15 @@ def any_plan(draw):
         | st.frozensets(st.integers(0, M - 1)).map(lambda kept: planners.keep_graphs(M, kept))
     )
     if draw(st.booleans()):
-        plan = planners.without_graphs(plan)
+        plan = restrict.without_graphs(plan)
     if draw(st.booleans()):
         steps = draw(st.frozensets(st.integers(0, M - 1), min_size=1))
-        plan = planners.restricted(plan, steps)
+        plan = restrict.restricted(plan, steps)
     return plan.with_costs(tuple(draw(st.lists(STEPS, min_size=M, max_size=M))))
 
 
 @given(any_plan())
-def test_what_a_plan_holds_is_what_it_holds_action_by_action(plan):
+def test_the_memory_of_a_plan_is_the_sum_worked_out_action_by_action(plan):
     held = [*weighing.moments(plan)]
 
     assert [*map(tuple, plan.moments())] == held
@@ -207,7 +154,7 @@ def test_what_a_plan_holds_is_what_it_holds_action_by_action(plan):
     )
 
 
-def test_a_plan_that_keeps_a_node_twice_or_none_is_weighed_too():
+def test_the_memory_of_a_plan_that_keeps_a_state_twice_or_never_is_right():
     costs = (StepCost(5, 7, 11, 2, 13, 17, 3), StepCost(4, 6, 10, 1, 12, 16, 2))
     again = Plan(2, GOOD[0], (B(1), L(0), D(0), K(0), R(0), B(0), D(0))).with_costs(costs)
     graphs = Plan(2, (R(0), R(1)), (B(1), B(0))).with_costs(costs)
@@ -220,7 +167,7 @@ def test_a_plan_that_keeps_a_node_twice_or_none_is_weighed_too():
 def test_a_truncated_plan_gives_its_steps_a_graph_and_runs_nothing_for_the_others(M, data):
     plan = data.draw(st.integers(1, M).map(lambda s: binomial(M, slots=s)))
     steps = data.draw(st.frozensets(st.integers(0, M - 1), min_size=1))
-    cut = planners.restricted(plan, steps)
+    cut = restrict.restricted(plan, steps)
 
     state, kept, recorded = 0, set(), set()
     for action in (*cut.forward, *cut.backward):
@@ -243,5 +190,23 @@ def test_a_truncated_plan_gives_its_steps_a_graph_and_runs_nothing_for_the_other
     assert recorded == steps
     assert [a.index for a in cut.backward if isinstance(a, plans.Backprop)] == [*range(M)][::-1]
     # As if the chain ended behind the last of these steps, and had one slot only.
-    assert cut.evaluations <= planners.restricted(binomial(M, slots=1), steps).evaluations
+    assert cut.evaluations <= restrict.restricted(binomial(M, slots=1), steps).evaluations
     assert cut.timeline().graphs  # draws without the graphs that it does not have
+
+
+def test_a_plan_prints_as_a_table():
+    cost = StepCost(MiB, MiB, 10 * MiB, 2 * MiB, 11 * MiB, 12 * MiB, MiB, 0.5, 1.0)
+    table = str(keep_last(10, 3).with_costs((cost,) * 10))
+
+    assert "step evaluations  17   (plain loop: 10)" in table
+    assert "graphs kept       3" in table
+    assert "MiB" in table
+    assert "1.23 of the plain loop" in table  # (17 x 0.5 + 10) / 15
+    assert str(keep_last(10, 3)).count("\n") == 3
+
+
+def test_a_plan_without_costs_says_how_to_get_some():
+    with pytest.raises(ValueError, match=r"chain\.measure"):
+        _ = keep_last(3, 1).peak_bytes
+    with pytest.raises(ValueError, match="2 entries, but the plan has 3 steps"):
+        keep_last(3, 1).with_costs((StepCost(1, 1, 1, 1, 1, 1),) * 2)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from chainograd import binomial, keep_last
 from chainograd.plans import planners
 from chainograd.plans.plan import Advance, Backprop, Drop, Keep, Load, Record
-from tests.chainograd.plans.test_plan import run_on_paper
+from tests.chainograd.plans.on_paper import run_on_paper
 
 
 @pytest.mark.parametrize("slots", range(1, 21))
@@ -71,6 +71,6 @@ def test_long_plans_are_made_without_recursion(M):
         (lambda: keep_last(5, 6), "got 6"),
     ],
 )
-def test_a_plan_that_cannot_be_is_refused(make, message):
+def test_numbers_that_no_plan_can_have_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

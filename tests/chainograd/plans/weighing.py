@@ -1,4 +1,4 @@
-"""Plans weighed one action at a time and searched one by one: slow, and easy to believe."""
+"""Plans weighed one action at a time and searched one by one: slow, and easy to trust."""
 
 from chainograd import Plan, StepCost, binomial, keep_last
 from chainograd.plans.plan import Advance, Backprop, Drop, Keep, Load, Record

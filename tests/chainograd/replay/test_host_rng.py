@@ -9,9 +9,8 @@ import torch
 from chainograd import CheckpointedChain, binomial
 from chainograd.replay import host_rng as host_streams
 from chainograd.replay.rng import RNGSources
-from tests.problems import plain
+from tests.problems import PLANS, M, plain
 
-M = 6
 DRAWS = {
     "python": random.random,
     "python, normal": lambda: random.gauss(0, 1),
@@ -63,7 +62,7 @@ def test_steps_that_begin_to_draw_in_a_later_call_are_replayed(draw, at, plan):
         assert torch.equal(nets[1].norm.running_mean, nets[0].norm.running_mean)
 
 
-def test_streams_that_nothing_draws_from_are_read_whole_once_a_call_and_not_once_a_step(
+def test_streams_that_no_step_draws_from_are_read_whole_once_a_call(
     monkeypatch,
 ):
     numpy.random.seed(0)  # no number is left over from a pair
@@ -126,14 +125,14 @@ def test_every_number_drawn_is_seen_and_can_be_drawn_again(draw, first):
 
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
-def test_where_words_do_not_lie_in_memory_the_public_way_is_used(draw, monkeypatch):
+def test_streams_are_read_the_public_way_where_words_are_not_in_memory(draw, monkeypatch):
     monkeypatch.setattr("chainograd.replay.host_rng._address_of_python", lambda: None)
     monkeypatch.setattr("chainograd.replay.host_rng._address_of_numpy", lambda source: None)
     assert moves(draw)
     assert not moves(lambda: None)
 
 
-def test_a_place_in_memory_is_believed_only_if_it_holds_the_words(monkeypatch):
+def test_a_place_in_memory_is_used_only_if_it_holds_the_words_of_the_stream(monkeypatch):
     monkeypatch.setattr(host_streams, "string_at", lambda place, size: bytes(size))
 
     assert host_streams._address_of_python.__wrapped__() is None
@@ -151,7 +150,7 @@ def test_a_step_may_draw_from_numpy_with_another_bit_generator():
         numpy.random.set_bit_generator(before)
 
 
-def test_streams_stand_at_the_same_place_or_do_not():
+def test_two_readings_of_the_streams_differ_where_something_was_drawn():
     streams = RNGSources((), [named := torch.Generator()])
     before = streams.state()
 
@@ -162,3 +161,41 @@ def test_streams_stand_at_the_same_place_or_do_not():
         streams.set(before)
         assert streams.state() == before
     assert before != "another thing"
+
+
+def test_noise_of_another_generator_of_numpy_is_replayed():
+    w = torch.ones(3, requires_grad=True)
+    before = numpy.random.get_bit_generator()
+    numpy.random.set_bit_generator(numpy.random.PCG64(1))
+
+    def step(x, i):
+        return torch.sin(w * x) * numpy.random.rand()
+
+    def gradient(run):
+        numpy.random.seed(3)
+        return torch.autograd.grad(run(torch.ones(3)).sum(), w)[0]
+
+    try:
+        expected = gradient(lambda x: plain(step, M, x))
+        for plan in ("nodes", binomial(M, slots=2)):
+            assert torch.equal(gradient(CheckpointedChain(step, M, plan=plan)), expected)
+    finally:
+        numpy.random.set_bit_generator(before)
+
+
+@pytest.mark.parametrize("draw", [random.random, numpy.random.rand, numpy.random.randn])
+def test_noise_of_python_and_numpy_is_replayed_and_the_streams_go_on(draw):
+    w = torch.ones((), requires_grad=True)
+
+    def step(x, i):
+        return torch.sin(w * x + draw())
+
+    def run(chain):
+        random.seed(1)
+        numpy.random.seed(1)
+        (g,) = torch.autograd.grad(chain(torch.ones(())), w)
+        return g, random.random(), numpy.random.randn()
+
+    expected = run(lambda x: plain(step, M, x))
+    for plan in PLANS.values():
+        assert run(CheckpointedChain(step, M, plan=plan)) == expected

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chainograd import CheckpointedChain
 from chainograd.samplers import DDIM, NoiseSchedule, ddim_sigma, ddim_update, time_grid
 
 SCHEDULE = NoiseSchedule.linear()
@@ -213,3 +214,46 @@ def test_a_stochastic_update_without_its_noise_is_refused():
 
     with pytest.raises(ValueError, match="`z` is needed"):
         ddim_update(x, x, alpha_bar_t=0.3, alpha_bar_s=0.6, sigma=0.1)
+
+
+def test_ddim_follows_the_closed_form_of_gaussian_data():
+    variance = 0.5
+    grid = time_grid(999, convention="asyrp")
+    x_T = torch.randn(8, 3, dtype=torch.float64)
+
+    x_0 = CheckpointedChain(DDIM(gaussian_predictor(0.0, variance), SCHEDULE, grid), 999)(x_T)
+
+    # The exact flow keeps x / std(x) fixed.
+    a = SCHEDULE.alpha_bar(999)
+    exact = x_T * math.sqrt(variance / (a * variance + 1 - a))
+    torch.testing.assert_close(x_0, exact, rtol=5e-3, atol=0)
+
+
+def test_inversion_leads_back_and_the_better_the_finer_the_grid():
+    model = gaussian_predictor(0.0, 0.5)
+    x_0 = torch.randn(8, 3, dtype=torch.float64)
+
+    def error(M):
+        grid = time_grid(M)
+        there = CheckpointedChain(DDIM(model, SCHEDULE, grid[::-1]), M)(x_0)
+        return (CheckpointedChain(DDIM(model, SCHEDULE, grid), M)(there) - x_0).abs().max()
+
+    assert error(400) < error(100) < error(25)
+    assert error(400) < 0.05
+
+
+def test_eta_above_zero_needs_noise_and_uses_it_as_a_value():
+    grid = time_grid(5)
+    with pytest.raises(ValueError, match="eta"):
+        DDIM(lambda x, t: x, SCHEDULE, grid, eta=0.5)
+
+    def noise(x, i):
+        return torch.randn(x.shape, generator=torch.Generator().manual_seed(i), dtype=x.dtype)
+
+    step = DDIM(gaussian_predictor(0.0, 0.5), SCHEDULE, grid, eta=0.5, noise=noise)
+    x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    y = x
+    for i in range(5):
+        y = step(y, i)
+    z = CheckpointedChain(step, 5)(x)
+    assert torch.equal(torch.autograd.grad(y.sum(), x)[0], torch.autograd.grad(z.sum(), x)[0])

@@ -1,4 +1,4 @@
-"""Noise as a value: a function of seed and index, independent otherwise."""
+"""Noise as a value: a function of a seed and an index, and of nothing else."""
 
 import random
 

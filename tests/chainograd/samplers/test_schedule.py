@@ -1,4 +1,4 @@
-"""Noise schedules and time grids, beyond the ends that `test_samplers` pins."""
+"""Noise schedules and time grids."""
 
 import math
 from itertools import pairwise
@@ -140,3 +140,22 @@ def test_the_finest_grid_visits_every_time(convention, most):
 def test_an_unknown_convention_says_which_exist():
     with pytest.raises(ValueError, match=r"asyrp, author.*'leading'"):
         time_grid(10, convention="leading")  # type: ignore[arg-type]
+
+
+def test_the_linear_schedule_has_the_published_ends():
+    schedule = NoiseSchedule.linear()
+
+    assert schedule.alpha_bars.dtype == torch.float64
+    assert schedule.alpha_bar(0) == pytest.approx(0.9999, abs=1e-12)
+    assert schedule.alpha_bar(999) == pytest.approx(4.036e-5, rel=1e-3)
+    assert schedule.alpha_bar(-1) == 1.0
+
+
+@pytest.mark.parametrize(("convention", "end"), [("asyrp", -1), ("author", 0)])
+def test_both_grids_shift_24_of_40_steps_at_400_and_20_at_500(convention, end):
+    grid = time_grid(40, convention=convention)
+
+    assert (len(grid), grid[0], grid[-1]) == (41, 999, end)
+    assert sum(t >= 400 for t in grid[:-1]) == 24
+    assert sum(t >= 500 for t in grid[:-1]) == 20
+    assert all(t > s for t, s in pairwise(grid))

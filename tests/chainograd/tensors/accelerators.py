@@ -1,4 +1,4 @@
-"""An accelerator for machines without: what torch's module for one does, in Python."""
+"""An accelerator written in Python, for machines without one: torch's module for a device."""
 
 from contextlib import contextmanager
 

@@ -84,7 +84,7 @@ def test_noise_of_a_device_is_replayed(kind, monkeypatch):
     module = Accelerator.standing_for(kind, monkeypatch)
     (generator,) = module.default_generators
     monkeypatch.setattr(
-        "chainograd.chain.RNGSources",
+        "chainograd.engine.prepare.RNGSources",
         lambda used, generators: RNGSources([torch.device(kind, 0)], generators),
     )
     w = torch.full((), 0.9, requires_grad=True)

@@ -93,7 +93,7 @@ def test_the_parts_of_a_quantized_tensor_hold_scale_and_zero_point():
     assert [part.tolist() for part in dense_parts(per_channel())[1:]] == [[0.5, 1], [0, 1]]
 
 
-def test_what_a_jagged_tensor_remembers_of_its_lengths_is_no_part():
+def test_cached_lengths_of_a_jagged_tensor_are_not_among_its_parts():
     fresh, used = jagged(), jagged()
     used._max_seqlen  # noqa: B018  # as attention asks for it, and keeps it
 

@@ -1,4 +1,4 @@
-"""Each policy of truncation against its definition, written out as a loop with `detach`."""
+"""Each published policy of truncation against its definition: a loop with `detach`."""
 
 import math
 from itertools import pairwise
@@ -6,309 +6,13 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.autograd.forward_ad as fwAD
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from chainograd import (
-    CheckpointedChain,
-    LastStepAgain,
-    ScaledInput,
-    StoppedOutput,
-    binomial,
-    keep_last,
-    meter,
-    random_suffix,
-)
+from chainograd import CheckpointedChain, LastStepAgain, ScaledInput, StoppedOutput, binomial, meter
 from chainograd.samplers import DDIM, NoiseSchedule, time_grid
-from tests.problems import Net, Noisy, states_of
+from tests.chainograd.truncation.cut_loop import double, equal
+from tests.problems import PLANS, M, Net, states_of
 
-M = 6
-PLANS = {
-    "nodes": "nodes",
-    "graph": "graph",
-    "last 3": keep_last(M, 3),
-    "1 slot": binomial(M, slots=1),
-    "2 slots": binomial(M, slots=2),
-}
 SCHEDULE, GRID = NoiseSchedule.linear(), time_grid(M)
-
-
-def cut(step, steps, x, *args):
-    """The plain loop, with the result of every step that is not among ``steps`` detached."""
-    states = [x]
-    for i in range(M):
-        x = step(x, i, *args)
-        states.append(x if i in steps else x.detach())
-        x = states[-1]
-    return states
-
-
-def equal(got, expected):
-    pairs = list(zip(got, expected, strict=True))
-    assert [g is None for g, _ in pairs] == [e is None for _, e in pairs]
-    assert all(torch.equal(g, e) for g, e in pairs if g is not None)
-
-
-def double(*shape):
-    return torch.randn(shape, dtype=torch.float64)
-
-
-class Watched:
-    """Notes which step runs, and whether it may build a graph."""
-
-    def __init__(self, step):
-        self.step, self.runs = step, []
-
-    def __call__(self, x, i):
-        self.runs.append((i, torch.is_grad_enabled()))
-        return self.step(x, i)
-
-
-# The last K steps, and sets of steps
-
-
-@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-@pytest.mark.parametrize("K", [1, 4, M])
-def test_the_last_k_steps_are_the_loop_that_is_cut_once(plan, K):
-    net, x = Noisy(3, torch.float64), double(2, 3).requires_grad_()
-
-    def loop(x):
-        for i in range(M):
-            x = net(x if K == M or i != M - K else x.detach(), i)
-        return x
-
-    def result(run):
-        torch.manual_seed(0)
-        loss = run(x).square().sum()
-        return loss, *torch.autograd.grad(loss, [x, *net.parameters()], allow_unused=True)
-
-    chain = CheckpointedChain(net, M, plan=plan, grad_steps=K)
-    equal(result(chain), result(loop))
-
-
-@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-@pytest.mark.parametrize("steps", [{5}, {3, 5}, {0, 2, 5}, {0, 1, 4, 5}])
-def test_a_set_of_steps_is_the_loop_that_is_cut_after_all_others(plan, steps):
-    net, x = Noisy(3, torch.float64), double(2, 3).requires_grad_()
-
-    def result(run):
-        torch.manual_seed(0)
-        states = run(x)
-        seen = [states[i] for i in (1, 4, M) if states[i].requires_grad]
-        loss = sum(state.square().sum() for state in seen)
-        return loss, *torch.autograd.grad(loss, [x, *net.parameters()], allow_unused=True)
-
-    chain = CheckpointedChain(net, M, plan=plan, grad_steps=steps)
-    equal(result(chain.trajectory), result(lambda x: cut(net, steps, x)))
-
-
-def test_steps_without_a_gradient_run_once_and_without_a_graph():
-    step = Watched(Net(3, torch.float64))
-
-    CheckpointedChain(step, M, grad_steps={2, 4, 5})(double(2, 3)).sum().backward()
-
-    assert [run for run in step.runs if run[0] in (0, 1, 3)] == [(0, False), (1, False), (3, False)]
-    # No loss is behind step 2, since step 3 is left out: it is not run again either.
-    assert step.runs[M:] == [(4, True)]
-
-
-def test_of_steps_without_a_gradient_no_state_is_kept():
-    w = torch.ones(100, requires_grad=True)
-
-    def kept(num_steps, K):
-        chain = CheckpointedChain(lambda x, i: x + w, num_steps, grad_steps=K)
-        with meter() as reading:
-            y = chain(torch.ones(100))
-        return reading.live_bytes - y.nbytes
-
-    assert kept(60, 3) == kept(6, 3)
-    assert kept(6, 4) - kept(6, 3) == 400  # one node
-
-
-# A random suffix
-
-
-def steps_passed(chain, ws):
-    """Return which steps the gradient passes, each with a parameter of its own."""
-    grads = torch.autograd.grad(chain(torch.ones(())), ws, allow_unused=True)
-    return [i for i, g in enumerate(grads) if g is not None]
-
-
-def one_parameter_a_step():
-    ws = [torch.ones((), requires_grad=True) for _ in range(M)]
-    return ws, lambda x, i: ws[i] * x
-
-
-def test_what_a_random_suffix_keeps_is_a_suffix_of_every_length_in_its_range():
-    ws, step = one_parameter_a_step()
-    chain = CheckpointedChain(step, M, params=ws, grad_steps=random_suffix(2, 4))
-    torch.manual_seed(0)
-
-    passed = [steps_passed(chain, ws) for _ in range(40)]
-
-    assert all(kept == list(range(M - len(kept), M)) for kept in passed)
-    assert {len(kept) for kept in passed} == {2, 3, 4}
-
-
-@pytest.mark.parametrize(("least", "most"), [(1, None), (2, 5), (3, 3)])
-def test_the_length_of_a_random_suffix_is_uniform(least, most):
-    draw = random_suffix(least, most, generator=torch.Generator().manual_seed(0))
-    lengths = range(least, (most or M) + 1)
-
-    drawn = [draw(M) for _ in range(600 * len(lengths))]
-
-    assert set(drawn) == set(lengths)
-    deviation = math.sqrt(600 * (1 - 1 / len(lengths)))  # of a binomial count
-    assert all(abs(drawn.count(K) - 600) <= 4 * deviation for K in lengths)
-
-
-@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-@pytest.mark.parametrize("named", [False, True], ids=["global", "generator"])
-def test_the_draw_comes_before_the_noise_and_is_neither_repeated_nor_undone(plan, named):
-    net, x = Noisy(3, torch.float64), double(2, 3).requires_grad_()
-    generator = torch.Generator() if named else None
-
-    def result(run):
-        torch.manual_seed(3)
-        if named:
-            generator.manual_seed(3)
-        seen = []
-        for _ in range(4):  # where one call leaves the streams the next begins
-            loss = run(x).square().sum()
-            seen += [loss, *torch.autograd.grad(loss, [net.w, net.b])]
-        after = torch.rand(2) if generator is None else torch.rand(2, generator=generator)
-        return [*seen, after, torch.rand(2)]
-
-    def loop(x):
-        K = int(torch.randint(1, M + 1, (), generator=generator))
-        return cut(net, range(M - K, M), x)[-1]
-
-    chain = CheckpointedChain(net, M, plan=plan, grad_steps=random_suffix(generator=generator))
-    equal(result(chain), result(loop))
-
-
-def test_a_generator_that_the_steps_draw_from_too_serves_both():
-    generator, w = torch.Generator(), torch.ones((), requires_grad=True)
-
-    def step(x, i):
-        return w * x + torch.randn((), generator=generator)
-
-    def result(run):
-        generator.manual_seed(1)
-        grads = [torch.autograd.grad(run(torch.ones(())), w)[0] for _ in range(4)]
-        return [*grads, torch.rand(2, generator=generator)]
-
-    def loop(x):
-        K = int(torch.randint(1, M + 1, (), generator=generator))
-        return cut(step, range(M - K, M), x)[-1]
-
-    draw = random_suffix(generator=generator)
-    chain = CheckpointedChain(step, M, generators=[generator], grad_steps=draw)
-    equal(result(chain), result(loop))
-
-
-def test_every_backward_pass_of_a_call_goes_by_the_same_draw():
-    ws, step = one_parameter_a_step()
-    chain = CheckpointedChain(step, M, params=ws, grad_steps=random_suffix())
-    torch.manual_seed(1)
-
-    for _ in range(5):
-        y = chain(torch.ones(()))
-        passed = [
-            [
-                g is not None
-                for g in torch.autograd.grad(y, ws, retain_graph=True, allow_unused=True)
-            ]
-            for _ in range(3)
-        ]
-        assert passed[0] == passed[1] == passed[2]
-
-
-def test_a_chain_inside_a_step_draws_the_same_when_the_step_runs_again():
-    net, x = Net(3, torch.float64), double(2, 3)
-    inner = CheckpointedChain(net, M, grad_steps=random_suffix())
-
-    def result(run):
-        torch.manual_seed(0)
-        return *torch.autograd.grad(run(x).sum(), [net.w, net.b]), torch.rand(1)
-
-    def loop(x):
-        for _ in range(4):
-            K = int(torch.randint(1, M + 1, ()))
-            x = cut(net, range(M - K, M), x)[-1]
-        return x
-
-    got = result(CheckpointedChain(lambda x, i: inner(x), 4, plan=binomial(4, slots=2)))
-    for g, e in zip(got, result(loop), strict=True):
-        torch.testing.assert_close(
-            g, e, rtol=1e-12, atol=1e-12
-        )  # sums of an inner chain come first
-
-
-@pytest.mark.parametrize("micro_batch", [None, 2])
-def test_without_gradients_the_streams_end_where_they_do_with_them(micro_batch):
-    net, x = Noisy(3, torch.float64), double(4, 3)
-    chain = CheckpointedChain(net, M, grad_steps=random_suffix(), micro_batch=micro_batch)
-
-    def run():
-        torch.manual_seed(0)
-        return chain(x).detach(), torch.rand(2)
-
-    with torch.no_grad():
-        without = run()
-    equal(without, run())
-
-
-def test_measuring_steps_draws_no_suffix():
-    chain, x = CheckpointedChain(Net(3, torch.float64), M, grad_steps=random_suffix()), double(2, 3)
-    before = torch.get_rng_state()
-
-    chain.measure(x)
-
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-# Torch's own forward-mode AD warns that one of its parts is deprecated.
-@pytest.mark.filterwarnings("ignore:.torch.jit.script:FutureWarning")
-@pytest.mark.parametrize("K", [1, 4, M])
-def test_transforms_of_torch_func_are_those_of_the_loop_that_is_cut(K):
-    net, x, w = Net(3, torch.float64), double(2, 3), double(3)
-    chain = CheckpointedChain(lambda x, i, w: net(x, i) * w, M, grad_steps=K)
-
-    def run(w):
-        return chain(x, w).square().sum()
-
-    def loop(w):
-        return cut(lambda x, i, w: net(x, i) * w, range(M - K, M), x, w)[-1].square().sum()
-
-    for transform in (torch.func.grad, torch.func.jacfwd, torch.func.hessian):
-        got, expected = transform(run)(w), transform(loop)(w)
-        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-13)  # sums in another order
-
-
-def test_a_random_suffix_is_drawn_where_tensors_are_fake():
-    with FakeTensorMode():
-        w = torch.ones((), requires_grad=True)
-        chain = CheckpointedChain(lambda x, i: w * x, M, grad_steps=random_suffix())
-        chain(torch.ones(3)).sum().backward()
-
-        assert w.grad.shape == ()
-
-
-@pytest.mark.parametrize("bad", [(0,), (True,), (1.5,), (3, 2), (1, 2.5)])
-def test_a_suffix_that_cannot_be_is_refused(bad):
-    with pytest.raises(ValueError, match=r"1 <= least <= most, got least="):
-        random_suffix(*bad)
-
-
-@pytest.mark.parametrize("long", [(M + 1,), (1, M + 1)])
-def test_a_suffix_longer_than_the_chain_is_refused_when_it_is_drawn(long):
-    chain = CheckpointedChain(lambda x, i: x, M, grad_steps=random_suffix(*long))
-
-    with pytest.raises(ValueError, match=rf"least={long[0]}, .*above {M}"):
-        chain(torch.ones(1, requires_grad=True))
-
-
-# The linear path
 
 
 class Epsilon(torch.nn.Module):
@@ -352,7 +56,7 @@ def drtune(network, trained):
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-@pytest.mark.parametrize("trained", [range(M), {1, 3, 5}, {0}, {4}])
+@pytest.mark.parametrize("trained", [range(M), {1, 3, 6}, {0}, {4}])
 def test_drtune_gives_the_product_of_the_linear_coefficients_and_each_trained_steps_own(
     plan, trained
 ):
@@ -375,12 +79,12 @@ def test_a_set_of_steps_ends_the_linear_path_where_a_stopped_output_does_not():
     step = DDIM(ScaledInput(network, scale=0), SCHEDULE, GRID)
     wanted = [x, *network.parameters()]
 
-    cut_off = CheckpointedChain(step, M, grad_steps={1, 3, 5})(x)
-    passed = CheckpointedChain(drtune(network, {1, 3, 5}), M)(x)
+    cut_off = CheckpointedChain(step, M, grad_steps={1, 3, 6})(x)
+    passed = CheckpointedChain(drtune(network, {1, 3, 6}), M)(x)
 
     got = torch.autograd.grad(cut_off.sum(), wanted, allow_unused=True)
     assert got[0] is None
-    alone = along_the_linear_path(network, x, {5})[1:]
+    alone = along_the_linear_path(network, x, {6})[1:]
     for g, e in zip(got[1:], alone, strict=True):
         torch.testing.assert_close(g, e, rtol=1e-11, atol=1e-13)
     assert all(
@@ -417,7 +121,7 @@ def test_a_scaled_input_scales_the_networks_part_of_the_jacobian(alpha):
 
 def test_flowbps_bridge_lets_one_step_see_those_before_it_in_part():
     w = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
-    alphas = [0.0, 0.0, 0.0, 0.5, 0.0, 0.0]
+    alphas = [0.0, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0]
     models = [ScaledInput(lambda x: w * x, scale=alpha) for alpha in alphas]
 
     y = CheckpointedChain(lambda x, i: x + models[i](x), M)(torch.ones((), dtype=torch.float64))
@@ -497,8 +201,6 @@ def test_one_step_and_the_sample_it_predicts_is_a_grid_that_ends_early():
     expected = torch.autograd.grad(predicted.square().sum(), list(network.parameters()))
     equal([y, *got], [predicted, *expected])
 
-
-# The last step from several noises
 
 ALPHA = math.sqrt(SCHEDULE.alpha_bar(GRID[-2]))
 SIGMA = math.sqrt(1 - SCHEDULE.alpha_bar(GRID[-2]))
@@ -596,17 +298,3 @@ def test_levels_that_cannot_be_are_refused_by_name(bad):
 
     with pytest.raises(ValueError, match=f"`{name}`"):
         LastStepAgain(lambda x, i: x, given.pop("index"), noise=torch.randn, **given)
-
-
-def test_a_loss_on_the_last_state_keeps_nothing_for_steps_before_a_gap():
-    net, x = Net(3, torch.float64), double(2, 3)
-    chain = CheckpointedChain(net, 6, plan="graph", grad_steps={0, 1, 3, 5})
-    with meter() as reading:
-        y = chain(x)
-    kept = reading.live_bytes
-
-    with meter() as reading:
-        alone = CheckpointedChain(net, 6, plan="graph", grad_steps=1)(x)
-
-    assert kept == reading.live_bytes
-    assert torch.equal(y, alone)

@@ -5,7 +5,8 @@ from dataclasses import fields
 import pytest
 from hdiscovery.commands.flags import read_flags
 from hdiscovery.commands.train import TrainOptions
-from hdiscovery.directions.config import GROUP_OF, GROUPS, DiscoveryConfig
+from hdiscovery.directions.config import DiscoveryConfig
+from hdiscovery.directions.groups import GROUP_OF, GROUPS
 from hdiscovery.directions.recipe import from_preset, presets
 from hdiscovery.directions.settings import ShiftSettings
 

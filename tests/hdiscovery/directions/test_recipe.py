@@ -2,7 +2,8 @@
 
 import pytest
 from hdiscovery.cli import main
-from hdiscovery.directions.config import GROUP_OF, DiscoveryConfig, from_tables
+from hdiscovery.directions.config import DiscoveryConfig
+from hdiscovery.directions.groups import GROUP_OF, from_tables
 from hdiscovery.directions.recipe import as_toml, from_preset, preset, presets, read_recipe
 
 

@@ -1,0 +1,130 @@
+"""The one place that compares a rerun with the first run: states, graphs, generators, tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from chainograd.captured.generators import UnlistedGenerators
+from chainograd.engine.changes import ChangeDetector
+from chainograd.engine.shared import SharedTensors
+from chainograd.engine.step_result import StepResult
+from chainograd.errors import ReplayError
+from chainograd.replay.verify import ADVICE, Verifier
+from chainograd.storage.call_storage import StoredState
+from chainograd.storage.device import DeviceState
+
+
+class Comparison:
+    """Compares what steps return when they run again with what they returned first.
+
+    Args:
+        shared: What the steps share, before the first step runs.
+        verifier: Knows what states were like.
+        measured: Knows what states were like when costs were measured, if they were.
+        unlisted_generators: Generators that the chain was not told of.
+
+    Attributes:
+        changes: Notices what changed since the forward pass.
+        in_sight: Indices of states that are kept where a look at them costs nothing.
+    """
+
+    def __init__(
+        self,
+        shared: SharedTensors,
+        verifier: Verifier,
+        measured: Verifier,
+        unlisted_generators: UnlistedGenerators,
+    ) -> None:
+        self.shared, self.verifier, self.measured = shared, verifier, measured
+        self.unlisted_generators = unlisted_generators
+        self.changes = ChangeDetector(shared)
+        self.in_sight: set[int] = set()
+
+    def saw(self, i: int, result: StepResult) -> None:
+        """Remember what step i returned in its first run.
+
+        Raises:
+            ReplayError: If it returned something else when it was measured.
+        """
+        leaves = result.leaving.leaves
+        if self.measured.digests or self.measured.samples:
+            _as_measured(partial(self.measured.same, i, leaves, None))
+        self.verifier.graphs[i] = result.used, result.signature
+        # Of steps that the plan does not run again too: a second backward pass runs all of them.
+        if any(result.wanted) and i + 1 not in self.in_sight:
+            self.verifier.saw(i + 1, leaves)
+
+    def dropped(self, i: int, node: StoredState) -> None:
+        """Remember what a state was like that is not kept any more, if it is at hand."""
+        if isinstance(node, DeviceState) or not self.verifier.exact:
+            self.verifier.saw(i, node.load().leaves)
+
+    def same(self, i: int, result: StepResult, node: StoredState | None) -> None:
+        """Check that step i returned what it returned first, and used what it used then.
+
+        Args:
+            i: The step.
+            result: What it returns now.
+            node: The state after it, if that is kept.
+
+        Raises:
+            ReplayError: If it did not; on an accelerator `settle` raises it.
+            ChangedTensorError: If that is because a tensor has changed.
+        """
+        verifier, changes = self.verifier, self.changes
+        if changes.changed:
+            # A changed tensor that needs a gradient matters if the step's graph leads to it. A
+            # change of any other tensor shows in the values, if they are compared bit for bit.
+            inside, certain = self.shared.ids(result.used), verifier.exact
+            changes.refuse_changes(i, lambda t: id(t) in inside or not (certain or t.requires_grad))
+        # To bring a state back from elsewhere takes longer than to compare its digest.
+        far = verifier.exact and not isinstance(node, DeviceState)
+        first = None if node is None or far else lambda: node.load().leaves
+        try:
+            verifier.same(i, result.leaving.leaves, first)
+            verifier.same_graph(i, result.used, result.signature)
+            if verifier.verify != "off":
+                self.unlisted_generators.ran_again(i)
+        except ReplayError:
+            changes.refuse_changes(i, lambda t: True)
+            raise
+
+    def settle(self, i: int) -> None:
+        """Ask whether all steps returned what they returned first, where that is open.
+
+        Args:
+            i: The first step that a gradient needs, for errors.
+
+        Raises:
+            ReplayError: If they did not.
+        """
+        try:
+            self.verifier.settle()
+        except ReplayError:
+            self.changes.refuse_changes(i, lambda t: True)
+            raise
+
+    def settle_measured(self) -> None:
+        """Ask whether all steps returned what they returned when they were measured.
+
+        Raises:
+            ReplayError: If they did not.
+        """
+        _as_measured(self.measured.settle)
+
+    def forget(self) -> None:
+        """Forget what states were like."""
+        self.verifier.digests.clear()
+        self.verifier.samples.clear()
+
+
+def _as_measured(check: Callable[[], None]) -> None:
+    """Name the byte budget in an error of a comparison with a measured state."""
+    try:
+        check()
+    except ReplayError as error:
+        raise ReplayError(
+            f"Step {error.step} returned one state when the byte budget of `plan` had it measured, "
+            f"and another one in the forward pass after it. {ADVICE}"
+        ) from error
