@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.recipe import from_preset
+from hdiscovery.directions.run_networks import RunNetworks
 from hdiscovery.dm.adm_config import TABLE_3, UNetConfig
 from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.model import DiffusionModel
@@ -88,23 +88,23 @@ def discovery_step(setting: Setting, M: int, device: str, **options: Any) -> tup
     config = from_preset(setting.preset, dm=setting.model, M=M, **options)
     unet = moved(ADMUNet(TABLE_3[setting.model]), device).requires_grad_(False).eval()
     dm = DiffusionModel(unet, schedule, setting.model)
-    discovery = Discovery.build(config, dm, device=device)
-    trainer = Trainer(discovery, Unread(device=torch.device(device)))
+    networks = RunNetworks.build(config, dm, device=device)
+    trainer = Trainer(networks, Unread(device=torch.device(device)))
     for each in trainer.optimizers.values():  # others ask a fake count of steps for its value
         for group in each.param_groups:
             group["fused"], group["foreach"] = True, False
 
     first = replace(
-        discovery,
-        real=CheckpointedChain(discovery.real.step, 1),
-        shifted=CheckpointedChain(discovery.shifted.step, 1),
+        networks,
+        real=CheckpointedChain(networks.real.step, 1),
+        shifted=CheckpointedChain(networks.shifted.step, 1),
     )
 
-    def run(sampler: Discovery) -> None:
-        trainer.algorithm.discovery = sampler
-        trainer.step(*discovery.draw(setting.batch))
+    def run(sampler: RunNetworks) -> None:
+        trainer.algorithm.networks = sampler
+        trainer.step(*networks.draw(setting.batch))
 
-    return partial(run, discovery), partial(run, first)
+    return partial(run, networks), partial(run, first)
 
 
 def chatface_step(M: int, device: str, **options: Any) -> tuple[Run, Run]:

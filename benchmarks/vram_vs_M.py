@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.recipe import from_preset
+from hdiscovery.directions.run_networks import RunNetworks
 from hdiscovery.training.algorithm1 import Objective
 from measured import apart, default_device, each_apart, in_turn, ratio, results, save
 from torch import Tensor
@@ -29,13 +29,13 @@ TIMED = 20  # the largest M that is timed: a step takes as long whatever M is
 def workload(M: int, batch: int, device: str) -> tuple[Callable[[str], Tensor], int]:
     """Return ``objective(method) -> loss`` of a discovery step, and the bytes of a node."""
     config = from_preset("MNIST32-400-20-32-5", M=M, batch_size=batch, head_std=0.1)
-    discovery = Discovery.build(config, device=device)
-    discovery.D.requires_grad_(False)
-    loss = Objective(discovery)
-    x_T, k, s = discovery.draw(batch)
+    networks = RunNetworks.build(config, device=device)
+    networks.D.requires_grad_(False)
+    loss = Objective(networks)
+    x_T, k, s = networks.draw(batch)
     with torch.no_grad():
-        x_0 = discovery.real(x_T)
-    step = discovery.shifted.step
+        x_0 = networks.real(x_T)
+    step = networks.shifted.step
 
     def objective(method: str) -> Tensor:
         if method == "chain":

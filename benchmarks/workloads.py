@@ -15,8 +15,8 @@ from diffusers import (
     DiTTransformer2DModel,  # pyright: ignore[reportPrivateImportUsage]
     UNet2DModel,  # pyright: ignore[reportPrivateImportUsage]
 )
-from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.recipe import from_preset
+from hdiscovery.directions.run_networks import RunNetworks
 from hdiscovery.dm.adm_config import UNetConfig
 from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.model import DiffusionModel
@@ -95,17 +95,17 @@ def mnist(M: int, batch: int, device: str, size: Size = "bench") -> Workload:
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        discovery = Discovery.build(config, _mnist_model(device, size), device=device)
-        discovery.D.requires_grad_(False)
-        x_T, k, s = discovery.draw(batch)
+        networks = RunNetworks.build(config, _mnist_model(device, size), device=device)
+        networks.D.requires_grad_(False)
+        x_T, k, s = networks.draw(batch)
     with torch.no_grad():
-        x_0 = discovery.real(x_T)
-    objective, step = Objective(discovery), discovery.shifted.step
+        x_0 = networks.real(x_T)
+    objective, step = Objective(networks), networks.shifted.step
     grid: Any = step.grid  # type: ignore[attr-defined]
     return Workload(
         "MNIST discovery", M, step, x_T, (k, s),
         lambda x: objective(x_0, x, k, s)["loss"],
-        [*discovery.shift_block.parameters(), *discovery.R.parameters()],
+        [*networks.shift_block.parameters(), *networks.R.parameters()],
         frozen=True, kind=lambda i: grid[i] >= config.shift.t_stop,
     )  # fmt: skip
 

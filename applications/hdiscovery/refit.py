@@ -40,48 +40,47 @@ def refit(
     device: torch.device | str = "cpu",
     progress: Progress = iter,
 ) -> FreshReconstructor:
-    """Put another reconstructor into a run's checkpoint, and return it with what it knows.
+    """Replace the reconstructor in a run's checkpoint, and return the new one with its accuracy.
 
-    One that learns along with the directions sees new pairs once and old ones again and again, at
-    a rate that does not fall: it comes to know its buffer by heart, and others less well. A new
-    one that sees all pairs equally often, by a rate that falls to 0 along a cosine, knows more of
-    pairs that neither has seen. The run goes on from it with ``--resume``, R's optimizer anew.
+    A reconstructor that trains along with the directions sees the pairs of its buffer many times,
+    at a constant rate: it memorises them, and recognises other pairs less well. A new reconstructor
+    that sees every pair equally often, at a rate that falls to 0 along a cosine, recognises unseen
+    pairs better. The run goes on with it by ``--resume``; R's optimizer begins anew.
 
-    Where the directions have hardly changed since, the run's own also knows what it learnt of pairs
-    that are not in the buffer any more: ``warm_start`` fits that one instead of a new one.
+    If the directions have hardly changed, the run's own reconstructor also knows pairs that left
+    the buffer: ``warm_start`` fits that reconstructor instead of a new one.
 
     Args:
         run: A run whose checkpoint has a buffer: one with ``r_updates`` above 1.
         passes: How often each pair is seen.
         batch_size: Pairs an update, at least 2.
         learning_rate: At the start.
-        weight_decay: Of AdamW. This and the next keep R from learning the pairs by heart.
+        weight_decay: Of AdamW. Weight decay and label smoothing keep R from memorising the pairs.
         label_smoothing: The share of each target that is spread over all k, in [0, 1).
-        warm_start: Begin with the reconstructor of the run. It has seen most pairs that are held
-            out, perhaps: what it knows of them says little then.
-        reconstructor: The kind of the new one, if it is to be another; it stands in the run's
-            config from then on.
-        scale: What the run's directions are multiplied by before, such as 0.8 where the samples
-            suffer from them. The pairs in the buffer serve on, see `rescaled`.
-        autocast: ``"bf16"`` fits under bfloat16 autocast. What pairs are made in is the run's own.
+        warm_start: Begin with the run's own reconstructor. It may have seen most of the held-out
+            pairs, so its accuracy on them says little.
+        reconstructor: The architecture of the new reconstructor, by default the run's. The run's
+            config takes it over.
+        scale: Factor on the run's directions, such as 0.8 if samples suffer from them. The pairs
+            in the buffer stay in use, see `rescaled`.
+        autocast: ``"bf16"`` fits under bfloat16 autocast. The pairs keep the run's precision.
         seed: Of the network and the batches.
         device: Where it is trained.
         progress: Wraps the loop over updates.
 
     Returns:
-        The reconstructor, with its accuracy on the newest twentieth of the batches, which it was
-        not trained on, and on the others.
+        The reconstructor, with its accuracy on the newest twentieth of the batches, which are held
+        out, and on the batches that it was trained on.
 
     Raises:
-        ValueError: If a number or a name is out of range, there are fewer than 2 batches in the
-            buffer, or something was measured of the run by the reconstructor that would be
-            replaced.
+        ValueError: If a number or a name is out of range, the buffer has fewer than 2 batches, or
+            something was measured with the reconstructor that would be replaced.
     """
     _refuse_numbers(passes, batch_size, learning_rate, scale, weight_decay, label_smoothing)
     _refuse_measured(run)
-    discovery, checkpoint = open_run(run, device=device), run.load_checkpoint()
+    networks, checkpoint = open_run(run, device=device), run.load_checkpoint()
     assert checkpoint is not None  # open_run has read it
-    config = discovery.config
+    config = networks.config
     if reconstructor is not None and reconstructor != config.networks.reconstructor:
         if warm_start:
             raise ValueError(
@@ -89,23 +88,23 @@ def refit(
                 f"{config.networks.reconstructor!r}, and `reconstructor` asks for "
                 f"{reconstructor!r}. Leave one of them out."
             )
-        discovery = replace(discovery, config=config.replace(reconstructor=reconstructor))
-    checkpoint = rescaled(checkpoint, discovery.shift_block, scale, config.shift.S)
+        networks = replace(networks, config=config.replace(reconstructor=reconstructor))
+    checkpoint = rescaled(checkpoint, networks.shift_block, scale, config.shift.S)
     train, test = _banks(checkpoint["buffers"])
-    training, K, S = TrainedRun(discovery.config), config.shift.K, config.shift.S
+    training, K, S = TrainedRun(networks.config), config.shift.K, config.shift.S
     with seeded(seed):
-        R = discovery.R
+        R = networks.R
         if not warm_start:
-            R = training.new_reconstructor(discovery.dm.image_shape).to(discovery.device)
+            R = training.new_reconstructor(networks.dm.image_shape).to(networks.device)
         fit(R, train, training.weights, steps=-(-passes * len(train) // batch_size),
             batch_size=batch_size, learning_rate=learning_rate, seed=seed,
-            device=discovery.device, augment=training.augment, weight_decay=weight_decay,
+            device=networks.device, augment=training.augment, weight_decay=weight_decay,
             label_smoothing=label_smoothing, precision=autocast, progress=progress)  # fmt: skip
     anew = torch.optim.Adam(R.parameters(), config.rates["omega"])
     optimizers = {**checkpoint["optimizers"], "omega": anew.state_dict()}
     run.save_checkpoint({**checkpoint, "R": R.state_dict(), "optimizers": optimizers})
-    enter(run, "refitted", config=discovery.config, before=config, step=checkpoint["step"])
-    known = [accuracy(R, bank.batches(256, discovery.device), K=K, S=S)
+    enter(run, "refitted", config=networks.config, before=config, step=checkpoint["step"])
+    known = [accuracy(R, bank.batches(256, networks.device), K=K, S=S)
              for bank in (test, train)]  # fmt: skip
     return FreshReconstructor(R, *known)
 

@@ -1,4 +1,4 @@
-"""A run's directions made weaker or stronger, and the pairs that it has of them."""
+"""Makes a run's directions weaker or stronger, and adapts the pairs in its buffer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def rescaled(
 ) -> dict[str, Any]:
     """Return a checkpoint whose directions are ``scale`` times as strong.
 
-    A shift is linear in s, so ``(scale f)(s / scale) = f(s)``: the pairs of the buffer are pairs of
-    these directions, too, with s divided by ``scale``. Those beyond S then are left out; of weaker
-    directions nothing else is missing, of stronger ones there are none beyond ``S / scale``.
+    A shift is linear in s, so ``(scale f)(s / scale) = f(s)``: the pairs of the buffer are also
+    pairs of the new directions, with s divided by ``scale``. Pairs whose s is then beyond S are
+    left out. For stronger directions, the buffer holds no pairs beyond ``S / scale``.
 
     Args:
-        checkpoint: What `Trainer.state` returned; it stays as it is.
+        checkpoint: What `checkpoint.state` returned; it is not changed.
         shift_block: A shift block of the run, to tell which of its weights are heads.
         scale: Above 0.
         S: Largest shift.

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.run_networks import RunNetworks
 from hdiscovery.directions.saved import open_networks
 from hdiscovery.directions.seeds import seeded
 from hdiscovery.directions.shipped import located
@@ -27,30 +27,30 @@ STRENGTHS = {20: 1.0, 10: 1.6, 5: 2.0}  # a shift adds up over 12, 6 or 3 steps
 HEADER = "| M | strength | change | cosine | accuracy |\n|---:|---:|---:|---:|---:|"
 
 
-def in_steps(discovery: Discovery, M: int, strength: float) -> Discovery:
+def in_steps(networks: RunNetworks, M: int, strength: float) -> RunNetworks:
     """Return the same networks in M steps, the directions times ``strength``."""
-    other = under(discovery, M=M, autocast="off")
+    other = under(networks, M=M, autocast="off")
     for head in other.shift_block.heads:
         head.data.mul_(strength)
     return other
 
 
 @torch.no_grad()
-def pairs_of(discovery: Discovery) -> tuple[Tensor, Tensor]:
+def pairs_of(networks: RunNetworks) -> tuple[Tensor, Tensor]:
     """Return what each shift changes, ``[PAIRS, C H W]``, and whether R knows its direction."""
     with seeded(SEED):
-        drawn = discovery.draw(PAIRS)
+        drawn = networks.draw(PAIRS)
     changes, right = [], []
     for x_T, k, s in tqdm(list(zip(*(v.split(AT_ONCE) for v in drawn), strict=True))):
-        x_0, shifted = discovery.real(x_T), discovery.shifted(x_T, k, s)
+        x_0, shifted = networks.real(x_T), networks.shifted(x_T, k, s)
         changes.append((shifted - x_0).flatten(1))
-        right.append(discovery.R(x_0, shifted)[0].argmax(1) == k)
+        right.append(networks.R(x_0, shifted)[0].argmax(1) == k)
     return torch.cat(changes), torch.cat(right).float()
 
 
-def measured(discovery: Discovery) -> list[dict[str, float]]:
+def measured(networks: RunNetworks) -> list[dict[str, float]]:
     """Return a row for each number of steps; the first is what the others are compared with."""
-    made = {M: pairs_of(in_steps(discovery, M, by)) for M, by in STRENGTHS.items()}
+    made = {M: pairs_of(in_steps(networks, M, by)) for M, by in STRENGTHS.items()}
     reference, _ = made[max(made)]
     return [
         {"M": M, "strength": STRENGTHS[M], "change": d.abs().mean().item(),
@@ -70,7 +70,7 @@ def table(content: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    discovery, _ = open_networks(RunFolder.open(located(Path(sys.argv[1]))))
-    content = {"run": sys.argv[1], "pairs": PAIRS, "rows": measured(discovery)}
+    networks, _ = open_networks(RunFolder.open(located(Path(sys.argv[1]))))
+    content = {"run": sys.argv[1], "pairs": PAIRS, "rows": measured(networks)}
     OUT.write_text(json.dumps(content, indent=2) + "\n")
     print(table(content))

@@ -21,7 +21,7 @@ def main() -> None:
     """Draw, best first, in two columns."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else SHIPPED
     run = read(folder)
-    discovery, _ = open_networks(RunFolder.open(folder))
+    networks, _ = open_networks(RunFolder.open(folder))
     shifts = even_shifts(run["config"]["S"], COLUMNS)
     ks = [row["k"] for row in run["ranking"]["directions"] if str(row["k"]) in run["labels"]]
     rows = -(-len(ks) // 2)
@@ -29,7 +29,7 @@ def main() -> None:
     for axes in figure.subplots(rows, 2, squeeze=False).flat:
         axes.axis("off")
     for k, axes in zip(ks, figure.axes, strict=False):
-        strips = draw_strips(discovery, k, samples=SAMPLES, shifts=shifts, seed=SEED)
+        strips = draw_strips(networks, k, samples=SAMPLES, shifts=shifts, seed=SEED)
         N, C, _, H, W = strips.shape
         image = strips[:, :, 0].permute(0, 2, 1, 3).reshape(N * H, C * W)
         axes.imshow(image, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.run_networks import RunNetworks
 from hdiscovery.directions.saved import open_networks
 from hdiscovery.directions.seeds import seeded
 from hdiscovery.directions.shipped import located
@@ -29,31 +29,31 @@ HEADER = (
 )
 
 
-def under(discovery: Discovery, **changes: Any) -> Discovery:
+def under(networks: RunNetworks, **changes: Any) -> RunNetworks:
     """Return the same networks under a config with these changes."""
-    other = Discovery.build(discovery.config.replace(**changes), discovery.dm)
-    other.shift_block.load_state_dict(discovery.shift_block.state_dict())
-    other.R.load_state_dict(discovery.R.state_dict())
+    other = RunNetworks.build(networks.config.replace(**changes), networks.dm)
+    other.shift_block.load_state_dict(networks.shift_block.state_dict())
+    other.R.load_state_dict(networks.R.state_dict())
     other.R.eval()
     return other
 
 
 @torch.no_grad()
-def pairs_of(discovery: Discovery, level: float) -> dict[str, Tensor]:
+def pairs_of(networks: RunNetworks, level: float) -> dict[str, Tensor]:
     """Return what each shift of that size changes, and whether R knows its direction."""
     with seeded(SEED):
-        x_T, k, s = discovery.draw(PAIRS)
+        x_T, k, s = networks.draw(PAIRS)
     changes, right = [], []
     for x, j, sign in zip(*(v.split(AT_ONCE) for v in (x_T, k, s.sign())), strict=True):
-        x_0, shifted = discovery.real(x), discovery.shifted(x, j, level * sign)
+        x_0, shifted = networks.real(x), networks.shifted(x, j, level * sign)
         changes.append((shifted - x_0).flatten(1))
-        right.append(discovery.R(x_0, shifted)[0].argmax(1) == j)
+        right.append(networks.R(x_0, shifted)[0].argmax(1) == j)
     return {"change": torch.cat(changes), "right": torch.cat(right).float()}
 
 
-def measured(discovery: Discovery) -> list[dict[str, float]]:
+def measured(networks: RunNetworks) -> list[dict[str, float]]:
     """Return a row for each size of a shift."""
-    exactly, roundly = (under(discovery, autocast=precision) for precision in ("off", "bf16"))
+    exactly, roundly = (under(networks, autocast=precision) for precision in ("off", "bf16"))
     rows = []
     for level in tqdm(LEVELS):
         exact, rounded = pairs_of(exactly, level), pairs_of(roundly, level)
@@ -79,7 +79,7 @@ def table(content: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    discovery, _ = open_networks(RunFolder.open(located(Path(sys.argv[1]))))
-    content = {"run": sys.argv[1], "pairs": PAIRS, "rows": measured(discovery)}
+    networks, _ = open_networks(RunFolder.open(located(Path(sys.argv[1]))))
+    content = {"run": sys.argv[1], "pairs": PAIRS, "rows": measured(networks)}
     OUT.write_text(json.dumps(content, indent=2) + "\n")
     print(table(content))

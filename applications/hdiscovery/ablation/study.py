@@ -25,7 +25,7 @@ def open_variant(folder: Path, name: str, config: DiscoveryConfig) -> RunFolder:
     """Return a variant's run folder, new or begun earlier with the same config.
 
     Raises:
-        ValueError: If it was begun with another.
+        ValueError: If it was begun with another config.
     """
     path = folder / name
     if not (path / "config.json").exists():
@@ -61,10 +61,10 @@ def measure_variant(
     sources: Sources,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
-    """Return a variant's evaluation, written as ``evaluation.json``; or the one that is there.
+    """Measure a variant, write ``evaluation.json`` and return it, or return what is there already.
 
-    One that is there counts if it is of the same checkpoint, the same sizes and sources and all of
-    the parts.
+    The file that is there counts if it has all of the parts and is of the same checkpoint, sizes
+    and sources.
     """
     checkpoint, path = run.load_checkpoint(), run.path / "evaluation.json"
     step = checkpoint["step"] if checkpoint else 0

@@ -1,4 +1,4 @@
-"""What is compared: a recipe, and the same recipe with some fields changed."""
+"""The variants that an ablation compares: a recipe with some fields changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ else:
 
 Variants = dict[str, dict[str, Any]]  # fields that are changed, by the variant's name
 
-# Section 5.6 and Fig. 3 of the paper, and what else is its choice.
+# Section 5.6 and Fig. 3 of the paper, and the alternatives to its other choices.
 PAPER: Variants = {
     "paper": {},
     "no-discriminator": {"lambda_G": 0.0},
@@ -35,7 +35,7 @@ def read_variants(path: Path) -> Variants:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no TOML, holds no table, or a name cannot be that of a folder.
+        ValueError: If the file is not TOML, or holds no table.
     """
     if not path.is_file():
         raise FileNotFoundError(f"`variants` {path} is not a file.")
@@ -55,7 +55,7 @@ def configs(base: DiscoveryConfig, variants: Variants) -> dict[str, DiscoveryCon
     """Return each variant's config.
 
     Raises:
-        ValueError: If a field is unknown or out of range, a name is none for a folder, or two
+        ValueError: If a field is unknown or out of range, a name cannot be a folder's, or two
             variants are the same.
     """
     found: dict[str, DiscoveryConfig] = {}

@@ -14,6 +14,7 @@ from hdiscovery.api.files import refuse_existing, refuse_own
 from hdiscovery.data.images import INVERSION, listed, read_photo
 from hdiscovery.directions.config import run_config
 from hdiscovery.directions.direction_set import DirectionSet
+from hdiscovery.directions.history import open_model
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.directions.shipped import located
 from hdiscovery.dm.device import device_of
@@ -154,8 +155,9 @@ def _model(model: DirectionSet | str | Path, device: str) -> tuple[DiffusionMode
         return model.dm, model.sampler.convention
     folder = located(Path(model))
     if (folder / "config.json").is_file():
-        config = run_config(RunFolder(folder))
-        return load_dm(config.model.dm, device=device_of(device)), config.sampling.grid
+        run = RunFolder(folder)
+        config = run_config(run)
+        return open_model(run, config, device=device_of(device)), config.sampling.grid
     return load_dm(str(model), device=device_of(device)), "asyrp"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
@@ -20,6 +20,9 @@ from hdiscovery.commands.options import (
     Switch,
     given_images,
 )
+
+if TYPE_CHECKING:
+    from hdiscovery.api.edit import Arranged
 
 EXAMPLES = (
     "hdiscovery edit runs/a --image photo.png --direction 3:1.5 --direction 7:-2   # both at once",
@@ -87,8 +90,7 @@ def run(options: Options) -> None:
     how = {"unit": options.unit, "span": options.span, "shifts": options.shifts}
     arranged = arrange_edits(directions, options.direction, **how)
     arranged.paths(files, options.out, overwrite=options.overwrite)  # refused before the work
-    if arranged.s.abs().max() > directions.about.S:
-        print(f"note: strengths beyond S = {directions.about.S:g} were not trained")
+    say_untrained(arranged, directions.about.S)
     inversion = invert(
         directions, files, inversion_steps=options.inversion_steps,
         sampling_steps=options.sampling_steps, batch_size=options.batch_size, progress=bars,
@@ -100,3 +102,9 @@ def run(options: Options) -> None:
     )  # fmt: skip
     for path in edits.save(options.out, overwrite=options.overwrite):
         print("wrote", path)
+
+
+def say_untrained(arranged: Arranged, S: float) -> None:
+    """Say so if an edit is stronger than any shift of the training."""
+    if arranged.s.abs().max() > S:
+        print(f"note: strengths beyond S = {S:g} were not trained")

@@ -1,4 +1,4 @@
-"""What is known of directions besides their tensors."""
+"""What is known about directions besides their tensors."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Calibration:
     """For each direction, the strength at which images change by as much as for the others.
 
     Attributes:
-        scales: s of each direction; None where even S changes less than that.
-        target: The change that all of them make, a `distance`.
-        features: What it was measured by.
-        samples: Images it is the mean over, each shifted both ways.
+        scales: s of each direction; None if even S changes images less than the target.
+        target: The change that all directions make, a `distance`.
+        features: Name of the features that measured it.
+        samples: Number of images that it is averaged over, each shifted both ways.
     """
 
     scales: tuple[float | None, ...]
@@ -30,23 +30,23 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """What is known of directions besides their tensors.
+    """What is known about directions besides their tensors.
 
     Attributes:
-        dm: Weight file or shipped model they were found in, as the run named it.
-        dm_hash: Of that diffusion model; see `dm_hash`.
-        shift_block_hash: Of the shift block they were measured from.
-        K: How many.
+        dm: Weight file or shipped model that they were found in, as the run named it.
+        dm_hash: Hash of that diffusion model; see `dm_hash`.
+        shift_block_hash: Hash of the shift block that they were measured from.
+        K: Number of directions.
         S: Largest training shift.
         M: Sampling steps of the training.
         t_stop: Last time (inclusive) at which samples are shifted.
         grid: Convention of the time grid.
         update: Where the shift enters: the predicted x_0 alone, or the noise as well.
         times: The shifted times of the M steps, falling.
-        samples: How many samples the means are over; 0 where there are none.
-        seed: Of these samples.
+        samples: Number of samples that the means are over; 0 without means.
+        seed: Seed of these samples.
         labels: A text for each direction, possibly empty.
-        scores: A number for each direction, larger is better, or None where it has none.
+        scores: A number for each direction, larger is better, or None.
         score_name: What the scores are.
         calibration: Strengths of equal change, or None.
 
@@ -88,26 +88,26 @@ class About:
         return replace(self, labels=("",) * self.K, scores=nothing, score_name="", calibration=None)
 
     def title(self, k: int) -> str:
-        """Return how a direction is called, such as ``3 (thicker)``."""
+        """Return the name of a direction, such as ``3 (thicker)``."""
         return f"{k} ({self.labels[k]})" if self.labels[k] else str(k)
 
     def scales(self, k: Sequence[int]) -> list[float]:
-        """Return the s that calibrated strength 1 stands for, of each of some directions.
+        """Return the s of calibrated strength 1, for each of some directions.
 
         Raises:
-            ValueError: If they were not calibrated, or one does not reach the common change.
+            ValueError: If they were not calibrated, or a direction does not reach the target.
         """
         if self.calibration is None:
             raise ValueError(
-                "`--strength calibrated`: these directions were not calibrated. `hdiscovery "
-                "directions RUN` does it, unless told not to."
+                "`--unit calibrated`: these directions were not calibrated. `hdiscovery "
+                "publish RUN --to file` calibrates them, without `--no-calibration`."
             )
         found = []
         for j in k:
             scale = self.calibration.scales[j]
             if scale is None:
                 raise ValueError(
-                    f"`--strength calibrated`: direction {self.title(j)} changes images less than "
+                    f"`--unit calibrated`: direction {self.title(j)} changes images less than "
                     f"the others even at S = {self.S:g}. Give it a plain strength."
                 )
             found.append(scale)

@@ -1,4 +1,4 @@
-"""Which network this is: a hash of its weights, the same on every machine."""
+"""A hash of a network's weights, the same on every machine."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hdiscovery.dm.model import DiffusionModel
 def weights_hash(module: nn.Module) -> str:
     """Return the sha256 of a module's state: names, shapes and values as float32.
 
-    The order is that of the names, so that neither the order of construction nor the device nor
-    a cast to float64 changes it.
+    Tensors are hashed in the order of their names. The hash does not depend on the order of
+    construction, on the device, or on a cast to float64.
 
     Args:
         module: The network; its state is copied to the CPU, one tensor at a time.

@@ -1,4 +1,4 @@
-"""Directions that need no shift block: the mean of each step, and the one mean of all of them."""
+"""Directions without a shift block: a mean for each step, or one mean over all steps."""
 
 from __future__ import annotations
 

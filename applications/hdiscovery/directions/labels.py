@@ -1,4 +1,4 @@
-"""What the user calls directions: ``labels.json`` in a run's folder."""
+"""The user's names of directions: ``labels.json`` in a run's folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LABELS = "labels.json"
 
 
 def read_labels(run: RunFolder, *, K: int) -> dict[int, str]:
-    """Return the labels of ``labels.json`` by direction; none where there is no such file.
+    """Return the labels of ``labels.json`` by direction; nothing without such a file.
 
     Raises:
         ValueError: If the file is not what the page saves.
@@ -24,8 +24,8 @@ def read_labels(run: RunFolder, *, K: int) -> dict[int, str]:
     known = {str(k): k for k in range(K)}
     if unknown := [k for k in labels if k not in known]:
         raise ValueError(
-            f"{path} names {unknown[0]!r}, which is none of the run's directions 0 … {K - 1}. "
-            "Is it another run's file?"
+            f"{path} names the direction {unknown[0]!r}, and the run has 0 … {K - 1}. Likely it is "
+            "another run's file. Remove the entry, or take the right file."
         )
     return {known[k]: text for k, text in labels.items()}
 

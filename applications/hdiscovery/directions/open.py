@@ -9,12 +9,12 @@ import torch
 
 from hdiscovery.directions.about import About
 from hdiscovery.directions.direction_set import DirectionSet, Kind
-from hdiscovery.directions.discovery import Discovery, sampler_of
 from hdiscovery.directions.fingerprint import dm_hash
 from hdiscovery.directions.fixed import GlobalDirections, MeanDirections
 from hdiscovery.directions.portable import FILE, PortableDirections, load_directions
 from hdiscovery.directions.run_about import about_run
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.run_networks import RunNetworks, sampler_of
 from hdiscovery.directions.sampler import Sampler
 from hdiscovery.directions.saved import open_networks
 from hdiscovery.directions.shipped import located, shipped_runs
@@ -46,7 +46,7 @@ def open_directions(
 
     Raises:
         FileNotFoundError: If there is nothing at ``path``, or a run has no file of means yet.
-        ValueError: If ``kind`` is not there, the diffusion model is another one, or a file is
+        ValueError: If ``kind`` is not there, the diffusion model is not the right one, or a file is
             damaged.
     """
     where = located(Path(path))
@@ -67,7 +67,7 @@ def open_directions(
 
 
 def directions_of(
-    networks: Discovery, *, name: str = "learnt", folder: RunFolder | None = None, step: int = 0
+    networks: RunNetworks, *, name: str = "learnt", folder: RunFolder | None = None, step: int = 0
 ) -> DirectionSet:
     """Return the directions of a run's shift block.
 
@@ -189,7 +189,7 @@ def check_model(
     if found != about.dm_hash and not another_dm:
         raise ValueError(
             f"The directions in {path} were found in the diffusion model {about.dm!r} (sha256 "
-            f"{about.dm_hash[:12]}…); {model.name} is another one ({found[:12]}…), in which they "
-            "mean nothing unless it is a fine-tuned copy. Pass the right one by `--dm FILE`, or "
-            "`--another-dm` to try all the same."
+            f"{about.dm_hash[:12]}…), and {model.name} is another one ({found[:12]}…). "
+            "Directions mean nothing in another model, unless it is a fine-tuned copy. Pass the "
+            "right model by `--dm FILE`, or try all the same with `--another-dm`."
         )

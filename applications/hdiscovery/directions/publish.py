@@ -1,4 +1,4 @@
-"""A run without what only its training needs: its directions, R, and what was measured of them."""
+"""Publishes a run: its directions, its reconstructor and its measures, without the checkpoint."""
 
 from __future__ import annotations
 

@@ -27,16 +27,16 @@ def about_run(
 ) -> About:
     """Return what is known of a run's directions.
 
-    Labels are those of ``labels.json``, and else those of the run's file of means. Scores are those
-    of the ranking, and else the recalls of the reconstructor. Calibrated strengths are those of the
-    file of means, if it was measured from the shift block as it is now.
+    Labels come from ``labels.json``, and otherwise from the run's file of means. Scores come from
+    the ranking, and otherwise are the recalls of the reconstructor. Calibrated strengths come from
+    the file of means, if it was measured from the shift block as it is now.
 
     Args:
         config: How the run was made.
         dm: Its diffusion model.
         shift_block: Its shift block.
         times: The times at which it shifts samples.
-        folder: The run's folder, or None: then nothing but hashes and settings is known.
+        folder: The run's folder. Without a folder, only hashes and settings are known.
 
     Raises:
         ValueError: If one of these files is damaged.

@@ -24,7 +24,7 @@ UPDATES: dict[UpdateName, type[AsymmetricDDIM]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampler:
-    """The settings of a sampler. `dataclasses.replace` gives the same sampler in other steps.
+    """The settings of a sampler. `dataclasses.replace` returns the same sampler in other steps.
 
     Attributes:
         M: Sampling steps.

@@ -1,4 +1,4 @@
-"""The networks of a run as it saved them: in a checkpoint or, once published, in two files."""
+"""Loads the networks of a run: from a checkpoint or, of a published run, from two files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from hdiscovery.directions.config import run_config
-from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.history import open_model
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.run_networks import RunNetworks
 
 FORMAT = "hdiscovery-checkpoint-2"
 SHIFT_BLOCK, RECONSTRUCTOR = "shift_block.safetensors", "reconstructor.safetensors"
@@ -25,8 +25,8 @@ class LeftBehind(nn.Module):
     def forward(self, *_: Tensor) -> Tensor:
         """Refuse."""
         raise ValueError(
-            "A published run has its directions and its reconstructor: the discriminator stayed "
-            "with the run. What it said in training is in records.jsonl."
+            "A published run has no discriminator: it stayed with the run that was published. Its "
+            "losses are in records.jsonl."
         )
 
 
@@ -35,49 +35,49 @@ def is_published(run: RunFolder) -> bool:
     return (run.path / SHIFT_BLOCK).is_file()
 
 
-def open_networks(run: RunFolder, *, device: torch.device | str = "cpu") -> tuple[Discovery, int]:
+def open_networks(run: RunFolder, *, device: torch.device | str = "cpu") -> tuple[RunNetworks, int]:
     """Return the networks of a run, published or not, and the training steps behind them.
 
     Raises:
-        ValueError: If the run has no checkpoint, a file of it is damaged, or its diffusion model
-            is another one than it was trained with.
+        ValueError: If the run has no checkpoint, one of its files is damaged, or its diffusion
+            model is not the model that it was trained with.
     """
     if not is_published(run):
         return open_run(run, device=device), trained_steps(run)
-    discovery = _built(run, device)
-    step = _load(discovery.shift_block, run.path / SHIFT_BLOCK)
-    _load(discovery.R, run.path / RECONSTRUCTOR)
-    discovery.D = LeftBehind()
-    return discovery, step
+    networks = _built(run, device)
+    step = _load(networks.shift_block, run.path / SHIFT_BLOCK)
+    _load(networks.R, run.path / RECONSTRUCTOR)
+    networks.D = LeftBehind()
+    return networks, step
 
 
-def open_run(run: RunFolder, *, device: torch.device | str = "cpu") -> Discovery:
+def open_run(run: RunFolder, *, device: torch.device | str = "cpu") -> RunNetworks:
     """Return the networks of a run's last checkpoint; of the shift block its average, if kept.
 
     Raises:
-        ValueError: If the run has no checkpoint yet, or its diffusion model is another one than
+        ValueError: If the run has no checkpoint yet, or its diffusion model is not the model that
             it was trained with.
     """
-    discovery = _built(run, device)
+    networks = _built(run, device)
     checkpoint = run.load_checkpoint()
     if checkpoint is None:
         raise ValueError(
             f"The run {run.path} has no checkpoint yet. Train it on with `hdiscovery train --out "
             f"{run.path} --resume`; `--save-every` sets how often a checkpoint is written."
         )
-    load_networks(discovery, checkpoint)
+    load_networks(networks, checkpoint)
     if checkpoint["average"] is not None:
-        discovery.shift_block.load_state_dict(averaged(checkpoint["average"]))
-    return discovery
+        networks.shift_block.load_state_dict(averaged(checkpoint["average"]))
+    return networks
 
 
 def trained_steps(run: RunFolder) -> int:
-    """Return how many training steps are behind a run's checkpoint; 0 where there is none."""
+    """Return the number of training steps behind a run's checkpoint; 0 without a checkpoint."""
     checkpoint = run.load_checkpoint()
     return checkpoint["step"] if checkpoint else 0
 
 
-def load_networks(discovery: Discovery, state: dict[str, Any]) -> None:
+def load_networks(networks: RunNetworks, state: dict[str, Any]) -> None:
     """Load the three networks of a checkpoint as they were trained.
 
     Raises:
@@ -88,9 +88,9 @@ def load_networks(discovery: Discovery, state: dict[str, Any]) -> None:
             f"The run's checkpoint has the format {state.get('format')!r}, expected {FORMAT!r}: "
             "another version of hdiscovery wrote it. Use that one, or begin the run anew."
         )
-    discovery.shift_block.load_state_dict(state["shift_block"])
-    discovery.R.load_state_dict(state["R"])
-    discovery.D.load_state_dict(state["D"])
+    networks.shift_block.load_state_dict(state["shift_block"])
+    networks.R.load_state_dict(state["R"])
+    networks.D.load_state_dict(state["D"])
 
 
 def averaged(average: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -99,10 +99,10 @@ def averaged(average: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): v for name, v in average.items() if name.startswith(prefix)}
 
 
-def _built(run: RunFolder, device: torch.device | str) -> Discovery:
+def _built(run: RunFolder, device: torch.device | str) -> RunNetworks:
     """Return a run's networks as they are before anything is loaded."""
     config = run_config(run)
-    return Discovery.build(config, open_model(run, config, device=device), device=device)
+    return RunNetworks.build(config, open_model(run, config, device=device), device=device)
 
 
 def _load(net: nn.Module, path: Path) -> int:

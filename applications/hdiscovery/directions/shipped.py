@@ -1,4 +1,4 @@
-"""Where runs are: in the user's folders, or in the package by their names."""
+"""Finds runs: in the user's folders, or in the package by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def shipped_runs() -> dict[str, Path]:
 
 
 def located(path: Path) -> Path:
-    """Return where a run is: ``path``, or where nothing is there, the shipped run of that name."""
+    """Return ``path`` or, if nothing is there, the path of the shipped run of that name."""
     return path if path.exists() else shipped_runs().get(str(path), path)
 
 
@@ -24,13 +24,13 @@ def own_run(path: Path) -> RunFolder:
     """Open a run to write into.
 
     Raises:
-        FileNotFoundError: If there is none at ``path``; if a shipped run is called so, with where
-            to copy it from.
+        FileNotFoundError: If there is no run at ``path``. If a shipped run has that name, the error
+            says where to copy it from.
     """
     shipped = shipped_runs().get(str(path))
     if shipped is not None and not path.exists():
         raise FileNotFoundError(
-            f"{path} comes with the package, and this command writes into the run: copy {shipped} "
-            "to a folder of yours, and name that."
+            f"{path} comes with the package, and this command writes into the run. Copy {shipped} "
+            "to a folder of yours, and pass that folder."
         )
     return RunFolder.open(path)

@@ -1,4 +1,4 @@
-"""What a state dict cannot tell of its network, asked for and answered."""
+"""The facts about an ADM UNet that its state dict does not show: questions and answers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Question(NamedTuple):
     """Something to be answered.
 
     Attributes:
-        option: The command line's option for it, with its values.
-        about: What is asked, in words.
+        option: The command line's option that answers it, with its values.
+        about: The question in words.
     """
 
     option: str
@@ -25,7 +25,7 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """What is known of a network besides its state dict; None is not known.
+    """What is known about a network besides its state dict; None means not known.
 
     Attributes:
         image_size: Pixels along an edge.
@@ -88,7 +88,7 @@ class Answers:
         if open_ := [q for q in self.questions(inferred) if not q.option.startswith("--schedule")]:
             options = ", ".join(f"`{question.option}`" for question in open_)
             raise ValueError(
-                f"A state dict does not tell everything; still to be given: {options}."
+                f"A state dict does not show the whole architecture; still to be given: {options}."
             )
         assert self.image_size is not None
         return UNetConfig(

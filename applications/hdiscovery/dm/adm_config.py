@@ -1,4 +1,4 @@
-"""What fixes an ADM UNet, in guided-diffusion's words, and the networks of the paper's Table 3."""
+"""The config of an ADM UNet, and the networks of the paper's Table 3."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ AttentionOrder = Literal["legacy", "new"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UNetConfig:
-    """What fixes an ADM UNet.
+    """The architecture of an ADM UNet. Flags of the paper's Table 3 keep their names.
 
     Attributes:
         image_size: Pixels along an edge; with ``channel_mult`` it fixes h-space's resolution.

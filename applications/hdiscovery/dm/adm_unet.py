@@ -1,7 +1,7 @@
 """ADM's UNet, split where h-space is: encode, middle, decode.
 
-Module names and tensor shapes are those of guided-diffusion, so that published ADM and PDAE state
-dicts load strictly. Its flags keep their names too, where the paper's Table 3 uses them.
+Module names and tensor shapes equal guided-diffusion's, so that published ADM and PDAE state dicts
+load strictly.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def inferred_of(state: dict[str, Tensor], source: Path) -> Inferred:
-    """Return what a state dict tells of its network; an error names the file.
+    """Return what can be inferred from a state dict; an error names the file.
 
     Raises:
         ValueError: If the state dict is not an ADM UNet's.

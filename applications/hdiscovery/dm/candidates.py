@@ -1,4 +1,4 @@
-"""The answers that a network could have, ranked by how well it then predicts noise."""
+"""The answers that fit a state dict, ranked by the noise-prediction error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHARE = 0.01  # of the error; a difference below it changes no image
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranked:
-    """What one set of answers gives.
+    """One set of answers, and the error of the network under it.
 
     Attributes:
         answers: The answers, complete.
@@ -57,11 +57,11 @@ def rank(
     *,
     device: torch.device | str = "cpu",
 ) -> list[Ranked]:
-    """Return the answers that a state dict could have, the best first.
+    """Return the answers that fit a state dict, the best first.
 
-    What is answered is compared with the alternatives too: first the schedules, under the answered
-    heads and order or the likeliest, then heads and orders under the best schedule and the answered
-    one. On noise alone there is one schedule, as all are the same there.
+    Given answers are compared with their alternatives, too: first the schedules, under the given or
+    likeliest heads and order; then heads and orders, under the best and the given schedule. On pure
+    noise all schedules are the same, and one is tried.
 
     Args:
         state: The weights.
@@ -121,14 +121,14 @@ def attentions(inferred: Inferred, answers: Answers) -> Iterator[Answers]:
 
 
 def computed(inferred: Inferred, answers: Answers) -> object:
-    """Return what is equal for answers under which a network computes the same."""
+    """Return a key that is equal for answers under which a network computes the same."""
     heads = answers.heads(inferred)
     order = None if set(heads or ()) == {1} else answers.attention_order
     return heads, order, answers.schedule
 
 
 def completed(inferred: Inferred, answers: Answers) -> Answers:
-    """Return complete answers: those that are given, and first guesses for the others."""
+    """Return complete answers: the given answers, and a first guess for each of the others."""
     if answers.heads(inferred) is None:
         guesses = [answers.but(num_head_channels=n) for n in HEAD_CHANNELS]
         guesses = [guess for guess in guesses if _possible(inferred, guess)]

@@ -1,4 +1,4 @@
-"""The parts of a UNet, compiled: fewer passes over memory, for minutes at the start."""
+"""Compiled UNets: fewer passes over memory, after minutes at the start."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ PARTS = ("encode", "middle", "decode")
 
 
 def compile_parts(unet: HSpaceUNet) -> None:
-    """Let `torch.compile` make each of the three parts of a UNet anew, once a shape, in place.
+    """Compile the three parts of a UNet in place by `torch.compile`, once for each shape.
 
-    Values agree with those of the network as it was to rounding, and the same call returns the
-    same bits. A call that records a graph and one that does not are compiled apart, and differ by
-    rounding: a chain that replays its steps refuses that, so it needs the plan ``"graph"``.
+    The results agree with the uncompiled network's to rounding, and equal calls return equal bits.
+    A call that records a graph is compiled separately from a call that does not, and the two differ
+    by rounding. A chain that replays its steps refuses that difference; it needs the plan
+    ``"graph"``.
 
     Cost:
-        One to several minutes for each process, once a machine: what was compiled is kept in
-        inductor's cache.
+        One to several minutes for each process. Inductor keeps the compiled code in its cache, so
+        a machine pays once.
 
     Args:
         unet: The network. Its weights stay what they are, and where they are.

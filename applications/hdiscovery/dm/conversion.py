@@ -33,19 +33,20 @@ def convert(
 ) -> UNetConfig:
     """Write the diffusion model of published weights, in their own precision.
 
-    What the weights do not tell of their network is answered, or the whole architecture is named;
-    the weights must then fit it exactly. With images, answers that others clearly beat are refused.
+    The state dict does not show the whole architecture. Give the missing answers, or name the
+    architecture; the weights must then fit it exactly. With images, an answer is refused if another
+    answer clearly predicts their noise better.
 
     Args:
         weights: As for `read_weights`.
         out: The ``.safetensors`` file to write.
         architecture: A row of the paper's Table 3 (``MNIST32``, ``Anime64``, ``CelebAHQ128``,
             ``AFHQ128``), or a JSON file with the fields of `UNetConfig`.
-        answers: What is not in the weights; with an ``architecture`` the schedule alone, which is
-            linear by default.
-        images: Returns some of those that the network was trained for, ``[N, C, H, W]`` in [-1, 1],
-            of the given shape ``(C, H, W)``.
-        device: Where to compare answers on them.
+        answers: The facts that the weights do not show. With an ``architecture`` only the schedule,
+            which is linear by default.
+        images: Returns images like the network's training images, ``[N, C, H, W]`` in [-1, 1], for
+            a shape ``(C, H, W)``.
+        device: Where the answers are compared on the images.
 
     Returns:
         The architecture.
@@ -75,16 +76,17 @@ def convert(
 
 
 def asked(weights: Path, inferred: Inferred, answers: Answers) -> str:
-    """Return what to do about published weights of which something is not known."""
+    """Return the error for published weights whose architecture is not fully known."""
     return (
-        f"`weights` {weights} are an ADM UNet's, and do not tell everything of it. Give what its "
-        f"authors say: {command(weights, inferred, answers)}. What fits best, `hdiscovery convert "
-        f"{shlex.quote(str(weights))} --inspect --image-size PIXELS --images FOLDER` finds."
+        f"`weights` {weights} are an ADM UNet's, and a state dict does not show the whole "
+        "architecture. Fill in what its authors say: "
+        f"{command(weights, inferred, answers)}. To find what fits best: `hdiscovery convert "
+        f"{shlex.quote(str(weights))} --inspect --image-size PIXELS --data FOLDER`."
     )
 
 
 def command(weights: Path, inferred: Inferred, answers: Answers) -> str:
-    """Return the command that converts published weights, with what is still to be filled in."""
+    """Return the command that converts published weights, with placeholders for open answers."""
     questions = [question.option for question in answers.questions(inferred)]
     out = weights.stem + ("-dm" if weights.suffix == ".safetensors" else "") + ".safetensors"
     return " ".join(
@@ -101,16 +103,17 @@ def refuse_unconverted(weights: Path) -> NoReturn:
     """Refuse published weights where a diffusion model is expected.
 
     Raises:
-        ValueError: With the command that makes one of them, or why none can.
+        ValueError: Always, with the command that converts the weights, or with the reason why they
+            cannot be converted.
     """
     raise ValueError(asked(weights, inferred_of(read_weights(weights), weights), Answers()))
 
 
 def refuse_worse(ranking: list[Ranked], inferred: Inferred, answers: Answers) -> None:
-    """Refuse answers that others clearly beat.
+    """Refuse answers if others clearly predict noise better.
 
     Raises:
-        ValueError: With both errors.
+        ValueError: If they do; the error holds both noise-prediction errors.
     """
     key = computed(inferred, completed(inferred, answers))
     given = next(ranked for ranked in ranking if computed(inferred, ranked.answers) == key)
@@ -119,7 +122,7 @@ def refuse_worse(ranking: list[Ranked], inferred: Inferred, answers: Answers) ->
         raise ValueError(
             f"With `{answers.options()}` the noise-prediction error on {len(given.errors)} images "
             f"is {given.error:.4f}, and with `{best.answers.options()}` it is {best.error:.4f}. "
-            "Give those. To write the file all the same, leave `--images` out."
+            "Give those. To write the file all the same, leave `--data` out."
         )
 
 
@@ -152,8 +155,7 @@ def _answers_of(config: UNetConfig, answers: Answers) -> Answers:
     if answers != schedule:
         options = answers.but(schedule=None, num_train_steps=1000).options()
         raise ValueError(
-            f"`{options}` does not go with `--architecture`, which says it all. Leave one of them "
-            "out."
+            f"`{options}` and `--architecture` both describe the network. Leave one of them out."
         )
     return Answers(
         image_size=config.image_size,

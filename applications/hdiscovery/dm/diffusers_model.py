@@ -1,4 +1,4 @@
-"""A diffusion model of a diffusers network and scheduler, neither of them converted."""
+"""A diffusion model made of diffusers' network and scheduler, without conversion."""
 
 from __future__ import annotations
 
@@ -54,8 +54,9 @@ def diffusers_model(
     known = unet.config.get("num_train_timesteps") or schedule.num_train_steps
     if known < schedule.num_train_steps:
         raise ValueError(
-            f"`num_train_timesteps` of the diffusers model is {known}, expected those of its "
-            f"scheduler, {schedule.num_train_steps}: later times have no embedding."
+            f"`num_train_timesteps` of the diffusers model is {known}, its scheduler has "
+            f"{schedule.num_train_steps}: later times have no embedding. Pass the scheduler that "
+            "the model was trained with."
         )
     unet.requires_grad_(False)
     network = predicts_noise(ours, schedule, prediction_of(config)).eval()

@@ -11,7 +11,7 @@ from torch import Tensor
 from chainograd.samplers.schedule import NoiseSchedule
 from hdiscovery.dm.schedules import schedule_name
 
-# Fields with which a network would see other levels of noise than those of the betas.
+# Fields that make the network see other noise levels than the betas say.
 NEUTRAL = {"rescale_betas_zero_snr": False, "snr_shift_scale": 1.0}
 
 # The kinds of betas and the fields that each is computed from.
@@ -76,7 +76,7 @@ def scheduler_config(schedule: NoiseSchedule) -> dict[str, Any]:
     """Return the arguments of the `DDIMScheduler` that samples as `chainograd.samplers.DDIM` does.
 
     With a number of steps M that divides T it visits T-1, T-1 - T/M, …, T/M - 1 and ends with the
-    jump to clean data. With ``set_alpha_to_one=False`` it ends at index 0, and the grid is that of
+    jump to clean data. With ``set_alpha_to_one=False`` it ends at index 0, and the grid equals
     ``time_grid(M, T, convention="author")``. With other M, diffusers jumps to times that it does
     not visit.
 
@@ -112,8 +112,8 @@ def _betas(config: Mapping[str, Any]) -> Tensor:
     if kind not in BETAS:
         raise ValueError(
             f"`beta_schedule` of the diffusers scheduler is {kind!r}, expected "
-            f"{' or '.join(map(repr, BETAS))}, or betas in `trained_betas`. To use another one, "
-            "save the scheduler with its `betas` as `trained_betas`."
+            f"{' or '.join(map(repr, BETAS))}, or betas in `trained_betas`. To use another "
+            "schedule, save the scheduler with its `betas` as `trained_betas`."
         )
     missing = [field for field in BETAS[kind] if field not in config]
     if missing:

@@ -1,7 +1,7 @@
-"""diffusers' `UNet2DModel` and `UNet2DConditionModel` as they are, split where h-space is.
+"""diffusers' `UNet2DModel` and `UNet2DConditionModel`, split where h-space is.
 
-Nothing is converted: each part runs the model's own blocks in the order of its own ``forward``.
-What a split forward would not do as the model does is refused by name.
+The weights are not converted: each part runs the model's own blocks in the order of its
+``forward``. A model whose split forward would differ is refused, and the error names the field.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hdiscovery.dm.hspace import Encoded, HSpaceUNet
 
 
 class DiffusersUNet(HSpaceUNet):
-    """What the two kinds share: sizes, the time embedding, the decoder's way up.
+    """The parts that both models share: sizes, the time embedding, the decoder's loop.
 
     Args:
         theirs: The model.
@@ -60,7 +60,7 @@ class DiffusersUNet(HSpaceUNet):
         return 2 * x - 1.0 if self.theirs.config.center_input_sample else x
 
     def up(self, h: Tensor, encoded: Encoded, block: Callable[..., Tensor]) -> Tensor:
-        """Return what the way up makes of ``h``; each block is given its part of the skips."""
+        """Return the decoder's output for ``h``; each block takes its part of the skips."""
         skips = encoded.skips
         for stage in self.theirs.up_blocks:
             n = len(stage.resnets)
@@ -104,7 +104,7 @@ class UnconditionalUNet(DiffusersUNet):
         return Encoded(h, skips, emb)
 
     def middle(self, encoded: Encoded) -> Tensor:
-        """Return ``h``, the output of ``mid_block``; the encoder's, where there is none."""
+        """Return ``h``, the output of ``mid_block``, or of the encoder in a model without one."""
         mid = self.theirs.mid_block
         return encoded.features if mid is None else mid(encoded.features, encoded.embedding)
 
@@ -173,7 +173,7 @@ class ConditionUNet(DiffusersUNet):
         return emb if theirs.time_embed_act is None else theirs.time_embed_act(emb)
 
     def middle(self, encoded: Encoded) -> Tensor:
-        """Return ``h``, the output of ``mid_block``; the encoder's, where there is none."""
+        """Return ``h``, the output of ``mid_block``, or of the encoder in a model without one."""
         mid, h = self.theirs.mid_block, encoded.features
         if mid is None:
             return h
@@ -200,14 +200,14 @@ def _named(y: Any) -> dict[str, Tensor]:
     named = dict(y) if isinstance(y, Mapping) else {"encoder_hidden_states": y}
     if named.get("encoder_hidden_states") is None:
         raise ValueError(
-            "`y` must give a UNet2DConditionModel its `encoder_hidden_states`. "
-            "`diffusers_model(unet, scheduler, condition=…)` fixes one for a run."
+            "A UNet2DConditionModel needs `encoder_hidden_states`, and `y` does not hold them. "
+            "`diffusers_model(unet, scheduler, condition=…)` fixes them for a run."
         )
     return named
 
 
 def _attended(block: Any, context: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    """Return what a block with cross attention is given besides."""
+    """Return the further arguments of a block with cross attention."""
     states, *_ = context
     return {"encoder_hidden_states": states} if getattr(block, "has_cross_attention", False) else {}
 

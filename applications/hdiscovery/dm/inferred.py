@@ -1,8 +1,8 @@
-"""What a state dict alone tells of the ADM UNet that it belongs to.
+"""The architecture of an ADM UNet, as far as its state dict shows it.
 
-Widths, blocks, attention and what the outputs are show in the names and shapes of the tensors.
-Heads, the attention order, the size of the images and the noise schedule leave no trace there: see
-`hdiscovery.dm.adm_answers`.
+The names and shapes of the tensors show the widths, the blocks, the attention and the outputs. They
+do not show the heads, the attention order, the image size and the noise schedule:
+`hdiscovery.dm.adm_answers` asks for these.
 """
 
 from __future__ import annotations
@@ -60,16 +60,17 @@ class Inferred:
 
 
 def infer(state: Mapping[str, Tensor]) -> Inferred:
-    """Return what a state dict tells of its ADM UNet.
+    """Return the part of an ADM UNet's architecture that its state dict shows.
 
-    Only some of the tensors are looked at; that all of them fit shows when they are loaded.
+    Only the shapes of some tensors are read. Whether all tensors fit is checked when they are
+    loaded.
 
     Args:
-        state: Of `ADMUNet`, guided-diffusion's ``UNetModel`` or PDAE's ``UNet``. What is in the
-            tensors is not looked at.
+        state: State dict of `ADMUNet`, guided-diffusion's ``UNetModel`` or PDAE's ``UNet``.
 
     Raises:
-        ValueError: If it is no ADM UNet's, naming the tensor that is missing or does not fit.
+        ValueError: If it is not an ADM UNet's; the error names the tensor that is missing or does
+            not fit.
 
     Example:
         >>> from hdiscovery.dm.adm_config import UNetConfig
@@ -83,8 +84,8 @@ def infer(state: Mapping[str, Tensor]) -> Inferred:
     out = _shape(shapes, "out.2.weight")
     if out[0] not in (first[1], 2 * first[1]):
         raise _no_adm(
-            f"`out.2.weight` gives {out[0]} channels for images of {first[1]}; expected as many, "
-            "or twice as many (learn_sigma)"
+            f"`out.2.weight` has {out[0]} output channels for images of {first[1]}; expected "
+            "as many, or twice as many (learn_sigma)"
         )
     levels, blocks, resampling = _way_up(shapes)
     firsts = [1 + level * (blocks + 1) for level in range(levels)]
@@ -111,8 +112,9 @@ def infer(state: Mapping[str, Tensor]) -> Inferred:
 def _way_up(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, str]:
     """Return the number of levels, of residual blocks per level, and what changes the resolution.
 
-    On the way down a residual block that halves the resolution looks like any other. On the way up
-    it is a stage's second one, or a convolution beside the first, and it ends a level.
+    A residual block that halves the resolution has the keys of any other. A residual block that
+    doubles it is the second one of a stage, or a convolution stands beside the first, and the level
+    ends there. So the decoder is read.
     """
     stages = 1 + max(
         (int(found[1]) for key in shapes if (found := re.match(r"output_blocks\.(\d+)\.", key))),
@@ -132,8 +134,8 @@ def _way_up(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, str]:
     expected = list(range(per_level - 1, stages - 1, per_level))
     if sorted(ups) != expected or stages % per_level or len(set(ups.values())) > 1:
         raise _no_adm(
-            f"of {stages} `output_blocks`, those that double the resolution are {sorted(ups)}; "
-            "expected the last of each level, all with convolutions or all with residual blocks"
+            f"of {stages} `output_blocks`, the blocks {sorted(ups)} double the resolution; "
+            "expected the last block of each level, all by convolutions or all by residual blocks"
         )
     return stages // per_level, per_level - 1, next(iter(ups.values()), "resblock")
 

@@ -52,7 +52,10 @@ def inspect(
         yield from _of_published(path, answers, images, device)
         return
     if given := answers.options():
-        raise ValueError(f"`{given}` is for published weights; {source} tells everything itself.")
+        raise ValueError(
+            f"`{given}` is for published weights. {source} says which architecture it holds: leave "
+            "the options out."
+        )
     yield from _of_model(load_dm(source, device=device), images)
 
 
@@ -69,7 +72,7 @@ def _of_model(dm: DiffusionModel, images: Images | None) -> Iterator[str]:
         yield _line("conditional", "in Python, `hdiscovery.dm.conditioned.under(dm, label)`")
     if images is None and isinstance(unet, PredictsNoise):
         # x_t is nearly all of the answer then, whatever the network says.
-        yield _line("noise error", "`--images FOLDER` measures it; pure noise tells nothing here")
+        yield _line("noise error", "`--data FOLDER` measures it; pure noise says nothing here")
         return
     probe = _probe(dm.image_shape, images)
     error, trivial = noise_error(unet, dm.schedule, probe), trivial_error(probe)
@@ -103,7 +106,7 @@ def _of_published(
     for question in answers.questions(inferred):
         yield _line("to be answered", f"{question.option}: {question.about}")
     if answers.image_size is None:
-        yield "With --image-size, answers can be compared; best with --images it was made for."
+        yield "With --image-size, answers can be compared; best with --data, its kind of images."
     else:
         shape = (inferred.in_channels, answers.image_size, answers.image_size)
         probe = _probe(shape, images)
@@ -151,7 +154,7 @@ def _measured(ranked: Ranked, probe: Probe) -> Iterator[str]:
         yield _line(
             "noise error",
             f"{ranked.error:.4f} on {n} samples of pure noise, and should be near 0; on images, "
-            "`--images FOLDER` measures it",
+            "`--data FOLDER` measures it",
         )
     else:
         verdict = "" if ranked.error < ranked.trivial else ": it does not know images of this kind"
@@ -171,7 +174,7 @@ def _compared(ranking: list[Ranked], probe: Probe) -> Iterator[str]:
         shown = answers if probe.images is not None else answers.but(schedule=None)
         yield f"  {ranked.error:.4f}  {'worse' if worse else 'fits '}  {shown.options()}"
     if not any(best.clearly_better_than(ranked) for ranked in ranking):
-        yield "None is clearly worse than another: these samples do not tell them apart."
+        yield "No answer is clearly worse than another: these samples do not tell them apart."
 
 
 def _probe(shape: tuple[int, int, int], images: Images | None) -> Probe:

@@ -1,14 +1,14 @@
-"""How well a network predicts noise: whether it is what it is taken for, told from a few samples.
+"""The noise-prediction error on a few samples, which shows a wrong architecture or schedule.
 
     e(a) = mean (epsilon(sqrt(a) x_0 + sqrt(1 - a) n, t) - n)^2,      t where alpha_bar_t is a
 
-A network loaded with a wrong answer (heads, attention order, noise schedule) runs without
-complaint, and its error is larger. With images x_0 that is seen at levels a from little noise to
-much. The levels are fixed and t follows from the schedule, not the other way round: at the same
-times another schedule has more noise, of which any network knows more.
+A network with wrong heads, attention order or noise schedule runs without an exception, but its
+error is larger. With images x_0 the error is measured at levels a from little noise to much. The
+levels are fixed, and the schedule turns them into times. Fixed times would favour schedules with
+more noise: any network predicts strong noise better.
 
-Without images the error is that on noise alone, at the last time: that tells something of heads
-and order, and nothing of the schedule.
+Without images the error is measured on pure noise at the last time. It depends on heads and
+attention order, but not on the schedule.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ AT_ONCE = 8  # samples whose activations are there together
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Probe:
-    """The samples that networks are compared on, the same ones for all.
+    """The samples that all networks are compared on.
 
     Attributes:
         noise: n, ``[N, C, H, W]``.
-        images: x_0 in [-1, 1], ``[N, C, H, W]``; None where there are none.
+        images: x_0 in [-1, 1], ``[N, C, H, W]``, or None.
     """
 
     noise: Tensor
@@ -65,10 +65,10 @@ def noise_error(unet: HSpaceUNet, schedule: NoiseSchedule, probe: Probe) -> Tens
     """Return the error of each sample, the mean over the probe's levels, ``[N]`` on the CPU.
 
     Args:
-        unet: In eval mode. A class-conditional one is given its classes in turn, which is as wrong
-            for one as for another.
-        schedule: The noise schedule that it is taken to have.
-        probe: The samples. Costs a prediction for each of them and of the levels.
+        unet: The network, in eval mode. A class-conditional network gets its classes in turn, which
+            is equally wrong for all candidates.
+        schedule: The noise schedule to assume.
+        probe: The samples. Each sample costs one prediction at each level.
     """
     errors = []
     for x, t in zip(probe.inputs(), probe.times(schedule), strict=True):
@@ -78,9 +78,9 @@ def noise_error(unet: HSpaceUNet, schedule: NoiseSchedule, probe: Probe) -> Tens
 
 
 def trivial_error(probe: Probe) -> float:
-    """Return the error of the best that needs no network, ``epsilon = c x_t``, c of each level.
+    """Return the error of the best prediction ``epsilon = c x_t``, with one c for each level.
 
-    On noise alone it is 0 by nature, and no measure for anything.
+    On pure noise it is 0 by construction, and says nothing.
     """
     n = probe.noise
     errors = [

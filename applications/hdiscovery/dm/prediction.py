@@ -1,4 +1,4 @@
-"""Networks that predict something else than the noise, as networks that predict the noise."""
+"""Networks that predict v or x_0, wrapped as networks that predict the noise."""
 
 from __future__ import annotations
 
@@ -65,15 +65,15 @@ class PredictsNoise(HSpaceUNet):
 
 
 def predicts_noise(unet: HSpaceUNet, schedule: NoiseSchedule, prediction: str) -> HSpaceUNet:
-    """Return ``unet`` as a network that predicts the noise; itself, if it does.
+    """Return ``unet`` as a network that predicts the noise; ``unet`` itself, if it does.
 
     Raises:
-        ValueError: If ``prediction`` is none of those that the noise follows from.
+        ValueError: If the noise cannot be computed from ``prediction``.
     """
     if prediction not in get_args(PredictionType):
         raise ValueError(
             f"`prediction_type` of the diffusers scheduler is {prediction!r}, expected one of "
-            f"{', '.join(get_args(PredictionType))}: the noise cannot be told from another."
+            f"{', '.join(get_args(PredictionType))}: the noise can be computed from these alone."
         )
     if prediction == "epsilon":
         return unet

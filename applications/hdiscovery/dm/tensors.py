@@ -12,10 +12,10 @@ from torch import Tensor
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None
 ) -> Path:
-    """Write a safetensors file; one that is there is replaced only when the new one is complete.
+    """Write a safetensors file; an older file is replaced only when the new file is complete.
 
-    Its permissions are those of any other file that the user makes: safetensors itself lets none
-    but the owner read.
+    The file gets the permissions of any other file that the user makes. Safetensors itself would
+    let nobody but the owner read it.
 
     Args:
         path: The file; its folder has to be there.

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hdiscovery.directions.discovery import Discovery
+from hdiscovery.directions.run_networks import RunNetworks
 from hdiscovery.training.optimizers import clear, optimizers, step_directions
 from hdiscovery.training.weighted_l1 import weighted_l1
 from hdiscovery.training.world import World
@@ -27,15 +27,15 @@ class Algorithm1:
     gradients.
 
     Args:
-        discovery: The networks, the same in every process.
+        networks: The networks, the same in every process.
         world: The processes that train together.
     """
 
-    def __init__(self, discovery: Discovery, world: World) -> None:
-        self.discovery, self.world = discovery, world
-        self.optimizers = optimizers(discovery)
-        self.D = world.wrap(discovery.D)
-        self.objective = world.wrap(Objective(discovery))
+    def __init__(self, networks: RunNetworks, world: World) -> None:
+        self.networks, self.world = networks, world
+        self.optimizers = optimizers(networks)
+        self.D = world.wrap(networks.D)
+        self.objective = world.wrap(Objective(networks))
 
     def step(
         self, x_T: Tensor, k: Tensor, s: Tensor, x_0: Tensor | None = None
@@ -52,15 +52,15 @@ class Algorithm1:
             FloatingPointError: If a loss is not finite. If it is a loss of step 2, D was updated.
         """
         with torch.no_grad():
-            real: Tensor = self.discovery.real(x_T) if x_0 is None else x_0  # 4-6
-        shifted = self.discovery.shifted(x_T, k, s)  # 7-14
+            real: Tensor = self.networks.real(x_T) if x_0 is None else x_0  # 4-6
+        shifted = self.networks.shifted(x_T, k, s)  # 7-14
         record = self.update_discriminator(real, shifted.detach())  # 15-16
         record |= self.update_directions(real, shifted, k, s)  # 17-36
         return record, (real, shifted.detach())
 
     def update_discriminator(self, x_0: Tensor, shifted: Tensor) -> dict[str, float]:
         """Step 1: update D, so that it tells shifted samples from others."""
-        self.discovery.D.requires_grad_(True)
+        self.networks.D.requires_grad_(True)
         clear(self.optimizers, "psi")
         real, fake = self.D(torch.cat([x_0, shifted])).chunk(2)
         L_D = bce(real, 1) + bce(fake, 0)  # 15
@@ -74,12 +74,12 @@ class Algorithm1:
         self, x_0: Tensor, shifted: Tensor, k: Tensor, s: Tensor
     ) -> dict[str, float]:
         """Step 2: update shift block and R; the chain goes back node by node."""
-        self.discovery.D.requires_grad_(False)
+        self.networks.D.requires_grad_(False)
         clear(self.optimizers, "phi", "heads", "omega")
         terms = self.objective(x_0, shifted, k, s)  # 26-28
         record = self.world.average_finite(terms)
         terms["loss"].backward()  # 18-35
-        step_directions(self.optimizers, self.discovery.shift_block)  # 36
+        step_directions(self.optimizers, self.networks.shift_block)  # 36
         self.optimizers["omega"].step()
         return record
 
@@ -93,11 +93,11 @@ class Objective(nn.Module):
     module's parameters.
     """
 
-    def __init__(self, discovery: Discovery) -> None:
+    def __init__(self, networks: RunNetworks) -> None:
         super().__init__()
-        self.weights = discovery.config.loss
-        self.shift_block, self.R = discovery.shift_block, discovery.R
-        self._frozen = (discovery.D,)  # in a tuple, so that its parameters are not the module's
+        self.weights = networks.config.loss
+        self.shift_block, self.R = networks.shift_block, networks.R
+        self._frozen = (networks.D,)  # in a tuple, so that its parameters are not the module's
 
     def forward(self, x_0: Tensor, shifted: Tensor, k: Tensor, s: Tensor) -> dict[str, Tensor]:
         """Return the loss with its terms, and the accuracy of R."""

@@ -1,4 +1,4 @@
-"""Pairs seen anew: both images of a pair turned, scaled and moved alike."""
+"""Augmented pairs: both images of a pair are turned, scaled and moved alike."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MOVE = 0.125  # of half an edge: two pixels of 32
 def moved_alike(x_0: Tensor, shifted: Tensor) -> tuple[Tensor, Tensor]:
     """Turn, scale and move the two images of each pair by the same amounts, drawn for each pair.
 
-    What tells directions apart hardly changes, what tells one pair from another does: a
-    reconstructor that sees a pair often must not learn it by heart. Angles are drawn from
-    +-15 degrees, scales from 0.9 to 1.1, moves from +-1/16 of an edge; the border is repeated.
-    The draws are from the CPU's global stream, the same ones on every device.
+    Augmentation changes what tells one pair from another, and hardly what tells directions apart:
+    a reconstructor that sees a pair often cannot memorise it. Angles are drawn from +-15 degrees,
+    scales from 0.9 to 1.1, moves from +-1/16 of an edge; the border is repeated. The draws come
+    from the CPU's global stream, so they are the same on every device.
 
     Args:
         x_0: ``[N, C, E, E]``.

@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from hdiscovery.directions.discovery import Discovery
+from hdiscovery.directions.run_networks import RunNetworks
 
 Progress = Callable[[range], Iterable[int]]
 
@@ -18,8 +18,8 @@ Progress = Callable[[range], Iterable[int]]
 class Bank:
     """Pairs of noise and the sample that the frozen model makes of it.
 
-    A training step then runs the shifted branch alone. What it costs: the discriminator's real side
-    is these samples and no others, so there should be many more than a network can learn by heart.
+    A training step then runs only the shifted branch. The cost: D sees no other real samples, so
+    the bank should hold many more than a network can memorise.
 
     Attributes:
         x_T: ``[n, C, H, W]``.
@@ -35,8 +35,9 @@ class Bank:
         """Return ``count`` pairs of an endless walk through the bank, in a new order each round.
 
         Args:
-            first: Where in the walk; it alone decides what comes, so a resumed run goes on right.
-            count: How many.
+            first: Position in the walk. It alone decides which pairs come, so a resumed run
+                takes the pairs that it would have taken.
+            count: Number of pairs.
         """
         n = len(self.x_T)
         where = [_order(n, self.seed, p // n)[p % n] for p in range(first, first + count)]
@@ -50,27 +51,27 @@ def _order(n: int, seed: int, round_: int) -> list[int]:
 
 
 def drawn_pairs(
-    discovery: Discovery, numbers: range, *, progress: Progress = iter
+    networks: RunNetworks, numbers: range, *, progress: Progress = iter
 ) -> tuple[Tensor, Tensor]:
-    """Return pairs on the CPU, each of which depends on its number and the run's seed alone.
+    """Return pairs on the CPU; each depends only on its number and on the run's seed.
 
     Args:
-        discovery: The networks.
-        numbers: Of the pairs.
+        networks: The networks.
+        numbers: The pairs' numbers.
         progress: Wraps the loop over batches.
     """
-    batch = max(1, discovery.config.training.batch_size)
+    batch = max(1, networks.config.training.batch_size)
     noise, samples = [], []
     for start in progress(range(0, len(numbers), batch)):
         part = numbers[start : start + batch]
-        x_T = torch.stack([_noise(discovery, number) for number in part])
+        x_T = torch.stack([_noise(networks, number) for number in part])
         with torch.no_grad():
-            x_0 = discovery.real(x_T.to(discovery.device))
+            x_0 = networks.real(x_T.to(networks.device))
         noise.append(x_T)
         samples.append(x_0.cpu())
     return torch.cat(noise), torch.cat(samples)
 
 
-def _noise(discovery: Discovery, number: int) -> Tensor:
-    seed = discovery.config.run.seed * 1_000_000_007 + number
-    return torch.randn(discovery.dm.image_shape, generator=torch.Generator().manual_seed(seed))
+def _noise(networks: RunNetworks, number: int) -> Tensor:
+    seed = networks.config.run.seed * 1_000_000_007 + number
+    return torch.randn(networks.dm.image_shape, generator=torch.Generator().manual_seed(seed))

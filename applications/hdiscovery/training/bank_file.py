@@ -10,22 +10,22 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hdiscovery.directions.config import DiscoveryConfig
-from hdiscovery.directions.discovery import Discovery
+from hdiscovery.directions.run_networks import RunNetworks
 from hdiscovery.dm.tensors import save_tensors
 from hdiscovery.training.bank import Bank, Progress, drawn_pairs
 from hdiscovery.training.world import World
 
 
 def open_bank(
-    folder: Path, discovery: Discovery, world: World, *, progress: Progress = iter
+    folder: Path, networks: RunNetworks, world: World, *, progress: Progress = iter
 ) -> Bank | None:
     """Return a run's bank, None if it has none; the processes fill it if it is not there yet."""
-    config, path = discovery.config, folder / bank_name(discovery.config)
+    config, path = networks.config, folder / bank_name(networks.config)
     if not config.training.bank:
         return None
     if not world.first(path.exists):
         numbers = range(world.rank, config.training.bank, world.size)
-        parts = world.gather(drawn_pairs(discovery, numbers, progress=progress))
+        parts = world.gather(drawn_pairs(networks, numbers, progress=progress))
         if world.leads:
             order = torch.cat([torch.arange(rank, config.training.bank, world.size)
                                for rank in range(world.size)]).argsort()  # fmt: skip

@@ -18,14 +18,14 @@ def state(trainer: Trainer, step: int) -> dict[str, Any]:
     It holds no state of random streams: what step i draws depends only on the run's seed, on i and
     on the rank.
     """
-    discovery, average = trainer.discovery, trainer.average
+    networks, average = trainer.networks, trainer.average
     return {
         "format": FORMAT,
         "step": step,
-        "shift_block": discovery.shift_block.state_dict(),
+        "shift_block": networks.shift_block.state_dict(),
         "average": None if average is None else average.state_dict(),
-        "R": discovery.R.state_dict(),
-        "D": discovery.D.state_dict(),
+        "R": networks.R.state_dict(),
+        "D": networks.D.state_dict(),
         "optimizers": {name: each.state_dict() for name, each in trainer.optimizers.items()},
         "buffers": trainer.recent.state(),
     }
@@ -40,7 +40,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> int:
     Raises:
         ValueError: If another version wrote the checkpoint.
     """
-    load_networks(trainer.discovery, state)
+    load_networks(trainer.networks, state)
     begin_average(trainer)
     if trainer.average is not None and state["average"] is not None:
         trainer.average.load_state_dict(state["average"])
@@ -61,12 +61,12 @@ def begin_with(trainer: Trainer, state: dict[str, Any]) -> None:
     """
     state = _completed(trainer, state)
     if state["optimizers"] is None:
-        trainer.discovery.shift_block.load_state_dict(state["shift_block"])
-        trainer.discovery.R.load_state_dict(state["R"])
+        trainer.networks.shift_block.load_state_dict(state["shift_block"])
+        trainer.networks.R.load_state_dict(state["R"])
         begin_average(trainer)
     else:
         restore(trainer, {**state, "buffers": [[]]})
-    blocks: list[Any] = [trainer.discovery.shift_block]
+    blocks: list[Any] = [trainer.networks.shift_block]
     if trainer.average is not None:
         blocks.append(trainer.average.module)
     with torch.no_grad():
@@ -77,7 +77,7 @@ def begin_with(trainer: Trainer, state: dict[str, Any]) -> None:
 def begin_average(trainer: Trainer) -> None:
     """Let the average be the shift block as it is, not as it was drawn."""
     if trainer.average is not None:
-        trainer.average.module.load_state_dict(trainer.discovery.shift_block.state_dict())
+        trainer.average.module.load_state_dict(trainer.networks.shift_block.state_dict())
 
 
 def refuse_not_finite(trainer: Trainer) -> None:
@@ -86,7 +86,7 @@ def refuse_not_finite(trainer: Trainer) -> None:
     Raises:
         FloatingPointError: If one is not.
     """
-    nets = (trainer.discovery.shift_block, trainer.discovery.R, trainer.discovery.D)
+    nets = (trainer.networks.shift_block, trainer.networks.R, trainer.networks.D)
     moments = [m for each in trainer.optimizers.values() for own in each.state.values()
                for m in own.values()]  # fmt: skip
     for tensor in (*(p for net in nets for p in net.parameters()), *moments):
@@ -99,7 +99,7 @@ def _completed(trainer: Trainer, state: dict[str, Any]) -> dict[str, Any]:
     if trainer.average is None and state["average"] is not None:
         state = {**state, "shift_block": averaged(state["average"])}
     if state["R"] is None:
-        state = {**state, "R": trainer.discovery.R.state_dict()}
+        state = {**state, "R": trainer.networks.R.state_dict()}
         if state["optimizers"] is not None:
             own = trainer.optimizers["omega"].state_dict()
             state["optimizers"] = {**state["optimizers"], "omega": own}

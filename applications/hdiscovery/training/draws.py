@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from hdiscovery.directions.discovery import Discovery
+from hdiscovery.directions.run_networks import RunNetworks
 from hdiscovery.training.bank import Bank
 from hdiscovery.training.world import World
 
@@ -44,11 +44,11 @@ def seeded(seed: int, step: int, rank: int, device: torch.device | str = "cpu") 
 
 
 def drawn(
-    discovery: Discovery, share: int, bank: Bank | None, step: int, world: World
+    networks: RunNetworks, share: int, bank: Bank | None, step: int, world: World
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Return noise, directions, shifts and, from a bank, the unshifted samples of a step."""
-    x_T, k, s = discovery.draw(share)
+    x_T, k, s = networks.draw(share)
     if bank is None:
         return x_T, k, s, None
     x_T, x_0 = bank.pairs((step * world.size + world.rank) * share, share)
-    return x_T.to(discovery.device), k, s, x_0.to(discovery.device)
+    return x_T.to(networks.device), k, s, x_0.to(networks.device)

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from hdiscovery.directions.config import DiscoveryConfig
-from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.history import KnownModel, enter_start, open_model
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.run_networks import RunNetworks
 from hdiscovery.dm.compiled import compile_parts
 from hdiscovery.training.bank import Progress
 from hdiscovery.training.bank_file import open_bank
@@ -46,14 +46,14 @@ def train(
     """
     world = world or World()
     share = world.share(config.training.batch_size)
-    discovery, model = build(run, config, world)
-    bank = open_bank(run.path, discovery, world, progress=progress)
-    trainer = Trainer(discovery, world)
+    networks, model = build(run, config, world)
+    bank = open_bank(run.path, networks, world, progress=progress)
+    trainer = Trainer(networks, world)
     for step in range(resume(run, trainer, model), config.all_steps):
         started = time.perf_counter()
         saves = (step + 1) % config.run.save_every == 0 or step + 1 == config.all_steps
         with not_finite_at(step), seeded(config.run.seed, step, world.rank, world.device):
-            terms = train_step(trainer, step, drawn(discovery, share, bank, step, world))
+            terms = train_step(trainer, step, drawn(networks, share, bank, step, world))
             if saves:
                 refuse_not_finite(trainer)
         record = {"step": step, **terms, "seconds": time.perf_counter() - started}
@@ -63,18 +63,18 @@ def train(
         yield record
 
 
-def build(run: RunFolder, config: DiscoveryConfig, world: World) -> tuple[Discovery, KnownModel]:
+def build(run: RunFolder, config: DiscoveryConfig, world: World) -> tuple[RunNetworks, KnownModel]:
     """Load the run's diffusion model, build the networks, and return which model it is."""
     dm = open_model(run, config, device=world.device)
     model = KnownModel.of(config, dm)  # before sharding, which takes the weights apart
-    discovery = Discovery.build(config, dm, device=world.device)
+    networks = RunNetworks.build(config, dm, device=world.device)
     if config.model.shard_dm:
         from hdiscovery.training.sharding import shard
 
         shard(dm.unet, world)
     if config.model.compile:
         compile_parts(dm.unet)
-    return discovery, model
+    return networks, model
 
 
 def resume(run: RunFolder, trainer: Trainer, model: KnownModel) -> int:
@@ -83,7 +83,7 @@ def resume(run: RunFolder, trainer: Trainer, model: KnownModel) -> int:
     checkpoint = run.load_checkpoint()
     first = restore(trainer, checkpoint) if checkpoint else 0
     if checkpoint is None and config.run.start_from:
-        begin_with(trainer, start_of(config, trainer.discovery.dm))
+        begin_with(trainer, start_of(config, trainer.networks.dm))
     if world.leads:
         run.keep_records(before=first)
         enter_start(run, config, model, step=first, processes=world.size)

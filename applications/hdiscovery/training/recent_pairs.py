@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hdiscovery.directions.discovery import Discovery
+from hdiscovery.directions.run_networks import RunNetworks
 from hdiscovery.training.augment import moved_alike
 from hdiscovery.training.world import World
 
@@ -21,13 +21,13 @@ class RecentPairs:
     """The batches of the last steps. Sampling is expensive; R is cheap and learns slowly.
 
     Args:
-        discovery: The networks.
+        networks: The networks.
         world: The processes that train together.
     """
 
-    def __init__(self, discovery: Discovery, world: World) -> None:
-        self.R, self.device, self.world = discovery.R, discovery.device, world
-        self.settings, self.weights = discovery.config.training, discovery.config.loss
+    def __init__(self, networks: RunNetworks, world: World) -> None:
+        self.R, self.device, self.world = networks.R, networks.device, world
+        self.settings, self.weights = networks.config.training, networks.config.loss
         self.batches: list[Pair] = []
 
     def train_again(self, pair: Pair, omega: torch.optim.Optimizer) -> None:

@@ -1,4 +1,4 @@
-"""A frozen diffusion model in parts, one for each process, where it is too large for one GPU."""
+"""Shards a frozen diffusion model over the processes, if it is too large for one GPU."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ PARTS = ("encode", "middle", "decode")
 def shard(unet: HSpaceUNet, world: World) -> HSpaceUNet:
     """Shard a frozen network over the processes, by FSDP2; each gathers a block as it needs it.
 
-    The chain runs the blocks again on its way back and gathers them again; what it computes is the
+    The chain runs the blocks again on its way back and gathers them again; its results are the
     same. Blocks are the entries of the network's module lists.
 
     Args:
-        unet: The network, frozen, the same one in every process. It is changed.
+        unet: The network, frozen, the same in every process. It is changed in place.
         world: The processes.
 
     Returns:
         ``unet``.
 
     Raises:
-        ValueError: If there is one process only.
+        ValueError: If there is only one process.
     """
     if world.size == 1:
         raise ValueError(
-            "`shard_dm` shares the diffusion model out over several processes, but there is one. "
-            "Start them with torchrun, or leave it out."
+            "`shard_dm` shards the diffusion model over several processes, but there is one. "
+            "Start several with torchrun, or pass `--no-shard-dm`."
         )
     mesh = init_device_mesh(world.device.type, (world.size,))
     blocks = [block for each in unet.modules() if isinstance(each, nn.ModuleList) for block in each]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hdiscovery.directions.config import DiscoveryConfig, run_config
-from hdiscovery.directions.discovery import refuse_model
 from hdiscovery.directions.recipe import refuse_no_model
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.run_networks import refuse_model
 from hdiscovery.directions.saved import is_published
 from hdiscovery.dm.open import load_dm
 from hdiscovery.training.start_from import start_of
@@ -89,6 +89,6 @@ def refuse_processes(config: DiscoveryConfig, world: World) -> None:
     world.share(config.training.batch_size)
     if config.model.shard_dm and world.size == 1:
         raise ValueError(
-            "`shard_dm` shares the diffusion model out over several processes, but there is one. "
+            "`shard_dm` shards the diffusion model over several processes, but there is one. "
             "Start them with torchrun, or pass `--no-shard-dm`."
         )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from hdiscovery.directions.discovery import Discovery
+from hdiscovery.directions.run_networks import RunNetworks
 from hdiscovery.training.algorithm1 import Algorithm1, Objective
 from hdiscovery.training.optimizers import clear, set_rates
 from hdiscovery.training.recent_pairs import RecentPairs
@@ -17,19 +17,19 @@ class Trainer:
     """Trains the networks of a run.
 
     Args:
-        discovery: The networks, the same in every process.
+        networks: The networks, the same in every process.
         world: The processes that train together; by default this is the only one.
     """
 
-    def __init__(self, discovery: Discovery, world: World | None = None) -> None:
-        self.discovery, self.world = discovery, world or World(device=discovery.device)
-        self.config = discovery.config
+    def __init__(self, networks: RunNetworks, world: World | None = None) -> None:
+        self.networks, self.world = networks, world or World(device=networks.device)
+        self.config = networks.config
         if self.config.networks.sync_batch_norm:
-            discovery.R = nn.SyncBatchNorm.convert_sync_batchnorm(discovery.R)
-        self.algorithm = Algorithm1(discovery, self.world)
+            networks.R = nn.SyncBatchNorm.convert_sync_batchnorm(networks.R)
+        self.algorithm = Algorithm1(networks, self.world)
         self.optimizers = self.algorithm.optimizers
-        self.average = average_of(discovery) if self.config.optimizer.ema else None
-        self.recent = RecentPairs(discovery, self.world)
+        self.average = average_of(networks) if self.config.optimizer.ema else None
+        self.recent = RecentPairs(networks, self.world)
 
     def step(
         self, x_T: Tensor, k: Tensor, s: Tensor, x_0: Tensor | None = None
@@ -49,7 +49,7 @@ class Trainer:
         record, (real, shifted) = self.algorithm.step(x_T, k, s, x_0)
         self.recent.train_again((real, shifted, k, s), self.optimizers["omega"])
         if self.average is not None:
-            self.average.update_parameters(self.discovery.shift_block)
+            self.average.update_parameters(self.networks.shift_block)
         return record
 
     def settle(
@@ -73,10 +73,10 @@ class Trainer:
             FloatingPointError: If a loss is not finite; D may have been updated.
         """
         if self.average is not None:
-            self.discovery.shift_block.load_state_dict(self.average.module.state_dict())
+            self.networks.shift_block.load_state_dict(self.average.module.state_dict())
         with torch.no_grad():
-            real: Tensor = self.discovery.real(x_T) if x_0 is None else x_0
-            shifted = self.discovery.shifted(x_T, k, s)
+            real: Tensor = self.networks.real(x_T) if x_0 is None else x_0
+            shifted = self.networks.shifted(x_T, k, s)
         record = self.algorithm.update_discriminator(real, shifted)
         set_rates(self.optimizers, {**self.config.rates, "omega": rate})
         record |= self._update_reconstructor(real, shifted, k, s)
@@ -87,17 +87,17 @@ class Trainer:
         self, x_0: Tensor, shifted: Tensor, k: Tensor, s: Tensor
     ) -> dict[str, float]:
         """Update R alone, on samples without a graph."""
-        self.discovery.D.requires_grad_(False)
+        self.networks.D.requires_grad_(False)
         clear(self.optimizers, "omega")
-        terms = Objective(self.discovery)(x_0, shifted, k, s)
+        terms = Objective(self.networks)(x_0, shifted, k, s)
         record = self.world.average_finite(terms)
         terms["loss"].backward()
-        self.world.average_gradients(list(self.discovery.R.parameters()))
+        self.world.average_gradients(list(self.networks.R.parameters()))
         self.optimizers["omega"].step()
         return record
 
 
-def average_of(discovery: Discovery) -> AveragedModel:
+def average_of(networks: RunNetworks) -> AveragedModel:
     """Return the moving average of a shift block, ``phi' = ema phi' + (1 - ema) phi``."""
-    decay = discovery.config.optimizer.ema
-    return AveragedModel(discovery.shift_block, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    decay = networks.config.optimizer.ema
+    return AveragedModel(networks.shift_block, multi_avg_fn=get_ema_multi_avg_fn(decay))

@@ -1,4 +1,4 @@
-"""The processes of a distributed training, or the only one there is."""
+"""The processes that train together, or the only process."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class World:
     """One process among those that train together.
 
     Attributes:
-        rank: Which one this is; 0 writes.
-        size: How many there are.
-        device: Where this one computes.
+        rank: Number of this process; process 0 writes.
+        size: Number of processes.
+        device: Where this process computes.
     """
 
     rank: int = 0
@@ -40,14 +40,14 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the one that writes and shows."""
+        """Whether this process writes files and shows progress."""
         return self.rank == 0
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """Return a module whose backward pass averages gradients over the processes, once."""
         if self.size == 1:
             return module
-        # Buffers are those of rank 0, at every forward pass: running statistics of batches.
+        # DDP copies rank 0's buffers at every forward pass: the running statistics of batch norms.
         return DistributedDataParallel(module, gradient_as_bucket_view=True)
 
     def share(self, total: int) -> int:
@@ -95,7 +95,7 @@ class World:
             grad.copy_(mean.view_as(grad))
 
     def gather(self, thing: Any) -> list[Any]:
-        """Return everybody's thing, by rank; to rank 0 alone, others get an empty list."""
+        """Return the things of all processes by rank, in rank 0; an empty list in the others."""
         if self.size == 1:
             return [thing]
         things: list[Any] | None = [None] * self.size if self.leads else None
@@ -103,7 +103,7 @@ class World:
         return things or []
 
     def first(self, action: Any) -> Any:
-        """Let rank 0 do something and return what it got, or raise what it met, everywhere."""
+        """Run an action in rank 0; return its result, or raise its error, in every process."""
         outcome: list[Any] = [None, None]
         if self.leads:
             try:

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.recipe import from_preset
+from hdiscovery.directions.run_networks import RunNetworks
 from hdiscovery.dm.adm_config import TABLE_3
 from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.model import DiffusionModel
@@ -30,7 +30,7 @@ def test_a_preset_makes_a_step_at_full_size(name):
         unet = ADMUNet(TABLE_3[row]).requires_grad_(False).eval()
         assert sum(p.numel() for p in unet.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
         assert unet.h_shape == h_shape
-        d = Discovery.build(config, DiffusionModel(unet, schedule, row))
+        d = RunNetworks.build(config, DiffusionModel(unet, schedule, row))
         x_T, k, s = d.draw(config.training.batch_size)
         with torch.no_grad():
             x_0 = d.real(x_T)

@@ -54,7 +54,7 @@ def test_it_knows_its_steps_and_what_was_measured_and_has_no_checkpoint(run, tmp
     trained = list(run.records())
     run.append_record({**trained[-1], "step": trained_steps(run)})  # stopped before its checkpoint
     out = publish(run, tmp_path / "out")
-    discovery, step = open_networks(out)
+    networks, step = open_networks(out)
 
     assert is_published(out)
     assert not is_published(run)
@@ -67,7 +67,7 @@ def test_it_knows_its_steps_and_what_was_measured_and_has_no_checkpoint(run, tmp
     assert short[-1]["L_G"] == pytest.approx(whole[-1]["L_G"], rel=1e-4)
     assert "seconds" not in short[-1]
     with pytest.raises(ValueError, match="stayed with the run"):
-        discovery.D(torch.zeros(1, 1, 8, 8))
+        networks.D(torch.zeros(1, 1, 8, 8))
 
 
 def test_its_accuracy_can_be_measured_again(run, tmp_path):

@@ -4,7 +4,7 @@ import diffusers
 import pytest
 import torch
 from hdiscovery.directions.config import DiscoveryConfig
-from hdiscovery.directions.discovery import Discovery
+from hdiscovery.directions.run_networks import RunNetworks
 from hdiscovery.dm.diffusers_model import diffusers_model
 from hdiscovery.training.trainer import Trainer
 
@@ -41,7 +41,7 @@ def test_directions_train_in_it_and_their_gradient_is_the_plain_loops(make, pred
         torch.nn.init.normal_(p, std=0.05)
     scheduler = diffusers.DDPMScheduler(prediction_type=prediction)
     dm = diffusers_model(unet.double(), scheduler, condition=condition)
-    d = Discovery.build(CONFIG, dm)
+    d = RunNetworks.build(CONFIG, dm)
     for net in (d.shift_block, d.R, d.D):
         net.double()
     x_T, k, s = d.draw(4)

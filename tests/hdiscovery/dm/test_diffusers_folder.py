@@ -314,8 +314,9 @@ def test_the_command_says_what_to_install_where_diffusers_is_missing(
     assert "pip install 'chainograd[diffusers]'" in capsys.readouterr().err
 
 
-def test_both_commands_show_an_example(capsys):
+def test_the_help_shows_an_example_of_both_ways(capsys):
     assert run("convert", "--help") == 0
-    assert "hdiscovery convert ddpm-folder --out" in capsys.readouterr().out
-    assert run("export", "--help") == 0
-    assert "hdiscovery export MNIST32-small --out mnist" in capsys.readouterr().out
+
+    shown = capsys.readouterr().out
+    assert "hdiscovery convert ddpm-folder --out" in shown
+    assert "hdiscovery convert MNIST32-small --to diffusers --out mnist" in shown

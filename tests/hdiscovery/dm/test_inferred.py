@@ -123,13 +123,13 @@ def test_answers_that_do_not_go_with_each_other_or_the_network_are_refused():
     ("mend", "message"),
     [
         (lambda s: {}, "`input_blocks.0.0.weight` is not among its 0 tensors"),
-        (lambda s: {**s, "out.2.weight": torch.zeros(5, 32, 3, 3)}, "gives 5 channels .* of 3"),
+        (lambda s: {**s, "out.2.weight": torch.zeros(5, 32, 3, 3)}, "5 output channels .* of 3"),
         (lambda s: {k: v for k, v in s.items() if "output" not in k}, "no `output_blocks.0`"),
         # conv_resample=False: the resolution changes without weights
         (lambda s: {k: v for k, v in s.items() if ".conv." not in k}, "input_blocks.*not among"),
         (
             lambda s: {**s, "output_blocks.0.2.conv.weight": torch.zeros(1)},
-            r"those that double the resolution are \[0, 1\]",
+            r"the blocks \[0, 1\] double the resolution",
         ),
     ],
 )  # fmt: skip

@@ -90,7 +90,7 @@ def test_answers_beside_an_architecture_are_refused_but_for_the_schedule(tmp_pat
     words = ("convert", tmp_path / "ema.pt", "--architecture", "MNIST32", "--out", tmp_path / "x")
 
     assert run(*words, "--heads", 4) == 2
-    assert "`--heads 4` does not go with `--architecture`" in capsys.readouterr().err
+    assert "`--heads 4` and `--architecture` both describe the network" in capsys.readouterr().err
     assert run(*words, "--schedule", "cosine") == 2
     assert "do not fit the architecture" in capsys.readouterr().err
 
@@ -119,12 +119,12 @@ def test_answers_that_others_clearly_beat_are_refused_with_both_figures(
     out = tmp_path / "dm.safetensors"
     wrong = [word if word != "new" else "legacy" for word in ANSWERS]
 
-    assert run("convert", weights, *wrong, "--images", images, "--out", out) == 2
+    assert run("convert", weights, *wrong, "--data", images, "--out", out) == 2
     message = capsys.readouterr().err
     assert "--attention-order legacy --schedule cosine` the noise-prediction error on 3" in message
     assert "is 1.2000, and with `--image-size 8 --heads 4 --attention-order new" in message
     assert not out.exists()
-    assert run("convert", weights, *ANSWERS, "--images", images, "--out", out) == 0
+    assert run("convert", weights, *ANSWERS, "--data", images, "--out", out) == 0
 
 
 def test_inspecting_weights_tells_what_they_show_asks_for_the_rest_and_ranks_it(
@@ -137,7 +137,7 @@ def test_inspecting_weights_tells_what_they_show_asks_for_the_rest_and_ranks_it(
     assert "learn_sigma True" in told
     assert told.count("to be answered") == 4
 
-    assert run("inspect", weights, "--image-size", 8, "--images", images) == 0
+    assert run("convert", weights, "--inspect", "--image-size", 8, "--data", images) == 0
     told = capsys.readouterr().out
     assert "on 3 images" in told
     errors = [float(e) for e in re.findall(r"^  (\d+\.\d+)  (?:fits|worse)", told, re.MULTILINE)]
@@ -165,16 +165,16 @@ def test_inspecting_a_model_tells_what_it_is(tmp_path, capsys):
     assert run("inspect", tmp_path / "mine") == 0
     told = capsys.readouterr().out
     assert "diffusers UNet2DModel, of v_prediction" in told
-    assert "pure noise tells nothing here" in told
+    assert "pure noise says nothing here" in told
     assert re.search(r"schedule +of its own", told)
     assert run("inspect", "MNIST32-small", "--heads", 4) == 2
-    assert "tells everything itself" in capsys.readouterr().err
+    assert "says which architecture it holds" in capsys.readouterr().err
 
 
 def test_one_image_is_too_few_to_tell_anything(weights, images, capsys):
-    assert run("inspect", weights, "--image-size", 8, "--images", images / "0.png") == 2
+    assert run("convert", weights, "--inspect", "--image-size", 8, "--data", images / "0.png") == 2
 
-    assert "give a folder of two or more" in capsys.readouterr().err
+    assert "on two images or more: give a folder" in capsys.readouterr().err
 
 
 def test_a_state_dict_as_safetensors_is_read_as_one(tmp_path):

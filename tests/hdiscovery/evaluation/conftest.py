@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from hdiscovery.directions.config import DiscoveryConfig
-from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.open import directions_of
+from hdiscovery.directions.run_networks import RunNetworks
 from hdiscovery.directions.sampler import Sampler
 from hdiscovery.dm.adm_config import UNetConfig
 from hdiscovery.dm.adm_unet import ADMUNet
@@ -56,22 +56,22 @@ class PatternSampler(Sampler):
 
 
 @pytest.fixture(scope="session")
-def discovery():
+def networks():
     torch.manual_seed(1)
     unet = ADMUNet(TINY)
     for p in unet.parameters():  # zero-initialised layers would hide everything behind them
         nn.init.normal_(p, std=0.05)
     unet.requires_grad_(False).eval()
-    return Discovery.build(CONFIG, DiffusionModel(unet, NoiseSchedule.linear(), "tiny"))
+    return RunNetworks.build(CONFIG, DiffusionModel(unet, NoiseSchedule.linear(), "tiny"))
 
 
 @pytest.fixture(scope="session")
-def toy(discovery):
+def toy(networks):
     """Return a maker of direction sets that add ``s * patterns[k]`` to x_0 = x_T / 4."""
 
     def make(patterns, *, t_stop=400, **changes):
         made = replace(
-            directions_of(discovery), name="toy", K=len(patterns), R=Reads(patterns),
+            directions_of(networks), name="toy", K=len(patterns), R=Reads(patterns),
             sampler=PatternSampler(M=4, t_stop=t_stop, patterns=patterns),
         )  # fmt: skip
         return replace(made, **changes)

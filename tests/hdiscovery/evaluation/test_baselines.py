@@ -15,12 +15,12 @@ from hdiscovery.evaluation.baselines import (
 
 
 @pytest.fixture(scope="module")
-def subject(discovery):
-    return directions_of(discovery)
+def subject(networks):
+    return directions_of(networks)
 
 
 @pytest.mark.parametrize("name", ["random", "pca", "jacobian"])
-def test_a_baseline_goes_as_far_as_the_run_at_every_shifted_step(discovery, subject, name):
+def test_a_baseline_goes_as_far_as_the_run_at_every_shifted_step(networks, subject, name):
     norms = learnt_norms(subject)
     state = torch.get_rng_state()
 
@@ -37,7 +37,7 @@ def test_a_baseline_goes_as_far_as_the_run_at_every_shifted_step(discovery, subj
     assert (other.R, other.name, other.K) == (None, name, 3)
 
 
-def test_a_subject_of_other_directions_is_shifted_along_them(discovery, subject):
+def test_a_subject_of_other_directions_is_shifted_along_them(networks, subject):
     vectors = torch.randn(3, 32, 4, 4)
     other = subject.with_f(FixedDirections(vectors, {666: 9.0, 999: 9.0}), name="random")
     x_T, k, s = torch.randn(2, 1, 8, 8), torch.tensor([0, 2]), torch.tensor([1.0, -2.0])

@@ -49,8 +49,8 @@ def test_a_net_takes_images_within_their_range_and_stays_in_eval_mode():
     assert net(x).shape == (5, 4)
 
 
-def test_the_unet_describes_the_mean_of_x_t_and_ends_with_h(discovery):
-    dm = discovery.dm
+def test_the_unet_describes_the_mean_of_x_t_and_ends_with_h(networks):
+    dm = networks.dm
     x = torch.rand(2, 1, 8, 8) * 2 - 1
 
     maps = UNetMaps(dm)(x)
@@ -69,8 +69,8 @@ def test_the_maps_of_a_classifier_are_those_before_its_verdict():
     assert [tuple(m.shape[1:]) for m in maps] == [(16, 8, 8), (32, 4, 4), (64, 2, 2)]
 
 
-def test_the_perceptual_distance_is_0_for_the_same_and_grows_with_a_change(discovery):
-    net = feature_net("unet", discovery.dm)
+def test_the_perceptual_distance_is_0_for_the_same_and_grows_with_a_change(networks):
+    net = feature_net("unet", networks.dm)
     x, noise = torch.rand(3, 1, 8, 8) - 0.5, torch.randn(3, 1, 8, 8)
 
     near, far = (perceptual_distance(net, x, x + c * noise) for c in (0.05, 0.4))
@@ -106,33 +106,33 @@ def test_a_classifier_is_trained_once_and_kept_with_its_accuracy(tmp_path, monke
 
 
 @pytest.mark.parametrize("name", ["inception", "net.pt", "digits"])
-def test_a_net_that_is_not_there_says_how_to_get_it(discovery, name, tmp_path, monkeypatch):
+def test_a_net_that_is_not_there_says_how_to_get_it(networks, name, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     ways = {"inception": "let torchvision download it", "net.pt": "unet, digits, inception",
             "digits": "--data DIR"}  # fmt: skip
 
     with pytest.raises(FileNotFoundError, match=ways[name]):
-        feature_net(name, discovery.dm)
+        feature_net(name, networks.dm)
 
 
-def test_a_net_that_cannot_look_at_the_images_is_refused_by_name(discovery):
+def test_a_net_that_cannot_look_at_the_images_is_refused_by_name(networks):
     with pytest.raises(ValueError, match="square grey images"):
         digit_classifier_of((3, 8, 8), None)
 
 
-def test_a_file_of_torch_export_is_a_feature_net(discovery, tmp_path):
+def test_a_file_of_torch_export_is_a_feature_net(networks, tmp_path):
     n = torch.export.Dim("n", min=1)
     exported = torch.export.export(Quarters(), (torch.rand(4, 1, 8, 8),), dynamic_shapes=({0: n},))
     torch.export.save(exported, tmp_path / "net.pt2")
     x = torch.rand(3, 1, 8, 8)
 
-    net = feature_net(str(tmp_path / "net.pt2"), discovery.dm)
+    net = feature_net(str(tmp_path / "net.pt2"), networks.dm)
 
     torch.testing.assert_close(net(x), Quarters()(x).detach())
-    assert net.described()["sha256"] == feature_net(net.name, discovery.dm).sha256
+    assert net.described()["sha256"] == feature_net(net.name, networks.dm).sha256
     (tmp_path / "bad.pt").write_bytes(b"no module")
     with pytest.raises(ValueError, match="cannot be loaded as a module"):
-        feature_net(str(tmp_path / "bad.pt"), discovery.dm)
+        feature_net(str(tmp_path / "bad.pt"), networks.dm)
 
 
 def test_fid_is_0_for_the_same_images_and_the_squared_distance_of_means_for_moved_ones():

@@ -161,7 +161,7 @@ def test_the_file_has_the_format_that_others_read(toy, patterns, net):
     assert all(0 <= row["score"] <= 1 for row in read["directions"])
 
 
-def test_the_cosine_of_shifts_is_over_all_shifted_steps(discovery, toy, patterns):
+def test_the_cosine_of_shifts_is_over_all_shifted_steps(networks, toy, patterns):
     """dh = v at the first step, then -v for direction 1 and v for direction 0; 999 and 749."""
     seen = []
 

@@ -86,19 +86,19 @@ def test_pairs_depend_on_their_seed_alone_and_leave_the_global_stream_where_it_i
         assert torch.equal(torch.cat([pair[i] for pair in first]), again[0][i])
 
 
-def test_a_run_is_measured_with_running_statistics_and_left_in_its_mode(discovery):
-    discovery.R.train()
-    before = {name: value.clone() for name, value in discovery.R.state_dict().items()}
+def test_a_run_is_measured_with_running_statistics_and_left_in_its_mode(networks):
+    networks.R.train()
+    before = {name: value.clone() for name, value in networks.R.state_dict().items()}
 
-    found = measure_rca(directions_of(discovery), pairs=6)
+    found = measure_rca(directions_of(networks), pairs=6)
 
-    assert discovery.R.training
-    assert all(torch.equal(before[n], v) for n, v in discovery.R.state_dict().items())
+    assert networks.R.training
+    assert all(torch.equal(before[n], v) for n, v in networks.R.state_dict().items())
     assert Accuracy(**asdict(found)) == found
 
 
-def test_what_cannot_be_measured_says_so(discovery, toy, patterns):
+def test_what_cannot_be_measured_says_so(networks, toy, patterns):
     with pytest.raises(ValueError, match="`pairs` must be at least 1, got 0"):
-        measure_rca(directions_of(discovery), pairs=0)
+        measure_rca(directions_of(networks), pairs=0)
     with pytest.raises(ValueError, match="fresh"):
         measure_rca(replace(toy(patterns), R=None), pairs=4)

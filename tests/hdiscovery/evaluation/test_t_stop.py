@@ -25,8 +25,8 @@ def test_a_threshold_that_is_never_reached_says_how_far_it_goes():
         first_time([0, 250], [0.0, 0.3], 0.31)
 
 
-def test_the_curve_is_that_of_predicted_x_0_along_the_unshifted_way(discovery):
-    dm = discovery.dm
+def test_the_curve_is_that_of_predicted_x_0_along_the_unshifted_way(networks):
+    dm = networks.dm
     times, d, unrelated = curve(dm, squares, num_samples=3, num_steps=4, seed=2, batch_size=2)
 
     x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(2))
@@ -43,8 +43,8 @@ def test_the_curve_is_that_of_predicted_x_0_along_the_unshifted_way(discovery):
     assert unrelated == pytest.approx(squares(x, x.roll(1, 0)).mean().item(), rel=1e-3)
 
 
-def test_a_share_is_one_of_the_distance_of_unrelated_samples(discovery):
-    chosen = choose_t_stop(discovery.dm, squares, features=ABOUT, share=1e-10, num_samples=4,
+def test_a_share_is_one_of_the_distance_of_unrelated_samples(networks):
+    chosen = choose_t_stop(networks.dm, squares, features=ABOUT, share=1e-10, num_samples=4,
                            num_steps=5)  # fmt: skip
 
     assert chosen.threshold == pytest.approx(1e-10 * chosen.unrelated)
@@ -53,13 +53,13 @@ def test_a_share_is_one_of_the_distance_of_unrelated_samples(discovery):
 
 
 @pytest.mark.parametrize("given", [{}, {"threshold": 0.1, "share": 0.1}])
-def test_just_one_of_threshold_and_share_is_taken(discovery, given):
+def test_just_one_of_threshold_and_share_is_taken(networks, given):
     with pytest.raises(ValueError, match="one of `threshold` and `share`"):
-        choose_t_stop(discovery.dm, squares, features=ABOUT, **given)
+        choose_t_stop(networks.dm, squares, features=ABOUT, **given)
 
 
-def test_the_picture_is_written(discovery, tmp_path):
-    chosen = choose_t_stop(discovery.dm, squares, features=ABOUT, share=1e-10, num_samples=2,
+def test_the_picture_is_written(networks, tmp_path):
+    chosen = choose_t_stop(networks.dm, squares, features=ABOUT, share=1e-10, num_samples=2,
                            num_steps=3)  # fmt: skip
 
     path = draw_curve(chosen, tmp_path / "t.png", preset=400)

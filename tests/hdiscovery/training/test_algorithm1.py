@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hdiscovery.directions.config import DiscoveryConfig
-from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.run_networks import RunNetworks
 from hdiscovery.directions.saved import open_run
 from hdiscovery.dm.adm_config import UNetConfig
 from hdiscovery.dm.adm_unet import ADMUNet
@@ -37,7 +37,7 @@ def tiny(dtype=torch.float64, **changes):
         torch.nn.init.normal_(p, std=0.05)
     unet.requires_grad_(False).eval().to(dtype)
     dm = DiffusionModel(unet, NoiseSchedule.linear(), "tiny")
-    d = Discovery.build(CONFIG.replace(**changes), dm)
+    d = RunNetworks.build(CONFIG.replace(**changes), dm)
     for net in (d.shift_block, d.R, d.D):
         net.to(dtype)
     torch.nn.init.normal_(d.D.out[3].weight, std=0.1)

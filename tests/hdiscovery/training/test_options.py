@@ -194,7 +194,7 @@ def test_an_average_that_begins_on_the_way_begins_with_what_was_trained():
     later.settle(*draw(d), rate=1e-3)
 
     assert torch.equal(later.average.module.weight, d.shift_block.weight)
-    assert torch.equal(later.discovery.shift_block.weight, d.shift_block.weight)
+    assert torch.equal(later.networks.shift_block.weight, d.shift_block.weight)
 
 
 def test_rates_of_the_three_networks():
@@ -207,8 +207,8 @@ def test_rates_of_the_three_networks():
 
 def test_every_step_begins_without_the_gradients_of_the_last_one():
     trainer = Trainer(tiny(learning_rate=1e-15))
-    batch = draw(trainer.discovery)
-    nets = (trainer.discovery.shift_block, trainer.discovery.R, trainer.discovery.D)
+    batch = draw(trainer.networks)
+    nets = (trainer.networks.shift_block, trainer.networks.R, trainer.networks.D)
     seen = []
     for _ in range(2):
         trainer.step(*batch)

@@ -5,9 +5,9 @@ from dataclasses import asdict
 import pytest
 import torch
 from hdiscovery.directions.config import DiscoveryConfig
-from hdiscovery.directions.discovery import Discovery
 from hdiscovery.directions.publish import publish
 from hdiscovery.directions.run_folder import RunFolder
+from hdiscovery.directions.run_networks import RunNetworks
 from hdiscovery.directions.saved import open_run
 from hdiscovery.training.loop import train
 from hdiscovery.training.start import refuse_unfit
@@ -115,7 +115,7 @@ def test_a_reconstructor_of_another_kind_begins_anew_and_the_rest_does_not(
 
     list(train(run, config))
 
-    began, ended, new = open_run(earlier), open_run(run), Discovery.build(config)
+    began, ended, new = open_run(earlier), open_run(run), RunNetworks.build(config)
     torch.testing.assert_close(ended.shift_block.weight, began.shift_block.weight)
     pairs = zip(new.R.parameters(), ended.R.parameters(), strict=True)
     assert all(torch.allclose(a, b, rtol=0, atol=1e-25) for a, b in pairs)

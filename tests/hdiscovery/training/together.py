@@ -48,7 +48,7 @@ def batch(d):
 
 def gradients(one):
     """Return the gradients that a step left, of each network as one vector."""
-    nets = (one.discovery.shift_block, one.discovery.R, one.discovery.D)
+    nets = (one.networks.shift_block, one.networks.R, one.networks.D)
     return [torch.cat([p.grad.flatten() for p in net.parameters()]) for net in nets]
 
 
@@ -61,7 +61,7 @@ def apart(got, expected):
 def error(world, **changes):
     """Return the largest difference to one process with the whole batch, and the reductions."""
     alone = trainer(World(), **changes)
-    alone.step(*batch(alone.discovery))
+    alone.step(*batch(alone.networks))
     expected = gradients(alone)
     together, reductions = trainer(world, **changes), [0, 0]
 
@@ -79,7 +79,7 @@ def error(world, **changes):
 
     together.algorithm.D.register_comm_hook(None, counted(0))
     together.algorithm.objective.register_comm_hook(None, counted(1))
-    x_T, k, s = (tensor.chunk(world.size)[world.rank] for tensor in batch(together.discovery))
+    x_T, k, s = (tensor.chunk(world.size)[world.rank] for tensor in batch(together.networks))
     for _ in range(2):  # the second step runs on what DDP learnt in the first
         record = together.step(x_T, k, s)
     difference = apart(gradients(together), expected)
@@ -89,10 +89,10 @@ def error(world, **changes):
 def shards(world):
     """Return the difference that sharding the frozen model makes, and a process's part of it."""
     whole, parts = trainer(world), trainer(world)
-    total = sum(p.numel() for p in parts.discovery.dm.unet.parameters())
-    shard(parts.discovery.dm.unet, world)
-    mine = sum(p.to_local().numel() for p in parts.discovery.dm.unet.parameters())
-    x_T, k, s = (tensor.chunk(world.size)[world.rank] for tensor in batch(whole.discovery))
+    total = sum(p.numel() for p in parts.networks.dm.unet.parameters())
+    shard(parts.networks.dm.unet, world)
+    mine = sum(p.to_local().numel() for p in parts.networks.dm.unet.parameters())
+    x_T, k, s = (tensor.chunk(world.size)[world.rank] for tensor in batch(whole.networks))
     for each in (whole, parts):
         for _ in range(2):
             each.step(x_T, k, s)

@@ -33,8 +33,8 @@ def write_folder(dm: DiffusionModel, folder: Path) -> None:
         if getattr(dm.config, field):
             raise ValueError(
                 f"`{field}` of the model is {getattr(dm.config, field)}: diffusers' DDIMPipeline "
-                "takes neither variances nor classes. In Python, `to_diffusers(dm.unet)` gives the "
-                "network alone."
+                "takes neither variances nor classes. In Python, `to_diffusers(dm.unet)` returns "
+                "the network alone."
             )
     if folder.exists():
         raise FileExistsError(f"`out` {folder} exists. Remove it, or choose another name.")
@@ -85,8 +85,8 @@ def convert_folder(folder: Path, out: Path) -> UNetConfig:
         config = read_config(folder / "scheduler" / "scheduler_config.json")
         said = [f"`{field}` {str(config[field])[:20]}" for field in fields if config.get(field)]
         raise ValueError(
-            f"The noise schedule of {folder} ({', '.join(said)}) is none that a model's file can "
-            "name: 'linear', of 1e-4 to 0.02 at 1000 steps, or 'squaredcos_cap_v2'. Leave the "
+            f"A model's file cannot name the noise schedule of {folder} ({', '.join(said)}). It "
+            "can name 'linear', of 1e-4 to 0.02 at 1000 steps, and 'squaredcos_cap_v2'. Leave the "
             "model in its folder, which every command takes as it is."
         )
     T = dm.schedule.num_train_steps

@@ -1,8 +1,8 @@
-"""The levels of ADM's UNet beside those of diffusers': attention, its heads, changes of resolution.
+"""The levels of ADM's and diffusers' UNets: attention, its heads, changes of resolution.
 
-Each level of diffusers' is a block of a named type, on the way down and again on the way up; ADM's
-says at which resolutions there is attention, and once for all how the resolution changes. No
-diffusers is needed here: its configs are plain mappings.
+diffusers names the type of each level's block, in the encoder and in the decoder. ADM lists the
+resolutions with attention, and says once how all levels change the resolution. The module does not
+import diffusers: its configs are plain mappings.
 """
 
 from __future__ import annotations

@@ -30,9 +30,9 @@ LAYERS = {
 def to_diffusers(unet: ADMUNet) -> UNet2DModel:
     """Return the `UNet2DModel` that computes what ``unet`` does, to rounding.
 
-    The weights are copied and their values kept to the bit; dtype, device and mode are those of
-    ``unet``. The order of its attention's channels, which diffusers does not need, is noted in the
-    new model's config for the way back.
+    The weights are copied bit for bit; dtype, device and mode are the same as in ``unet``. The new
+    model's config notes the order of the attention's channels: diffusers does not need it, and the
+    conversion back does.
 
     Args:
         unet: The network.

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 from hdiscovery.directions.config import DiscoveryConfig
-from hdiscovery.directions.discovery import Discovery
+from hdiscovery.directions.run_networks import RunNetworks
 from hdiscovery.dm.adm_blocks import timestep_embedding
 from hdiscovery.dm.adm_config import TABLE_3, UNetConfig
 from hdiscovery.dm.adm_unet import ADMUNet
@@ -330,12 +330,12 @@ def test_a_network_of_diffusers_is_a_backbone_of_discovery():
     dm = DiffusionModel(unet, NoiseSchedule.linear(), "theirs")
     config = DiscoveryConfig.of(K=3, S=2.0, M=2, batch_size=4, head_std=0.1,
                              reconstructor="difference")  # fmt: skip
-    discovery = Discovery.build(config, dm)
-    before = {key: value.clone() for key, value in discovery.shift_block.state_dict().items()}
+    networks = RunNetworks.build(config, dm)
+    before = {key: value.clone() for key, value in networks.shift_block.state_dict().items()}
 
-    record = Trainer(discovery).step(*discovery.draw(4))
+    record = Trainer(networks).step(*networks.draw(4))
 
     assert torch.isfinite(torch.tensor([record["L_G"], record["shift_error"]])).all()
-    after = discovery.shift_block.state_dict()
+    after = networks.shift_block.state_dict()
     assert any(not torch.equal(before[key], after[key]) for key in after)
     assert asdict(unet.config)["num_head_channels"] == 16

@@ -1,4 +1,4 @@
-"""The networks of a run, and the two chains that sample with them."""
+"""The networks of a run, and the two chains that they are trained through."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ SMALLEST = {"lenet": 32}  # edge of an image, by the reconstructor that needs it
 
 
 @dataclass(slots=True, eq=False)
-class Discovery:
-    """The networks of a run: phi (shift block), omega (R), psi (D), and the frozen model.
+class RunNetworks:
+    """What a training changes: phi (shift block), omega (R), psi (D), around the frozen model.
+
+    What evaluation, editing and pages see of a run is a `DirectionSet`.
 
     Attributes:
         config: How the run is made.
@@ -50,7 +52,7 @@ class Discovery:
         dm: DiffusionModel | None = None,
         *,
         device: torch.device | str = "cpu",
-    ) -> Discovery:
+    ) -> RunNetworks:
         """Make the networks from ``config.run.seed``, the same ones on every device.
 
         Args:
