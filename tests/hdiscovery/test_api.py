@@ -135,6 +135,11 @@ def test_a_recipe_is_trained_from_its_file(tmp_path, tiny_dm, capsys, monkeypatc
     a, b = (torch.load(tmp_path / x / "checkpoint.pt")["shift_block"] for x in ("runs/mine", "b"))
     assert all(torch.equal(a[name], b[name]) for name in a)
 
+    recipe = (tmp_path / "mine.toml").read_text()
+    (tmp_path / "mine.toml").write_text(recipe.replace("\nsteps = 2", "\nsteps = 3"))
+    hdiscovery.train("mine.toml", resume=True, device="cpu")  # its fields count as given
+    assert len((tmp_path / "runs/mine/records.jsonl").read_text().splitlines()) == 3
+
 
 def test_evaluate_and_rank_write_what_the_command_writes(twice, capsys):
     mine, commands = twice
