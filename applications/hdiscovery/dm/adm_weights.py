@@ -71,7 +71,8 @@ def _read(path: Path) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever a file of another kind leads it to
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        said = (str(error).strip().splitlines() or [""])[0]
+        reason = f"{type(error).__name__}: {said}".removesuffix(": ")
         raise ValueError(
             f"`weights` {path} cannot be read as tensors: it is truncated or of another kind. By "
             f"its first bytes it is {kind_of(path)} ({reason}). Expected ADM's ema_*.pt or "
