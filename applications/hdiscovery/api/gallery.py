@@ -69,6 +69,8 @@ def gallery(
         >>> page.name
         'thick.html'
     """
+    if not runs:
+        raise ValueError("No run is named. Name the folder of a run, or several of them.")
     folders = [RunFolder.open(located(Path(run))) for run in runs]
     page = Path(out) if out is not None else _default(runs)
     if page.is_file() and not is_gallery(page):

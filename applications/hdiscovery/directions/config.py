@@ -156,4 +156,11 @@ def run_config(run: RunFolder) -> DiscoveryConfig:
     Raises:
         ValueError: If ``config.json`` is not a config of this version.
     """
-    return config_of(run.read_json("config.json"), f"{run.path / 'config.json'}")
+    path = run.path / "config.json"
+    try:
+        entries = run.read_json("config.json")
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: it is not JSON ({error}).") from error
+    if not isinstance(entries, Mapping):
+        raise ValueError(f"{path} is not the config of a run: it holds no tables of fields.")
+    return config_of(entries, f"{path}")
