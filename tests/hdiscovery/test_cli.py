@@ -72,6 +72,7 @@ def test_runs_are_shown_side_by_side_and_marked_by_people(tmp_path, capsys, monk
         (("convert", "MNIST32-small"), "Pass `--out PATH`, or `--inspect`"),
         (("judge", "MNIST32-small", "--device", "abacus"), "`--device abacus` cannot be used"),
         ((), ""),
+        (("train", "--config", "empty.toml"), "names no field of a run"),
         (("gallery",), "No run is named"),
         (("gallery", "list"), "config.json is not the config of a run"),
         (("evaluate", "cut"), "config.json is damaged"),
@@ -82,6 +83,7 @@ def test_runs_are_shown_side_by_side_and_marked_by_people(tmp_path, capsys, monk
 )
 def test_bad_input_is_an_error_that_says_what_to_do(tmp_path, capsys, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.toml").touch()
     for name, text in (("list", "[1]"), ("cut", "{")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(text)

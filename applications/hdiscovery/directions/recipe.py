@@ -119,6 +119,9 @@ def _tables(path: Path) -> dict[str, Any]:
             "--dry-run` prints one."
         )
     try:
-        return tomllib.loads(path.read_text())
+        tables = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"`config` {path} is not TOML: {error}.") from error
+    if not tables:
+        raise ValueError(f"`config` {path} names no field of a run: it is no recipe.")
+    return tables
