@@ -37,7 +37,11 @@ def contents(thing: Any, traits: Traits | None = None) -> Iterable[Any]:
 
 
 def _attributes(thing: Any, traits: Traits) -> Iterator[Any]:
-    for value in getattr(thing, "__dict__", {}).values():
+    try:
+        attributes = getattr(thing, "__dict__", {})
+    except Exception:  # a placeholder may refuse every question; what it holds cannot be seen
+        attributes = {}
+    for value in attributes.values():
         if type(value) not in BARE or value:  # a module has a dozen empty containers
             yield value
     for slot in traits.slots:

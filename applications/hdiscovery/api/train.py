@@ -62,7 +62,7 @@ def train(
         >>> run = hdiscovery.train("MNIST32-demo", folder / "run", K=2, M=2, steps=1, batch_size=2,
         ...                        reconstructor="difference", device="cpu")
         >>> sorted(path.name for path in run.iterdir())
-        ['begun_by.txt', 'checkpoint.pt', 'config.json', 'records.jsonl']
+        ['begun_by.txt', 'checkpoint.pt', 'config.json', 'history.jsonl', 'records.jsonl']
     """
     path = Path(out) if out is not None else _folder(recipe)
     with joined(device) as world:

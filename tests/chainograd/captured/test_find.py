@@ -209,3 +209,19 @@ def test_a_module_whose_parameters_have_no_shape_yet_is_refused_with_the_way_out
 
     with pytest.raises(ChainError, match=r"lazy.*no_grad"):
         CheckpointedChain(lambda x, i: net(x), M)(torch.ones(2, 4))
+
+
+def test_an_object_that_refuses_every_question_does_not_stop_the_search():
+    class Placeholder:
+        __slots__ = ()
+
+        def __getattr__(self, name):
+            raise RuntimeError("this object is not built yet")
+
+    held = [Placeholder(), torch.tensor(0.7, requires_grad=True)]
+
+    x = torch.ones(3)
+    CheckpointedChain(lambda x, i: torch.sin(held[1] * x), M)(x).sum().backward()
+
+    assert held[1].grad is not None
+    assert find_captured(lambda x, i: held).tensors[0] is held[1]

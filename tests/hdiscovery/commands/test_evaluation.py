@@ -190,6 +190,6 @@ def test_published_runs_are_ranked_and_shipped_ones_are_left_alone(published, ca
     for options in (("evaluate", "--only", "rank"), ("evaluate",), ("publish", "--to", "file")):
         assert run(options[0], "digits", "--device", "cpu", *options[1:]) == 2
         assert "comes with the package" in capsys.readouterr().err
-    with pytest.raises(FileNotFoundError, match="copy"):
+    with pytest.raises(FileNotFoundError, match="Copy"):
         own_run(Path("digits"))
     assert shipped_runs()["digits"].is_dir()

@@ -80,7 +80,7 @@ def test_scaled_edits_of_another_number_of_steps_are_as_strong(toy, source_of):
 
 def test_the_run_s_own_update_is_taken(toy, source_of):
     source = source_of(toy(noise), GlobalDirections(D))
-    symmetric = replace(source, about=replace(source.about, update="symmetric"))
+    symmetric = replace(source, sampler=replace(source.sampler, update="symmetric"))
     x_T, s = noise_images(), torch.tensor([[0.4]])
 
     edits = [edit(of, x_T, [0], s, num_steps=4) for of in (source, symmetric)]

@@ -136,8 +136,8 @@ def test_labels_are_those_of_the_file(run):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"3": "slant"}', r"names '3', which is none of .* 0 … 2"),
-        ('{"one": "slant"}', "names 'one'"),
+        ('{"3": "slant"}', r"names the direction '3', and the run has 0 … 2"),
+        ('{"one": "slant"}', "names the direction 'one'"),
         ('{"1": 2}', "must map directions to words"),
         ("[]", "must map directions to words"),
         ("{", "is not JSON"),
