@@ -63,8 +63,9 @@ class RunNetworks:
         """
         dm = load_dm(config.model.dm, device=device) if dm is None else dm
         refuse_model(config, dm)
-        with torch.random.fork_rng():
-            torch.manual_seed(config.run.seed)
+        # The networks are drawn on the CPU, so the generators of GPUs are left alone.
+        with torch.random.fork_rng(devices=()):
+            torch.default_generator.manual_seed(config.run.seed)
             shift_block, R, D = _drawn_networks(config, dm)
         for net in (shift_block, R, D):
             if torch.device(device).type != "cpu":  # fakes, which are there, cannot be moved
