@@ -106,7 +106,7 @@ def test_directions_can_be_sorted_found_and_left_out(tmp_path, open_page):
     page.fill("#find", "thick")
     assert shown(page) == [1]
     page.fill("#find", "nothing")
-    assert page.get_by_text("No direction fits").is_visible()
+    assert page.get_by_text("No direction matches").is_visible()
 
 
 def test_labels_are_saved_as_the_file_that_the_next_page_reads(tmp_path, open_page):
