@@ -49,7 +49,8 @@ def train(
     networks, model = build(run, config, world)
     bank = open_bank(run.path, networks, world, progress=progress)
     trainer = Trainer(networks, world)
-    for step in range(resume(run, trainer, model), config.all_steps):
+    first = resume(run, trainer, model)
+    for step in range(first, config.all_steps):
         started = time.perf_counter()
         saves = (step + 1) % config.run.save_every == 0 or step + 1 == config.all_steps
         with not_finite_at(step), seeded(config.run.seed, step, world.rank, world.device):
