@@ -90,7 +90,7 @@ class Surroundings:
 
     @contextmanager
     def of_trials(self, function: Callable[..., Any]) -> Iterator[None]:
-        """Let steps run that the plain loop does not run, and leave no trace: note [Traces].
+        """Let steps run that the plain loop does not run, and leave no trace: note [Side effects].
 
         Args:
             function: The user's step.

@@ -65,3 +65,19 @@ def stack():
         nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 8, 3, padding=1),
         nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 8, 3, padding=1),
     ).requires_grad_(False)  # fmt: skip
+
+
+def derivatives(layer, x, mode):
+    """Return a layer's result, its gradient, and the gradients of that one's square."""
+    torch.manual_seed(0)
+    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    with mode:
+        y = layer(x)
+    v = torch.randn(y.shape).to(y.dtype).requires_grad_()
+    (g,) = torch.autograd.grad(y, x, v, create_graph=True)
+    second = torch.autograd.grad(g.square().sum(), [x, v], allow_unused=True)
+    return [y, g, *(t for t in second if t is not None)]
+
+
+def alike(a, b):
+    return a.dtype == b.dtype and a.stride() == b.stride() and torch.equal(a, b)

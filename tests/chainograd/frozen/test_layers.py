@@ -10,7 +10,16 @@ from torch.overrides import TorchFunctionMode
 
 from chainograd import CheckpointedChain, meter
 from chainograd.frozen.layers import FrozenLayers
-from tests.chainograd.frozen.stacks import Modulated, gradient, norm_act, prepared, stack, with_mode
+from tests.chainograd.frozen.stacks import (
+    Modulated,
+    alike,
+    derivatives,
+    gradient,
+    norm_act,
+    prepared,
+    stack,
+    with_mode,
+)
 from tests.problems import plain
 
 # Torch pads a copy for even kernels, and says so.
@@ -66,26 +75,10 @@ BLOCKS = [
 ]
 
 
-def derivatives(layer, x, mode):
-    """Return a layer's result, its gradient, and the gradients of that one's square."""
-    torch.manual_seed(0)
-    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
-    with mode:
-        y = layer(x)
-    v = torch.randn(y.shape).to(y.dtype).requires_grad_()
-    (g,) = torch.autograd.grad(y, x, v, create_graph=True)
-    second = torch.autograd.grad(g.square().sum(), [x, v], allow_unused=True)
-    return [y, g, *(t for t in second if t is not None)]
-
-
 def in_other_order(x):
     """Return x channels last; strides say so of one channel too."""
     N, C, H, W = x.shape
     return torch.empty(N, H, W, C, dtype=x.dtype).permute(0, 3, 1, 2).copy_(x)
-
-
-def alike(a, b):
-    return a.dtype == b.dtype and a.stride() == b.stride() and torch.equal(a, b)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

@@ -9,26 +9,10 @@ from torch.nn import functional as F
 
 from chainograd import meter
 from chainograd.frozen.layers import FrozenLayers
-from tests.chainograd.frozen.stacks import gradient, kept, stack, with_mode
+from tests.chainograd.frozen.stacks import alike, derivatives, gradient, kept, stack, with_mode
 
 # Torch pads a copy for even kernels, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-
-
-def derivatives(layer, x, mode):
-    """Return a layer's result, its gradient, and the gradients of that one's square."""
-    torch.manual_seed(0)
-    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
-    with mode:
-        y = layer(x)
-    v = torch.randn(y.shape).to(y.dtype).requires_grad_()
-    (g,) = torch.autograd.grad(y, x, v, create_graph=True)
-    second = torch.autograd.grad(g.square().sum(), [x, v], allow_unused=True)
-    return [y, g, *(t for t in second if t is not None)]
-
-
-def alike(a, b):
-    return a.dtype == b.dtype and a.stride() == b.stride() and torch.equal(a, b)
 
 
 def test_a_frozen_stack_keeps_the_norms_inputs_and_nothing_else():
