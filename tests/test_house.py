@@ -253,3 +253,11 @@ def test_the_drawing_for_contributors_shows_every_room_on_its_floor():
     floors = tuple(tuple(rooms.split()) for _, rooms in reversed(drawn))
     assert floors == FLOORS
     assert [int(number) for number, _ in drawn] == list(range(len(FLOORS), 0, -1))
+
+
+def test_a_note_that_is_cited_is_there():
+    texts = [path.read_text() for root in PACKAGES.values() for path in root.rglob("*.py")]
+    written = {name for text in texts for name in re.findall(r"^(?:# )?Note \[(.+?)\]", text, re.M)}
+    cited = {name for text in texts for name in re.findall(r"\bnote \[(.+?)\]", text)}
+
+    assert cited <= written
