@@ -15,6 +15,8 @@ from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.files import save_dm
 from hdiscovery.training.loop import train
 
+from tests.hdiscovery.tiny import TINY
+
 Opened = namedtuple("Opened", "page dialogs")
 
 
@@ -95,3 +97,18 @@ def published(small, tmp_path):
     small.write_json("rca.json", {"rca": 0.5, "pairs": 8, "shift_error": 1.0,
                                   "of_direction": [0.5] * 2, "step": 1})  # fmt: skip
     return publish(small, tmp_path / "published")
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A config of four steps in which every part of training takes part."""
+    torch.manual_seed(1)
+    unet = ADMUNet(TINY)
+    for p in unet.parameters():
+        torch.nn.init.normal_(p, std=0.05)
+    save_dm(tmp_path / "dm.safetensors", unet)
+    return DiscoveryConfig.of(
+        dm=str(tmp_path / "dm.safetensors"), K=3, S=2.0, M=2, batch_size=4, steps=4, head_std=0.1,
+        reconstructor="difference",
+        adam="lazy", ema=0.9, r_updates=3, bank=6, save_every=1,
+    )  # fmt: skip

@@ -12,11 +12,11 @@ from hdiscovery.refit import refit
 from hdiscovery.rescale import rescaled
 from hdiscovery.training.loop import train
 
-from tests.hdiscovery.training.test_resume import config, weights  # noqa: F401, the fixture
+from tests.hdiscovery.tiny import weights
 
 
 @pytest.fixture
-def run(config, tmp_path):  # noqa: F811
+def run(config, tmp_path):
     run = RunFolder.create(tmp_path / "run", asdict(config))
     list(train(run, config))
     return run
@@ -38,7 +38,7 @@ def test_r_and_its_optimizer_are_new_and_all_else_is_what_it_was(run):
     assert all(torch.equal(after[f"/R/{name}"], tensor) for name, tensor in state.items())
 
 
-def test_the_run_goes_on_from_it(run, config):  # noqa: F811
+def test_the_run_goes_on_from_it(run, config):
     refit(run, passes=2, batch_size=4)
 
     records = list(train(run, config.replace(steps=6)))
@@ -109,7 +109,7 @@ def test_numbers_out_of_range_are_refused(run, options, words):
         refit(run, **options)
 
 
-def test_a_run_without_a_buffer_is_refused(config, tmp_path):  # noqa: F811
+def test_a_run_without_a_buffer_is_refused(config, tmp_path):
     own = config.replace(r_updates=1, steps=1)
     run = RunFolder.create(tmp_path / "plain", asdict(own))
     list(train(run, own))

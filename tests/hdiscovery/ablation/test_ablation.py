@@ -14,7 +14,7 @@ from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.dm.adm_unet import ADMUNet
 from hdiscovery.dm.files import save_dm
 
-from tests.hdiscovery.training.test_algorithm1 import TINY
+from tests.hdiscovery.tiny import TINY
 
 BASE = DiscoveryConfig()
 RCA = {"rca": 0.5, "rca_large_shifts": 0.75, "standard_error": 0.03}

@@ -11,8 +11,7 @@ from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.dm.compiled import compile_parts
 from hdiscovery.training.loop import train
 
-from tests.hdiscovery.training.test_algorithm1 import tiny
-from tests.hdiscovery.training.test_resume import assert_same, config  # noqa: F401, the fixture
+from tests.hdiscovery.tiny import assert_same, tiny
 
 # Dynamo looks at the gradient of every tensor that it is given.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -57,7 +56,7 @@ def test_traced_parts_give_the_same_samples_to_the_bit_and_the_same_gradients(tr
 
 
 @pytest.mark.parametrize("plan", ["graph", "nodes", "1GiB"])
-def test_a_run_with_compile_ends_as_one_without(traced, config, tmp_path, plan):  # noqa: F811
+def test_a_run_with_compile_ends_as_one_without(traced, config, tmp_path, plan):
     for name, compile_ in (("plain", False), ("compiled", True)):
         own = config.replace(compile=compile_, plan=plan)
         run = RunFolder.create(tmp_path / name, asdict(own))
@@ -75,7 +74,7 @@ def test_a_run_with_compile_ends_as_one_without(traced, config, tmp_path, plan):
     ],
 )
 def test_a_command_compiles_where_it_is_told_to(
-    traced, config, tmp_path, words, written  # noqa: F811
+    traced, config, tmp_path, words, written
 ):  # fmt: skip
     run = RunFolder.create(tmp_path / "run", asdict(config))
     list(train(run, config))

@@ -10,43 +10,13 @@ import torch
 import torch.nn.functional as F
 from hdiscovery.directions.config import DiscoveryConfig
 from hdiscovery.directions.run_folder import RunFolder
-from hdiscovery.directions.run_networks import RunNetworks
 from hdiscovery.directions.saved import open_run
-from hdiscovery.dm.adm_config import UNetConfig
-from hdiscovery.dm.adm_unet import ADMUNet
-from hdiscovery.dm.model import DiffusionModel
 from hdiscovery.dm.open import load_dm
 from hdiscovery.training.algorithm1 import Objective
 from hdiscovery.training.loop import train
 from hdiscovery.training.trainer import Trainer
 
-from chainograd.samplers import NoiseSchedule
-
-TINY = UNetConfig(
-    image_size=8, in_channels=1, num_channels=32, channel_mult=(1, 1), num_res_blocks=1
-)
-CONFIG = DiscoveryConfig.of(
-    K=3, S=2.0, M=4, t_stop=400, batch_size=4, steps=2, head_std=0.1, reconstructor="difference"
-)
-
-
-def tiny(dtype=torch.float64, **changes):
-    torch.manual_seed(1)
-    unet = ADMUNet(TINY)
-    for p in unet.parameters():  # zero-initialised layers would hide everything behind them
-        torch.nn.init.normal_(p, std=0.05)
-    unet.requires_grad_(False).eval().to(dtype)
-    dm = DiffusionModel(unet, NoiseSchedule.linear(), "tiny")
-    d = RunNetworks.build(CONFIG.replace(**changes), dm)
-    for net in (d.shift_block, d.R, d.D):
-        net.to(dtype)
-    torch.nn.init.normal_(d.D.out[3].weight, std=0.1)
-    return d
-
-
-def draw(d, n=4):
-    x_T, k, s = d.draw(n)
-    return x_T.double(), k, s.double()
+from tests.hdiscovery.tiny import CONFIG, draw, tiny
 
 
 def test_the_chain_gives_the_gradients_of_algorithm_1_by_hand_and_leaves_psi_alone():

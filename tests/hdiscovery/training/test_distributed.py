@@ -15,9 +15,8 @@ from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.training.draws import seeded
 from hdiscovery.training.world import World
 
-from tests.hdiscovery.training.test_resume import config, weights
+from tests.hdiscovery.tiny import weights
 
-__all__ = ["config"]  # a fixture
 ROOT = Path(__file__).parents[3]
 
 

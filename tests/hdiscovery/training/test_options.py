@@ -11,7 +11,7 @@ from hdiscovery.training.trainer import Trainer, average_of
 from hdiscovery.training.weighted_l1 import weighted_l1
 from hdiscovery.training.world import World
 
-from tests.hdiscovery.training.test_algorithm1 import draw, tiny
+from tests.hdiscovery.tiny import draw, tiny
 
 
 def gradients(d, batch, x_0=None):

@@ -10,54 +10,13 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from hdiscovery.directions.config import DiscoveryConfig, run_config
+from hdiscovery.directions.config import run_config
 from hdiscovery.directions.run_folder import RunFolder
 from hdiscovery.directions.saved import open_run
-from hdiscovery.dm.adm_unet import ADMUNet
-from hdiscovery.dm.files import save_dm
 from hdiscovery.training.bank_file import load_bank
 from hdiscovery.training.loop import train
 
-from tests.hdiscovery.training.test_algorithm1 import TINY
-
-EVERYTHING = {"adam": "lazy", "ema": 0.9, "r_updates": 3, "bank": 6, "save_every": 1}
-
-
-@pytest.fixture
-def config(tmp_path):
-    torch.manual_seed(1)
-    unet = ADMUNet(TINY)
-    for p in unet.parameters():
-        torch.nn.init.normal_(p, std=0.05)
-    save_dm(tmp_path / "dm.safetensors", unet)
-    return DiscoveryConfig.of(
-        dm=str(tmp_path / "dm.safetensors"), K=3, S=2.0, M=2, batch_size=4, steps=4, head_std=0.1,
-        reconstructor="difference", **EVERYTHING,
-    )  # fmt: skip
-
-
-def weights(run):
-    """Return every tensor of a run's last checkpoint, by its place."""
-    leaves = {}
-
-    def collect(thing, place):
-        if isinstance(thing, torch.Tensor):
-            leaves[place] = thing
-        elif isinstance(thing, (dict, list, tuple)):
-            items = thing.items() if isinstance(thing, dict) else enumerate(thing)
-            for key, value in items:
-                collect(value, f"{place}/{key}")
-
-    collect(run.load_checkpoint(), "")
-    return leaves
-
-
-def assert_same(a, b):
-    a, b = weights(a), weights(b)
-    assert a.keys() == b.keys()
-    assert len(a) > 50
-    for place in a:
-        assert torch.equal(a[place], b[place]), place
+from tests.hdiscovery.tiny import assert_same
 
 
 @pytest.mark.parametrize("alone", [0, 3])

@@ -13,7 +13,7 @@ from hdiscovery.training.sharding import shard
 from hdiscovery.training.trainer import Trainer
 from hdiscovery.training.world import World, joined
 
-from tests.hdiscovery.training.test_algorithm1 import tiny
+from tests.hdiscovery.tiny import tiny
 
 RATE = {"learning_rate": 1e-15}  # so small that D's step is no part of the comparison
 
