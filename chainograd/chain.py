@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Generator, Tensor
 
+from chainograd.blocks.find import Blocks
 from chainograd.engine.autograd import attach
 from chainograd.engine.first_call import FirstCalls, refuse_counted_passes
 from chainograd.engine.forward import run_forward
@@ -21,6 +22,7 @@ from chainograd.engine.run import Run
 from chainograd.engine.run_options import RunOptions, Transform
 from chainograd.errors import ChainError
 from chainograd.options import (
+    as_blocks,
     as_choice,
     as_count,
     as_function,
@@ -124,6 +126,7 @@ class CheckpointedChain:
         generators: Iterable[Generator] = (),
         store: Store | str | os.PathLike[str] = "device",
         micro_batch: int | None = None,
+        blocks: Blocks = "auto",
         frozen: Frozen = "auto",
         verify: Verify = "exact",
         grad_steps: GradSteps | Callable[[int], GradSteps] | None = None,
@@ -137,6 +140,7 @@ class CheckpointedChain:
             if micro_batch is None
             else as_count("micro_batch", micro_batch, "a number of samples")
         )
+        self.blocks = as_blocks(blocks)
         self.plan, self._budget = as_plan(plan, self.num_steps, self.micro_batch)
         self.params = as_params(params)
         self.generators = as_generators(generators)
@@ -335,5 +339,5 @@ class CheckpointedChain:
         )
         return Preparation(
             self.step, self.num_steps, self.plan, self.params, self.generators, self.micro_batch,
-            watch_frozen=self.frozen == "auto", options=options, first_calls=self._first_calls,
+            self.blocks, watch_frozen=self.frozen == "auto", options=options, first_calls=self._first_calls,
         )  # fmt: skip

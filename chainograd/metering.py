@@ -31,6 +31,11 @@ class Reading:
         self._note: Callable[[], None] = _nothing  # reads the allocator, if there is one
         self._alive: dict[int, tuple[weakref.ref[torch.UntypedStorage], int]] = {}
 
+    def now(self) -> int:
+        """Return the bytes that are alive now; on an accelerator this waits for it."""
+        self._note()
+        return self.live_bytes
+
     def lap(self) -> int:
         """Return the peak so far, and start the next peak from the bytes that are alive now."""
         self._note()

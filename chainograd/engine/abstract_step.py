@@ -40,6 +40,26 @@ class GraphOptions:
     saves: bool = False
 
 
+class AbstractCut(Protocol):
+    """How the graph of one step is made, if not whole with all that its operations save."""
+
+    def saving(self, options: GraphOptions) -> AbstractContextManager[object]:
+        """Return the context that says what a graph saves that is not discarded."""
+        ...
+
+    def cutting(
+        self, mark: Mark, options: GraphOptions, *, discarded: bool
+    ) -> AbstractContextManager[object]:
+        """Return the context in which the step runs.
+
+        Args:
+            mark: For the nodes of the blocks' graphs.
+            options: How graphs are made.
+            discarded: Whether the step's graph is discarded.
+        """
+        ...
+
+
 class ReplayHooks(NamedTuple):
     """What goes with running a step again.
 
@@ -47,11 +67,13 @@ class ReplayHooks(NamedTuple):
         around: The context it runs in; entered for each slice of a step that runs slice by slice.
         check: Compares the result with the first run's.
         mark: For the nodes of its graph.
+        cut: How the graph is cut into blocks; None if it is whole.
     """
 
     around: AbstractContextManager[object]
     check: Callable[[StepResult], None]
     mark: Mark
+    cut: AbstractCut | None = None
 
 
 class AbstractStep(Protocol):
@@ -82,6 +104,7 @@ class AbstractStep(Protocol):
         *,
         record: Recording = Recording.KEEP,
         rewind: Callable[[], None] | None = None,
+        cut: AbstractCut | None = None,
     ) -> StepResult:
         """Run a step between leaves of its own.
 
@@ -93,6 +116,7 @@ class AbstractStep(Protocol):
             record: What becomes of the graph.
             rewind: Undoes what a run of the step has changed (random streams, buffers), so that
                 a step which needs what its graph saves can run once more.
+            cut: How the graph is cut into blocks; None if it is whole.
 
         Raises:
             NeedsSavedError: If the step must run once more, and there is no ``rewind``.

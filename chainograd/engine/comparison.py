@@ -4,15 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
+
+import torch
 
 from chainograd.captured.generators import UnlistedGenerators
+from chainograd.engine.block_run import Block, BlockRun
 from chainograd.engine.changes import ChangeDetector
 from chainograd.engine.shared import SharedTensors
 from chainograd.engine.step_result import StepResult
 from chainograd.errors import ReplayError
+from chainograd.replay.comparison import refused
+from chainograd.replay.signature import Signature
 from chainograd.replay.verify import ADVICE, Verifier
 from chainograd.storage.call_storage import StoredState
 from chainograd.storage.device import DeviceState
+
+
+class SeenBlock(NamedTuple):
+    """What is remembered of a block's first run.
+
+    Attributes:
+        verifier: Knows what it returned.
+        uses: How often its graph uses each leaf.
+        signature: What its graph is like.
+    """
+
+    verifier: Verifier
+    uses: list[int]
+    signature: Signature | None
 
 
 class Comparison:
@@ -89,6 +109,40 @@ class Comparison:
         except ReplayError:
             changes.refuse_changes(i, lambda t: True)
             raise
+
+    def saw_block(self, run: BlockRun) -> SeenBlock:
+        """Remember what a block returned in its first run."""
+        verifier = Verifier(self.verifier.verify, None, self.verifier.coarsest)
+        with torch.no_grad():
+            verifier.saw(1, run.leaving.detached().leaves)
+        return SeenBlock(verifier, run.counts, run.signature)
+
+    def same_block(self, block: Block, run: BlockRun, first: SeenBlock) -> None:
+        """Check that a block returned what it returned first, and used what it used then.
+
+        Raises:
+            ReplayError: If it did not; on an accelerator `settle` raises it.
+            ChangedTensorError: If that is because a tensor has changed.
+        """
+        if self.changes.changed:
+            places = self.shared.places
+            used = {places[id(use[0])] for use in run.uses if id(use[0]) in places}
+            inside, certain = self.shared.ids(used), self.verifier.exact
+            self.changes.refuse_changes(
+                block.step, lambda t: id(t) in inside or not (certain or t.requires_grad)
+            )
+        words = f"ran its block `{block.name}` again, which returned something else than at first"
+        error = refused(block.step, words)
+        if self.verifier.verify != "off" and first[1:] != (run.counts, run.signature):
+            raise refused(block.step, f"ran its block `{block.name}` again with another graph")
+        try:
+            first.verifier.same(0, run.leaving.detached().leaves, None)
+        except ReplayError as cause:
+            self.changes.refuse_changes(block.step, lambda t: True)
+            raise error from cause
+        open_verdicts = [(differs, block.step, lambda: words) for differs, *_ in first.verifier.open]
+        self.verifier.open += open_verdicts
+        first.verifier.open.clear()
 
     def settle(self, i: int) -> None:
         """Ask whether all steps returned what they returned first, where that is open.

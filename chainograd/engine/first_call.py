@@ -66,7 +66,7 @@ class FirstCalls:
         """
         shapes = run.kind.shapes
         if shapes not in self.costs:
-            self.costs[shapes] = self.measure(run)
+            self.costs[shapes] = self.measure(run, limit=budget)
         self.last_costs = self.costs[shapes]
         key = shapes, run.options.grad_steps
         plan = self.plans.pop(key, None) or within(
@@ -77,19 +77,22 @@ class FirstCalls:
             del self.plans[next(iter(self.plans))]
         return plan
 
-    def measure(self, run: Run, kind: Kind | None = None) -> tuple[StepCost, ...]:
+    def measure(
+        self, run: Run, kind: Kind | None = None, *, limit: int | None = None
+    ) -> tuple[StepCost, ...]:
         """Return what each step costs.
 
         Args:
             run: The run.
             kind: Tells which steps are alike.
+            limit: Bytes above which a whole graph is of no use.
         """
         if (saving := self.saving.get(run.kind.shapes)) is not None:
             saving.measured = True
             run.step.options.layers = saving.recording()
         trials = run.surroundings.of_trials(run.step.function)
         with trials, metered(run.x_T.device, compiled=run.kind.compiled):
-            self.last_costs = measure(run, kind)
+            self.last_costs = measure(run, kind, limit=limit)
         return self.last_costs
 
     def refuse_cut_off(self, run: Run, refuse: Callable[[Run], None]) -> None:

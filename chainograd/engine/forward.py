@@ -45,6 +45,8 @@ def _forward_pass(run: Run) -> Iterator[None]:
     """Set up what all first runs happen in; free everything if a step fails."""
     storage = run.options.store.storage(run.x_T, lambda: run.plan.nodes)
     run.memory.storage = storage
+    if run.plan.is_cut:
+        run.memory.keeper = run.options.store.keeper(storage, run.x_T.device, run.lasting_tensors())
     # Where the comparison is not to the bit, kept states are brought back for it.
     if storage.in_sight or not run.comparison.verifier.exact:
         run.comparison.in_sight = {a.index for a in run.plan.forward if type(a) is Keep}
@@ -73,18 +75,26 @@ def _run_first(run: Run, action: Action, state: State) -> State:
     """Run a step as planned; if memory runs out, drop all kept graphs and run it without one."""
     i, began, result = action.index, run.log.now(), None
     run.log.saw(i, state)
-    rewind, record = run.surroundings.begin_step(), _planned(run, action)
+    undo, record = run.surroundings.begin_step(), _planned(run, action)
     wanted, mark = run.first_pass.wanted[i], run.mark(i)
+    cut = run.cut(i, kept=record is Recording.KEEP)
+
+    def rewind() -> None:
+        undo()
+        if i in run.memory.attention:
+            run.memory.attention[i].clear()
+
     try:
-        result = run.step.run(i, state, wanted, mark, record=record, rewind=rewind)
+        result = run.step.run(i, state, wanted, mark, record=record, rewind=rewind, cut=cut)
     except Exception as error:
         if not run.memory.can_drop_graphs(error, i, run.memory.nodes):
             raise
     if result is None:  # outside of `except`, which holds what the failed run left
         run.memory.drop_graphs(i)
         rewind()
+        cut = run.cut(i, kept=False)
         record = Recording.DISCARD if run.options.passes(i) else Recording.OFF
-        result = run.step.run(i, state, wanted, mark, record=record, rewind=rewind)
+        result = run.step.run(i, state, wanted, mark, record=record, rewind=rewind, cut=cut)
     _note(run, i, result)
     run.log.ran("forward", i, began)
     run.surroundings.end_step(i)

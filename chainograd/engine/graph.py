@@ -62,11 +62,16 @@ def leaves_used(outputs: Iterable[Any], mark: Mark | None) -> tuple[list[Use], l
                 seen[parent] = None
                 stack.append(parent)
     if mark is not None:
-        _mark(seen, mark)
+        mark_nodes(seen, mark)
     return uses, list(seen)
 
 
-def _mark(nodes: Iterable[Any], mark: Mark) -> None:
+def mark_nodes(nodes: Iterable[Any], mark: Mark) -> None:
+    """Mark nodes of a graph.
+
+    Raises:
+        ChainError: If one of them is marked already.
+    """
     tables = [(node, node.metadata) for node in nodes]
     for node, table in tables:
         if _MARK in table:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+from chainograd.engine.kept_attention import KeptAttention
 from chainograd.engine.step_graph import AbstractStepGraph
 from chainograd.state import State
 from chainograd.storage.call_storage import CallStorage, StoredState
+from chainograd.storage.kept_tensors import InPlace, Keeper
 
 
 @dataclass(slots=True, eq=False)
@@ -22,6 +24,8 @@ class RunMemory:
         nodes: States that are kept, by the index of the step they enter.
         graphs: Graphs that are kept, by the index of the step.
         storage: Where the nodes live.
+        attention: Outputs of attention that reruns are given, by the index of the step.
+        keeper: Keeps what graphs that are cut into blocks need.
     """
 
     left: int
@@ -29,6 +33,8 @@ class RunMemory:
     nodes: dict[int, StoredState] = field(default_factory=dict)
     graphs: dict[int, AbstractStepGraph] = field(default_factory=dict)
     storage: CallStorage = field(init=False)
+    attention: dict[int, KeptAttention] = field(default_factory=dict)
+    keeper: Keeper = field(default_factory=InPlace)
 
     def keep(self, i: int, state: State) -> None:
         """Keep the state that enters step i."""
@@ -59,6 +65,7 @@ class RunMemory:
         self.left, self.reached = 0, (0, None)
         self.nodes.clear()
         self.graphs.clear()
+        self.attention.clear()
         self.storage.close()
 
 

@@ -7,7 +7,13 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from chainograd.engine.abstract_step import AbstractStep, GraphOptions, Recording, ReplayHooks
+from chainograd.engine.abstract_step import (
+    AbstractCut,
+    AbstractStep,
+    GraphOptions,
+    Recording,
+    ReplayHooks,
+)
 from chainograd.engine.accumulate import GradAccumulator, Uses
 from chainograd.engine.first_run import NeedsSavedError
 from chainograd.engine.graph import Mark
@@ -65,6 +71,7 @@ class SlicedStep:
         *,
         record: Recording = Recording.KEEP,
         rewind: Callable[[], None] | None = None,
+        cut: AbstractCut | None = None,
     ) -> StepResult:
         """Run a step without a graph, or with graphs that are discarded: see `AbstractStep`.
 
@@ -75,14 +82,14 @@ class SlicedStep:
         parts: list[StepResult] = []
         try:
             for step in self.steps:
-                parts.append(step.run(index, entering, None, mark, record=record))
+                parts.append(step.run(index, entering, None, mark, record=record, cut=cut))
         except NeedsSavedError:
             if rewind is None:
                 raise
         if len(parts) < len(self.steps):  # not in `except`, which holds what the failed run left
             assert rewind is not None
             rewind()
-            return self.run(index, state, wanted, mark, record=record)
+            return self.run(index, state, wanted, mark, record=record, cut=cut)
         return self.of_parts(index, state, parts)
 
     def rerun(
@@ -145,7 +152,8 @@ class SlicedGraph:
         before, parts = {}, []
         for cut, step in zip(self.step.slices, self.step.steps, strict=True):
             with self.hooks.around:
-                result = step.run(self.index, self.entering, None, self.hooks.mark)
+                hooks = self.hooks
+                result = step.run(self.index, self.entering, None, hooks.mark, cut=hooks.cut)
             graph = result.graph
             assert graph is not None
             share = cut.share(after, self.entering, graph.leaving)

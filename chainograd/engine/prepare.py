@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from chainograd.blocks.find import NO_BLOCKS, Blocks, FoundBlocks, find_blocks
 from chainograd.captured.find import Captured, find_captured
 from chainograd.captured.generators import UnlistedGenerators
 from chainograd.captured.stand_ins import current_stand_ins
@@ -42,6 +43,7 @@ class Preparation:
         params: Tensors that the steps use, besides those that are found.
         generators: Generators that the steps draw from.
         micro_batch: Samples in a slice; None is the whole batch at once.
+        blocks: The blocks that graphs may be cut into, or where to look for them.
         watch_frozen: Whether frozen layers may keep less.
         options: What else the caller has chosen.
         first_calls: What the chain has found out so far.
@@ -53,6 +55,7 @@ class Preparation:
     params: Sequence[Tensor]
     generators: Sequence[Generator]
     micro_batch: int | None
+    blocks: Blocks
     watch_frozen: bool
     options: RunOptions
     first_calls: FirstCalls
@@ -80,7 +83,14 @@ class Preparation:
             refuse_cuda_graphs()
         step = self._step(shared, x_T, captured, kind)
         surroundings = self._surroundings(shared, captured, devices)
-        return Run(step, self.plan, x_T, self.options, kind, surroundings)
+        blocks = self._blocks(captured)
+        return Run(step, self.plan, x_T, self.options, kind, surroundings, blocks)
+
+    def _blocks(self, captured: Captured) -> FoundBlocks:
+        """Return the blocks of the modules that the steps reach."""
+        if captured.sharded:
+            return NO_BLOCKS
+        return find_blocks([module for module, _ in captured.modes], self.blocks)
 
     def _step(
         self, shared: SharedTensors, x_T: State, captured: Captured, kind: StepKind

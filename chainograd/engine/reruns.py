@@ -27,9 +27,11 @@ class Reruns:
         run, began = self.run, self.run.log.now()
         record = Recording.DISCARD if run.options.passes(i) else Recording.OFF
         around = run.surroundings.of_rerun(i)
-        wanted, mark = run.first_pass.wanted[i], run.mark(i)
+        wanted, mark, cut = run.first_pass.wanted[i], run.mark(i), run.cut(i, kept=False)
         with around:
-            result = run.step.run(i, state, wanted, mark, record=record, rewind=around.rewind)
+            result = run.step.run(
+                i, state, wanted, mark, record=record, rewind=around.rewind, cut=cut
+            )
         run.comparison.same(i, result, self.nodes.get(i + 1))
         run.log.ran("rerun", i, began)
         return result.leaving
@@ -53,7 +55,8 @@ class Reruns:
         run = self.run
         node = self.nodes.get(i + 1)  # which may be dropped before it is asked for
         check = partial(run.comparison.same, i, node=node)
-        hooks = ReplayHooks(run.surroundings.of_rerun(i), check, run.mark(i))
+        around, cut = run.surroundings.of_rerun(i), run.cut(i, kept=False)
+        hooks = ReplayHooks(around, check, run.mark(i), cut)
         return run.step.rerun(i, state, run.first_pass.wanted[i], hooks)
 
     def recoverable(self, i: int, error: Exception) -> bool:

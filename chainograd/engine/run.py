@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
+from torch import Tensor
 
-from chainograd.engine.abstract_step import AbstractStep
+from chainograd.blocks.find import FoundBlocks
+from chainograd.engine.abstract_step import AbstractCut, AbstractStep
 from chainograd.engine.comparison import Comparison
+from chainograd.engine.cutting import Cut
 from chainograd.engine.first_pass import FirstPass
 from chainograd.engine.graph import Mark
+from chainograd.engine.kept_attention import KeptAttention
 from chainograd.engine.memory import RunMemory
 from chainograd.engine.run_inputs import RunInputs
 from chainograd.engine.run_options import RunOptions, StepKind
 from chainograd.engine.shared import SharedTensors
 from chainograd.engine.surroundings import Surroundings
 from chainograd.engine.unknown_leaves import refuse_unknown_leaves
-from chainograd.plans.plan import Action, Backprop, Plan
+from chainograd.plans.plan import Action, Backprop, Level, Plan
 from chainograd.plans.restrict import restricted
 from chainograd.replay.verify import Verifier, Verify
 from chainograd.report.log import Log
 from chainograd.state import State, wants_gradient
+from chainograd.storage.kept_tensors import InPlace
 from chainograd.torch_internals.modes import is_fake
 
 
@@ -37,6 +43,7 @@ class Run:
         options: What the caller has chosen.
         kind: What is known of the step before it runs.
         surroundings: What steps see besides their arguments.
+        blocks: The blocks that steps' graphs may be cut into.
         shared: What the steps share.
         inputs: Tensors outside that gradients are returned for.
         first_pass: What the forward pass has found out.
@@ -54,6 +61,7 @@ class Run:
     options: RunOptions
     kind: StepKind
     surroundings: Surroundings
+    blocks: FoundBlocks
     shared: SharedTensors = field(init=False)
     inputs: RunInputs = field(init=False)
     first_pass: FirstPass = field(init=False)
@@ -92,6 +100,34 @@ class Run:
         """Return a plan as far as the steps that the gradient may pass need it."""
         steps = self.options.grad_steps
         return plan if steps is None else restricted(plan, steps)
+
+    def level(self, i: int) -> Level:
+        """Return the level of step i's graph."""
+        return Level(self.plan.program.levels[i])
+
+    def cut(self, i: int, *, kept: bool) -> AbstractCut | None:
+        """Return how the graph of step i is made; None if it is whole.
+
+        Args:
+            i: The step.
+            kept: Whether the graph is kept from the forward pass to the backward pass.
+        """
+        level = self.level(i)
+        if Level.BLOCKS in level:
+            keeper = self.memory.keeper if kept else InPlace()
+            attention = Level.ATTENTION in level
+            return Cut(self.blocks, i, self.surroundings, self.comparison, keeper, attention)
+        if level and not kept:
+            return self.memory.attention.setdefault(i, KeptAttention(self.memory.keeper))
+        return None
+
+    def lasting_tensors(self) -> Iterator[Tensor]:
+        """Yield the tensors that are on the device throughout the call."""
+        yield from self.x_T.tensors
+        yield from self.shared.tensors
+        for module, _ in self.surroundings.context.modes:
+            yield from module.parameters(recurse=False)
+            yield from module.buffers(recurse=False)
 
     def mark(self, i: int) -> Mark:
         """Return what the nodes of step i's graph are marked with."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from chainograd.engine.abstract_step import GraphOptions, Recording, ReplayHooks
+from chainograd.engine.abstract_step import AbstractCut, GraphOptions, Recording, ReplayHooks
 from chainograd.engine.first_run import NeedsSavedError, nothing_saved
 from chainograd.engine.graph import Mark
+from chainograd.engine.running import cutting
 from chainograd.engine.shared import SharedTensors
 from chainograd.engine.step_call import StepCall
 from chainograd.engine.step_graph import AbstractStepGraph
@@ -64,6 +66,7 @@ class Step:
         *,
         record: Recording = Recording.KEEP,
         rewind: Callable[[], None] | None = None,
+        cut: AbstractCut | None = None,
     ) -> StepResult:
         """Run a step between leaves of its own: see `AbstractStep`."""
         if record is Recording.OFF or (
@@ -71,11 +74,10 @@ class Step:
         ):
             return self._without_graph(index, state, record)
         entering = state if wanted is None else state.entering(wanted)
-        light = record is Recording.DISCARD and not self.options.saves
         graphs, leaving = torch.is_grad_enabled(), None
         set_grad_enabled(True)
         try:
-            with nothing_saved() if light else self.options.layers():
+            with self._saving(record, cut), self._cutting(record, mark, cut):
                 leaving = self.call(index, entering, self.shared.inner_arguments)
         except NeedsSavedError:
             self.options.saves = True
@@ -86,7 +88,7 @@ class Step:
         if leaving is None:  # outside of `except`, which holds what the failed run left
             assert rewind is not None
             rewind()
-            return self.run(index, state, wanted, mark, record=record)
+            return self.run(index, state, wanted, mark, record=record, cut=cut)
         result = trace(index, entering, leaving, mark, self.shared, signed=self.options.signed)
         if record is Recording.KEEP:
             return result
@@ -100,7 +102,7 @@ class Step:
     ) -> AbstractStepGraph:
         """Return the graph of a step that runs again."""
         with hooks.around:
-            result = self.run(index, state, wanted, hooks.mark)
+            result = self.run(index, state, wanted, hooks.mark, cut=hooks.cut)
         hooks.check(result)
         assert result.graph is not None
         return result.graph
@@ -109,6 +111,20 @@ class Step:
         """Return the same steps, with other tensors in some places of what they share."""
         shared = self.shared.replaced(others)
         return Step.of(self.function, self.num_steps, shared, self.options)
+
+    def _saving(self, record: Recording, cut: AbstractCut | None) -> AbstractContextManager[object]:
+        """Return the context that says what a graph saves."""
+        if record is Recording.DISCARD and not self.options.saves:
+            return nothing_saved()
+        return self.options.layers() if cut is None else cut.saving(self.options)
+
+    def _cutting(
+        self, record: Recording, mark: Mark, cut: AbstractCut | None
+    ) -> AbstractContextManager[object]:
+        """Return the context that cuts a graph into blocks; a whole step is not cut at all."""
+        if cut is None:
+            return cutting(None)
+        return cut.cutting(mark, self.options, discarded=record is Recording.DISCARD)
 
     def _without_graph(self, index: int, state: State, record: Recording) -> StepResult:
         with torch.no_grad():

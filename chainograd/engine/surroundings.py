@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from chainograd.captured.generators import UnlistedGenerators
 from chainograd.engine.shared import SharedTensors
@@ -76,7 +77,19 @@ class Surroundings:
 
     def of_rerun(self, i: int) -> Rerun:
         """Return the context that step i runs again in."""
-        return Rerun(self, i)
+        start = self.random[i]
+        context = self.context if self.elsewhere else None
+        return Rerun(self, i, start if start is not self.random[i + 1] else None, context)
+
+    def of_block(self, i: int, start: RNGState | None, context: StepContext) -> Rerun:
+        """Return the context that a block of step i runs again in.
+
+        Args:
+            i: The step.
+            start: Where the random streams stood before the block; None if it drew nothing.
+            context: What the block saw.
+        """
+        return Rerun(self, i, start, context if context.may_differ_here() else None, context.modes)
 
     @contextmanager
     def of_first_runs(self) -> Iterator[None]:
@@ -109,26 +122,38 @@ class Rerun:
 
     It may be entered several times, for a step that runs slice by slice. Each time the random
     streams go on where they were left, and outside they are the caller's.
+
+    Args:
+        surroundings: What the steps see.
+        i: The step.
+        start: Where the random streams stood before; None if nothing was drawn.
+        context: What is to be put in force; None if it is in force.
+        modes: Modules, and whether each was in training; by default those of the steps.
     """
 
-    def __init__(self, surroundings: Surroundings, i: int) -> None:
-        self.surroundings = surroundings
-        self.start = surroundings.random[i]
-        self.drew = self.start is not surroundings.random[i + 1]
-        modes, tensors = surroundings.context.modes, surroundings.shared.inner_captured
-        self.replayed = Replayed(surroundings.rng, self.start) if self.drew else None
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        i: int,
+        start: RNGState | None,
+        context: StepContext | None,
+        modes: Sequence[tuple[Module, bool]] | None = None,
+    ) -> None:
+        self.rng, self.start, self.context = surroundings.rng, start, context
+        modes, tensors = modes or surroundings.context.modes, surroundings.shared.inner_captured
+        self.replayed = None if start is None else Replayed(surroundings.rng, start)
         self.flags = Flags(modes, tensors, surroundings.trained[i]) if modes or tensors else None
         self.buffers = surroundings.buffers.of_step(i) if surroundings.has_buffers else []
         self.stack: ExitStack | None = None
 
     def rewind(self) -> None:
         """Put the random numbers back to the step's first one, inside the context."""
-        if self.drew:
-            self.surroundings.rng.set(self.start)
+        if self.start is not None:
+            self.rng.set(self.start)
 
     def __enter__(self) -> None:
         # Flags alone, the commonest case, need no stack, which takes as long as a small operation.
-        if not (self.drew or self.buffers or self.surroundings.elsewhere):
+        if self.replayed is None and self.context is None and not self.buffers:
             if self.flags is not None:
                 self.flags.__enter__()
             return
@@ -139,8 +164,8 @@ class Rerun:
                 stack.enter_context(self.flags)
             if self.buffers:
                 stack.enter_context(buffer_copies(self.buffers))
-            if self.surroundings.elsewhere:
-                stack.enter_context(self.surroundings.context.in_force())
+            if self.context is not None:
+                stack.enter_context(self.context.in_force())
             self.stack = stack.pop_all()
 
     def __exit__(self, *error: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from chainograd.plans.costs import Prices, StepCost
+from chainograd.plans.costs import StepCost, prices_of
 from chainograd.plans.fastest import Weighed, fastest_plan, smallest_plans
 from chainograd.plans.holding import peak
 from chainograd.plans.integers import as_integer, is_integer
@@ -39,7 +39,7 @@ def within(
     plan = fastest_plan(Weighed(costs, limit, as_run))
     if plan is None:
         least = min(
-            peak(plan.program, Prices.of(costs)) for plan in smallest_plans(len(costs), as_run)
+            peak(plan.program, prices_of(plan.program, costs)) for plan in smallest_plans(len(costs), as_run)
         )
         raise ValueError(
             f"`plan` {budget!r} is {limit:,} bytes, but this chain needs {least:,} at the least "

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from chainograd.plans.costs import Prices, StepCost
+from chainograd.plans.costs import PriceList, StepCost
 from chainograd.plans.holding import peak, seconds
 from chainograd.plans.plan import Plan
 from chainograd.plans.planners import keep_graphs, keep_last
@@ -28,17 +28,18 @@ class Weighed:
         self, costs: Sequence[StepCost], limit: int, as_run: Callable[[Plan], Plan]
     ) -> None:
         self.num_steps = len(costs)
-        self.prices = Prices.of(costs)
+        self.prices = PriceList(costs)
         self.limit = limit
         self.as_run = as_run
 
     def fits(self, plan: Plan) -> bool:
         """Return whether a plan is within the budget."""
-        return peak(plan.program, self.prices) <= self.limit
+        return peak(plan.program, self.prices.of(plan.program)) <= self.limit
 
     def cost(self, plan: Plan) -> tuple[float, int]:
         """Return seconds and bytes: the fastest plan is best, and of equal plans the smallest."""
-        return seconds(plan.program, self.prices), peak(plan.program, self.prices)
+        prices = self.prices.of(plan.program)
+        return seconds(plan.program, prices), peak(plan.program, prices)
 
     def largest(self, make: Callable[[int], Plan]) -> Plan | None:
         """Return the largest plan that fits of ``make(1)`` … ``make(num_steps)``, or None."""
@@ -69,7 +70,8 @@ def fastest_plan(weighed: Weighed) -> Plan | None:
 
 def _with_nodes(weighed: Weighed) -> list[Callable[[int], Plan]]:
     """Return families of plans that keep every node and k graphs."""
-    M, prices = weighed.num_steps, weighed.prices
+    M = weighed.num_steps
+    prices = weighed.prices.of(keep_last(M, M).program)
     saved = prices.forward_seconds / np.maximum(prices.graph, 1)
     # From cheap to dear in what their graphs save. Of equal steps the last is dearest.
     dear = np.append(np.argsort(saved[:-1], kind="stable"), M - 1)
@@ -84,7 +86,7 @@ def _binomial(weighed: Weighed) -> Plan | None:
     # If steps differ in cost, a plan with more slots can run the dear steps more often.
     some = [weighed.as_run(made(s)) for s in range(2, min(M, MANY_SLOTS) + 1)]
     some += [most] if most is not None else []
-    some.sort(key=lambda plan: seconds(plan.program, weighed.prices))
+    some.sort(key=lambda plan: seconds(plan.program, weighed.prices.of(plan.program)))
     found = next(filter(weighed.fits, some), None)
     if found is None:
         one = weighed.as_run(made(1))

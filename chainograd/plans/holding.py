@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainograd.plans.costs import Bytes, Prices
+from chainograd.plans.levels import Level
 from chainograd.plans.program import (
     ADVANCE,
     BACKPROP,
@@ -27,11 +28,19 @@ Mask = NDArray[np.bool_]
 
 
 class Holding(NamedTuple):
-    """What is held during each action: the number of nodes and graphs, and all bytes."""
+    """What is held during each action.
+
+    Attributes:
+        nodes: The number of nodes.
+        graphs: The number of graphs.
+        bytes: All bytes on the device.
+        stored: Bytes in the store, if that is not the device.
+    """
 
     nodes: Bytes
     graphs: Bytes
     bytes: Bytes
+    stored: Bytes
 
 
 class Events(NamedTuple):
@@ -47,6 +56,8 @@ class Events(NamedTuple):
             pass a step without one.
         first: Whether the forward pass recorded the action's step.
         last: Position of the last ``passed`` action before this action, or -1.
+        attended: Whether the action runs a step for the first time whose rerun is given attention's
+            outputs.
     """
 
     num_steps: int
@@ -57,6 +68,7 @@ class Events(NamedTuple):
     passed: Mask
     first: Mask
     last: Bytes
+    attended: Mask
 
     @classmethod
     def of(cls, program: Program) -> Events:
@@ -69,7 +81,9 @@ class Events(NamedTuple):
         passed = (kinds == BACKPROP) & mask_of(M, i[recorded])[i]
         first = mask_of(M, i[:turn][recorded[:turn]])[i]
         last = _before(np.maximum.accumulate(np.where(passed, at, -1)), -1)
-        return cls(M, kinds, i, at >= turn, recorded, passed, first, last)
+        levels = np.frombuffer(program.levels, dtype=np.uint8)
+        attended = (levels[i] == Level.ATTENTION) & (kinds == ADVANCE) & (at < turn)
+        return cls(M, kinds, i, at >= turn, recorded, passed, first, last, attended)
 
 
 def holding(program: Program, prices: Prices) -> Holding:
@@ -83,12 +97,17 @@ def holding(program: Program, prices: Prices) -> Holding:
     gradient = np.where(events.last >= 0, prices.gradient[events.i[events.last]], 0)
     total += gradient
     total += _working(events, gradient, prices)
-    return Holding(nodes, graphs, total)
+    return Holding(nodes, graphs, total, _stored(events, prices))
 
 
 def peak(program: Program, prices: Prices) -> int:
     """Return the most bytes that are held at once."""
     return int(holding(program, prices).bytes.max())
+
+
+def most_stored(program: Program, prices: Prices) -> int:
+    """Return the most bytes that are held at once in the store, outside the device."""
+    return int(holding(program, prices).stored.max())
 
 
 def runs(program: Program) -> NDArray[np.int64]:
@@ -120,8 +139,19 @@ def _graphs(events: Events, prices: Prices) -> tuple[Bytes, Bytes]:
     # elsewhere.
     size = prices.graph[i] + np.where(events.first, prices.beside[i], 0)
     change = np.where(recorded, size, 0) - np.where(passed, size, 0)
+    change += np.where(events.attended, prices.attention[i], 0)
+    change -= np.where(passed & ~events.first, prices.attention[i], 0)
     graphs = np.cumsum(recorded) - _before(np.cumsum(passed, dtype=np.int64))
     return graphs, _before(np.cumsum(change))
+
+
+def _stored(events: Events, prices: Prices) -> Bytes:
+    """Return the bytes in the store."""
+    i, recorded, passed = events.i, events.recorded & ~events.backward, events.passed
+    sign = (events.kinds == KEEP).astype(np.int64) - (events.kinds == DROP)
+    change = np.where(recorded | events.attended, prices.stored[i], 0)
+    change -= np.where(passed, prices.stored[i], 0)
+    return np.cumsum(sign * prices.beside[i]) + np.cumsum(change)
 
 
 def _current_states(events: Events, prices: Prices) -> Bytes:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from chainograd.plans.actions import RUNS, Action, Advance, Backprop, Drop, Keep, Load, Record
-from chainograd.plans.costs import Prices, StepCost
+from chainograd.plans.costs import BlockCost, GraphCost, StepCost, prices_of
 from chainograd.plans.dry_run import refuse_impossible
-from chainograd.plans.holding import Holding, holding, peak, runs, seconds
+from chainograd.plans.holding import Holding, holding, most_stored, peak, runs, seconds
+from chainograd.plans.levels import Level, encoded_levels, level_name
 from chainograd.plans.program import Actions, Program, encoded
 from chainograd.plans.table import FREE, table
 from chainograd.plans.timeline import Timeline, draw, timeline
@@ -26,9 +27,12 @@ __all__ = [
     "Action",
     "Advance",
     "Backprop",
+    "BlockCost",
     "Drop",
+    "GraphCost",
     "Held",
     "Keep",
+    "Level",
     "Load",
     "Plan",
     "Record",
@@ -118,7 +122,28 @@ class Plan:
         Raises:
             ValueError: If the plan has no costs.
         """
-        return peak(self.program, Prices.of(self._known_costs()))
+        return peak(self.program, prices_of(self.program, self._known_costs()))
+
+    @property
+    def stored_bytes(self) -> int:
+        """Predicted peak in the store, if that is the host's memory or a folder.
+
+        Raises:
+            ValueError: If the plan has no costs.
+        """
+        return most_stored(self.program, prices_of(self.program, self._known_costs()))
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether some step is at another level than whole."""
+        return any(self.program.levels)
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The name of each step's level: graph, node, blocks or skeleton, and "+attention"."""
+        kept = self.program.recorded_first
+        pairs = zip(map(Level, self.program.levels), kept, strict=True)
+        return tuple(level_name(level, kept=bool(first)) for level, first in pairs)
 
     @property
     def seconds(self) -> float:
@@ -127,7 +152,7 @@ class Plan:
         Raises:
             ValueError: If the plan has no costs.
         """
-        return seconds(self.program, Prices.of(self._known_costs()))
+        return seconds(self.program, prices_of(self.program, self._known_costs()))
 
     def with_costs(self, costs: tuple[StepCost, ...]) -> Plan:
         """Return the same plan with costs.
@@ -142,9 +167,35 @@ class Plan:
             )
         return replace(self, costs=tuple(costs))
 
+    def with_levels(self, levels: Level | Sequence[Level]) -> Plan:
+        """Return the plan with steps' graphs made at other levels.
+
+        Args:
+            levels: One level a step, or one for all.
+
+        Raises:
+            ValueError: If the number of levels is not the number of steps.
+            TypeError: If one of them is not a `Level`.
+
+        Example:
+            >>> from chainograd.plans.planners import keep_last
+            >>> keep_last(3, 1).with_levels(Level.BLOCKS).levels
+            ('blocks', 'blocks', 'skeleton')
+        """
+        each = (levels,) * self.num_steps if isinstance(levels, Level) else tuple(levels)
+        wrong = [level for level in each if not isinstance(level, Level)]
+        if wrong:
+            raise TypeError(f"`levels` must be `Level` values, got {wrong[0]!r}.")
+        if len(each) != self.num_steps:
+            raise ValueError(
+                f"`levels` has {len(each)} entries, but the plan has {self.num_steps} steps. Pass "
+                "one level for each step, or one `Level` for all."
+            )
+        return Plan.of(replace(self.program, levels=encoded_levels(each)), self.costs)
+
     def moments(self) -> Iterator[Held]:
         """Yield what is held during each action."""
-        columns = [column.tolist() for column in self._holding()]
+        columns = [column.tolist() for column in self._holding()[:3]]
         for action, *held in zip((*self.forward, *self.backward), *columns, strict=True):
             yield Held(action, *held)
 
@@ -177,7 +228,8 @@ class Plan:
         return table(self.program, self.costs)
 
     def _holding(self) -> Holding:
-        return holding(self.program, Prices.of(self.costs or (FREE,) * self.num_steps))
+        costs = self.costs or (FREE,) * self.num_steps
+        return holding(self.program, prices_of(self.program, costs))
 
     def _known_costs(self) -> tuple[StepCost, ...]:
         if self.costs is None:
@@ -185,6 +237,9 @@ class Plan:
                 "The plan has no costs, so its bytes and seconds are not known. Add costs with "
                 "`plan.with_costs(chain.measure(x_T))`."
             )
+        for i, level in enumerate(self.program.levels):
+            if level:
+                self.costs[i].graph(Level(level), kept=bool(self.program.recorded_first[i]))
         return self.costs
 
 

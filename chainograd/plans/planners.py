@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from chainograd.plans.integers import as_integer
-from chainograd.plans.plan import Plan
+from chainograd.plans.plan import Level, Plan
 from chainograd.plans.program import (
     ADVANCE,
     BACKPROP,
@@ -30,7 +30,10 @@ from chainograd.plans.program import (
     mask_of,
 )
 
-PlanName = Literal["nodes", "graph"]
+PlanName = Literal[
+    "nodes", "graph", "blocks", "skeleton",
+    "nodes+attention", "blocks+attention", "skeleton+attention",
+]  # fmt: skip
 
 
 def nodes(num_steps: int) -> Plan:
@@ -105,7 +108,10 @@ def resolve(plan: PlanName | Plan, num_steps: int) -> Plan:
                 "plan with the chain's `num_steps`."
             )
         return plan
-    return {"nodes": nodes, "graph": graph}[plan](num_steps)
+    name, _, attention = plan.partition("+")
+    whole = (graph if name in ("graph", "skeleton") else nodes)(num_steps)
+    level = Level.BLOCKS if name in ("blocks", "skeleton") else Level.WHOLE
+    return whole.with_levels(level | Level.ATTENTION if attention else level)
 
 
 def as_num_steps(num_steps: int) -> int:

@@ -65,15 +65,27 @@ class Program:
         num_steps: Length of the chain.
         forward: Actions of the forward pass.
         backward: Actions of the backward pass.
+        levels: The `Level` of each step, one byte each; by default every step is whole.
     """
 
     num_steps: int
     forward: Codes
     backward: Codes
+    levels: bytes = b""
+
+    def __post_init__(self) -> None:
+        if not self.levels:
+            object.__setattr__(self, "levels", bytes(self.num_steps))
 
     def __reduce__(self) -> Any:
         """Return the constructor and its arguments, for pickling and copying."""
-        return Program, (self.num_steps, self.forward, self.backward)
+        return Program, (self.num_steps, self.forward, self.backward, self.levels)
+
+    @property
+    def recorded_first(self) -> NDArray[np.bool_]:
+        """Which steps have their graph recorded in the forward pass."""
+        recorded = indices_of(self.forward[kinds_of(self.forward) == RECORD])
+        return mask_of(self.num_steps, recorded)
 
 
 class Actions(Sequence[Action]):
@@ -114,7 +126,8 @@ class Actions(Sequence[Action]):
     def __eq__(self, other: object) -> bool:
         """Return whether another sequence has the same actions."""
         if isinstance(other, Actions):
-            return np.array_equal(self._codes, other._codes)
+            same = self.program.levels == other.program.levels
+            return same and np.array_equal(self._codes, other._codes)
         return self._actions() == other
 
     def __hash__(self) -> int:

@@ -39,7 +39,7 @@ def restricted(plan: Plan, steps: frozenset[int]) -> Plan:
     both = np.concatenate([forward, backward])
     kept = mask_of(M, indices_of(both[kinds_of(both) == KEEP]))
     backward = backward[(kinds_of(backward) != DROP) | kept[indices_of(backward)]]
-    return Plan.of(Program(M, forward, backward), plan.costs)
+    return Plan.of(Program(M, forward, backward, program.levels), plan.costs)
 
 
 def _restricted_backward(program: Program, passed: Mask) -> tuple[Codes, Mask]:
@@ -87,7 +87,8 @@ def without_graphs(plan: Plan) -> Plan:
         else:
             del kept[bisect_left(kept, j)]
     forward = np.where(kinds == RECORD, WIDTH * indices + ADVANCE, forward)
-    return Plan.of(Program(plan.num_steps, forward, np.insert(backward, places, added)), plan.costs)
+    backward = np.insert(backward, places, added)
+    return Plan.of(Program(plan.num_steps, forward, backward, plan.program.levels), plan.costs)
 
 
 def _changes(backward: Codes, recorded: Codes) -> list[int]:

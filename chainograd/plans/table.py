@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chainograd.plans.costs import Prices, StepCost
+from chainograd.plans.costs import StepCost, prices_of
 from chainograd.plans.holding import holding, peak, runs, seconds
 from chainograd.plans.program import Program
 
@@ -12,7 +12,7 @@ FREE = StepCost(0, 0, 0, 0, 0, 0, 0, 0.0, 0.0)
 def table(program: Program, costs: tuple[StepCost, ...] | None) -> str:
     """Return a program's table; it has a peak and a time only if there are costs."""
     M = program.num_steps
-    held = holding(program, Prices.of(costs or (FREE,) * M))
+    held = holding(program, prices_of(program, costs or (FREE,) * M))
     rows = [
         ("steps", f"{M}"),
         ("step evaluations", f"{runs(program).sum()}   (plain loop: {M})"),
@@ -26,7 +26,7 @@ def table(program: Program, costs: tuple[StepCost, ...] | None) -> str:
 
 
 def _priced(program: Program, costs: tuple[StepCost, ...]) -> list[tuple[str, str]]:
-    prices = Prices.of(costs)
+    prices = prices_of(program, costs)
     most, time = peak(program, prices), seconds(program, prices)
     plain_bytes = max(sum(cost.graph_bytes for cost in costs), 1)
     plain = sum(cost.forward_seconds + cost.backward_seconds for cost in costs)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from chainograd.metering import storages
 from chainograd.state import State
 from chainograd.storage.call_storage import CallStorage
 from chainograd.storage.device import DeviceStorage
 from chainograd.storage.disk import DiskStorage
 from chainograd.storage.host import HostStorage
+from chainograd.storage.kept_tensors import InPlace, Keeper
 from chainograd.storage.packing import refuse_unstorable
+from chainograd.storage.paged import Paged
 from chainograd.storage.rounding import RoundingStorage, rounded_bytes
 from chainograd.storage.transfers import Transfers
 from chainograd.tensors.devices import is_accelerator
+from chainograd.torch_internals.tensors import storage_id
 
 _DEVICE = DeviceStorage()
 
@@ -91,6 +96,19 @@ class Store:
         """
         storage = self._storage(x_T, count)
         return storage if self.dtype is None else RoundingStorage(storage, self.dtype)
+
+    def keeper(self, storage: CallStorage, device: torch.device, here: Iterable[Tensor]) -> Keeper:
+        """Return what keeps tensors of graphs in a storage of this store.
+
+        Args:
+            storage: The storage, from `storage`.
+            device: The device of the tensors.
+            here: Tensors that stay on the device.
+        """
+        if not self.elsewhere(device):
+            return InPlace()
+        whole = storage.storage if isinstance(storage, RoundingStorage) else storage
+        return Paged(whole, {storage_id(s) for tensor in here for s in storages(tensor)})
 
     def _storage(self, x_T: State, count: Callable[[], int]) -> CallStorage:
         device = x_T.device

@@ -108,3 +108,17 @@ def forward_class(kind: Any) -> type:
     Private: `torch.autograd.function.BackwardCFunction._forward_cls`. Public: none.
     """
     return kind._forward_cls
+
+next_sequence_number: Callable[[], int] = torch.autograd._get_sequence_nr  # type: ignore[attr-defined]
+"""Return the number that the next node of a graph gets in this thread.
+
+Private: `torch.autograd._get_sequence_nr`. Public: none.
+"""
+
+
+def sequence_number(node: Any) -> int:
+    """Return the number that a node of a graph was given when it was made, in its thread.
+
+    Private: `grad_fn._sequence_nr`. Public: none.
+    """
+    return node._sequence_nr()

@@ -1,0 +1,370 @@
+"""The runs that a step is measured by, at every level."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from chainograd.engine.abstract_step import AbstractCut, Recording, ReplayHooks
+from chainograd.engine.accumulate import GradAccumulator
+from chainograd.engine.cutting import Cut
+from chainograd.engine.kept_attention import KeptAttention
+from chainograd.engine.run import Run
+from chainograd.engine.step_graph import AbstractStepGraph
+from chainograd.engine.step_result import StepResult
+from chainograd.engine.surroundings import Surroundings
+from chainograd.engine.vjp import Vjp
+from chainograd.engine.weigh_blocks import BlockWeigher
+from chainograd.metering import meter, storages
+from chainograd.plans.plan import BlockCost, GraphCost, Level, StepCost
+from chainograd.replay.rng import RNGState
+from chainograd.state import Cotangents, State
+from chainograd.storage.kept_tensors import InPlace, Keeper
+from chainograd.storage.paged import FakeStorage, Paged
+from chainograd.tensors.devices import synchronize
+from chainograd.tensors.flops import CountedFlops
+from chainograd.tensors.parts import tensor_bytes
+from chainograd.torch_internals.modes import is_fake
+from chainograd.torch_internals.tensors import storage_id
+
+
+@dataclass(slots=True, eq=False)
+class Trial:
+    """What all measured runs of a call share.
+
+    Attributes:
+        run: The run whose steps are measured.
+        vjp: Computes gradients.
+        surroundings: What the measured runs see.
+        limit: Bytes above which a whole graph is of no use.
+        fake: Whether the tensors are fake.
+        away: Whether the chain's store is outside the device.
+        graphs: What was measured of graphs that are cut, by what steps have alike.
+        attended: The same of whole graphs whose attention does not run again.
+    """
+
+    run: Run
+    vjp: Vjp
+    surroundings: Surroundings
+    limit: int | None
+    fake: bool
+    away: bool
+    graphs: dict[Hashable, tuple[tuple[GraphCost, ...], tuple[BlockCost, ...]]] = field(
+        default_factory=dict
+    )
+    attended: dict[Hashable, tuple[GraphCost, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run: Run, vjp: Vjp, limit: int | None) -> Trial:
+        """Return a trial of a run."""
+        surroundings = replace(run.surroundings, random=[], trained=[], elsewhere=True)
+        surroundings.begin()
+        fake = any(is_fake(leaf) for leaf in run.x_T.tensors)
+        away = run.options.store.elsewhere(run.x_T.device)
+        return cls(run, vjp, surroundings, limit, fake, away)
+
+    @contextmanager
+    def keeper(self, *, kept: bool) -> Iterator[Keeper]:
+        """Return what keeps tensors of a graph, kept from the forward pass on or not."""
+        run = self.run
+        if not kept or not self.away:
+            yield InPlace()
+            return
+        store = run.options.store
+        storage = FakeStorage() if self.fake else store.storage(run.x_T, lambda: 0)
+        try:
+            yield store.keeper(storage, run.x_T.device, run.lasting_tensors())
+        finally:
+            storage.close()
+
+
+class GoneBack(NamedTuple):
+    """What a graph took.
+
+    Attributes:
+        record_bytes: The most bytes while it was recorded.
+        kept_bytes: The bytes after that.
+        first: The most bytes while the cotangent passed it, with no sums to add to.
+        further: The same with sums.
+        seconds: The time of the cotangent's way.
+        flops: The operations on that way.
+        stored: What the graph put into the store.
+    """
+
+    record_bytes: int
+    kept_bytes: int
+    first: int
+    further: int
+    seconds: float
+    flops: int
+    stored: int
+
+
+class TrialRuns(NamedTuple):
+    """The runs that a step is measured by, each with the same random numbers."""
+
+    trial: Trial
+    step: int
+    state: State
+    wanted: list[bool]
+    random: RNGState
+
+    @property
+    def run(self) -> Run:
+        return self.trial.run
+
+    def begin(self) -> None:
+        self.run.surroundings.rng.set(self.random)
+
+    def passed(self) -> tuple[State, list[bool]]:
+        """Run the step as the forward pass will; return its result and where that has gradients."""
+        passes = self.run.options.passes(self.step)
+        result = self.forward(Recording.DISCARD if passes else Recording.OFF)
+        return result.leaving, result.wanted
+
+    def forward(
+        self, record: Recording = Recording.DISCARD, cut: AbstractCut | None = None
+    ) -> StepResult:
+        self.begin()
+        i, mark, step = self.step, self.run.mark(self.step), self.run.step
+        return step.run(i, self.state, self.wanted, mark, record=record, rewind=self.begin, cut=cut)
+
+    def record(self, cut: AbstractCut | None) -> AbstractStepGraph:
+        self.begin()
+        hooks = ReplayHooks(nullcontext(), _unchecked, self.run.mark(self.step), cut)
+        return self.run.step.rerun(self.step, self.state, self.wanted, hooks)
+
+    def cost(self) -> StepCost:
+        """Return the cost of the step: run it, record it, and go back through it."""
+        state, fake = self.state, self.trial.fake
+        seconds, advance_bytes, flops, after = self.advanced()
+        result_bytes = _bytes(after.leaving.tensors)
+        leaves = enumerate(after.leaving.leaves)
+        cotangents = {p: torch.ones_like(leaf) for p, leaf in leaves if after.wanted[p]}
+        graphs, blocks = self.cut_graphs(cotangents, advance_bytes, after)
+        del after
+        cost = StepCost(
+            node_bytes=_bytes(state.tensors),
+            result_bytes=result_bytes,
+            graph_bytes=0,
+            advance_bytes=advance_bytes,
+            record_bytes=0,
+            backprop_bytes=0,
+            gradient_bytes=sum(map(tensor_bytes, self.run.shared.inside)),
+            forward_seconds=1.0 if fake else seconds,
+            stored_bytes=self.run.options.store.stored_bytes(state),
+            graphs=graphs,
+            blocks=blocks,
+            forward_flops=flops if fake else None,
+        )
+        whole = self.whole(cotangents, cost)
+        if whole is None:
+            return _without_whole(cost)
+        cost = replace(
+            cost,
+            graph_bytes=max(whole.kept_bytes - result_bytes, 0),
+            record_bytes=whole.record_bytes,
+            backprop_bytes=whole.further - result_bytes,
+            first_backprop_bytes=whole.first - result_bytes,
+            backward_seconds=1.0 if fake else whole.seconds,
+            backward_flops=whole.flops if fake else None,
+            graphs=graphs + self.attended(cotangents, cost),
+        )
+        return _in_evaluations(cost) if fake else cost
+
+    def advanced(self) -> tuple[float, int, int, StepResult]:
+        """Run the step without keeping its graph.
+
+        Returns:
+            Its seconds, the most bytes it took, its operations, its result.
+        """
+        device = self.state.device
+        with meter(device) as reading, self._counted() as counted:
+            started = _now(device)
+            after = self.forward()
+            seconds = _now(device) - started
+            return seconds, reading.lap(), counted.flops, after
+
+    def whole(self, cotangents: Cotangents, cost: StepCost) -> GoneBack | None:
+        """Return what the step's whole graph takes; None if there is no room for it."""
+        limit = self.trial.limit
+        if cost.graphs and limit is not None and _of_blocks(cost) > limit:
+            return None
+        try:
+            return self.gone_back(cotangents, None)
+        except torch.OutOfMemoryError:
+            if not cost.graphs:
+                raise
+        return None
+
+    def attended(self, cotangents: Cotangents, cost: StepCost) -> tuple[GraphCost, ...]:
+        """Return what a whole graph costs whose attention does not run again, once for all alike."""
+        alike = (cost.node_bytes, cost.advance_bytes, tuple(cotangents))
+        known = self.trial.attended
+        if alike not in known:
+            graph = self.attention_graph(cotangents)
+            known[alike] = () if graph is None else (graph,)
+        return known[alike]
+
+    def cut_graphs(
+        self, cotangents: Cotangents, advance_bytes: int, after: StepResult
+    ) -> tuple[tuple[GraphCost, ...], tuple[BlockCost, ...]]:
+        """Return what the step's graph costs at other levels than whole: note [Measured levels]."""
+        nodes = 0 if after.signature is None else after.signature.nodes
+        sizes = tuple(leaf.shape for leaf in self.state.tensors)
+        alike = (sizes, advance_bytes, nodes, len(after.used), tuple(cotangents))
+        known = self.trial.graphs
+        if self.run.blocks.modules and alike not in known:
+            known[alike] = self._cut_graphs(cotangents)
+        return known.get(alike, ((), ()))
+
+    def _cut_graphs(
+        self, cotangents: Cotangents
+    ) -> tuple[tuple[GraphCost, ...], tuple[BlockCost, ...]]:
+        graphs: list[GraphCost] = []
+        weighed: tuple[BlockCost, ...] = ()
+        self.cut_graph(cotangents, Level.BLOCKS, kept=False)  # rid of first-call costs
+        for level in (Level.BLOCKS, Level.BLOCKS | Level.ATTENTION):
+            here, blocks = self.cut_graph(cotangents, level, kept=False)
+            weighed = blocks or weighed
+            if level & Level.ATTENTION and not any(block.attention_bytes for block in blocks):
+                break
+            away = here
+            if self.trial.away:
+                away, _ = self.cut_graph(cotangents, level, kept=True)
+            graphs += [here, replace(away, kept=True)]
+        return tuple(graphs), weighed
+
+    def cut_graph(
+        self, cotangents: Cotangents, level: Level, *, kept: bool
+    ) -> tuple[GraphCost, tuple[BlockCost, ...]]:
+        """Return what the step's graph costs at a level, and what its blocks weigh."""
+        run, weigher = self.run, BlockWeigher(self.state.device)
+        with self.trial.keeper(kept=kept) as keeper:
+            cut = Cut(
+                run.blocks, self.step, self.trial.surroundings, run.comparison, keeper,
+                Level.ATTENTION in level, weigher,
+            )  # fmt: skip
+            took = self.gone_back(cotangents, cut, weigher=weigher, keeper=keeper)
+        return self.graph_cost(took, level, kept, cotangents), tuple(reversed(weigher.costs))
+
+    def attention_graph(self, cotangents: Cotangents) -> GraphCost | None:
+        """Return what the whole graph costs if its rerun is given attention's outputs, if any."""
+        with self.trial.keeper(kept=True) as keeper:
+            cut = KeptAttention(keeper)
+            with meter(self.state.device) as reading:
+                self.forward(cut=cut)
+                beside = reading.now()
+            if not any(outputs.calls for outputs, _ in cut.runs):
+                return None
+            took = self.gone_back(cotangents, cut, keeper=keeper)
+        cost = self.graph_cost(took, Level.ATTENTION, False, cotangents)
+        return replace(cost, attention_bytes=beside)
+
+    def graph_cost(
+        self, took: GoneBack, level: Level, kept: bool, cotangents: Cotangents
+    ) -> GraphCost:
+        result = sum(g.nbytes for g in cotangents.values())
+        return GraphCost(
+            level=level,
+            kept=kept,
+            graph_bytes=max(took.kept_bytes - result, 0),
+            record_bytes=took.record_bytes,
+            backprop_bytes=took.further - result,
+            backward_seconds=took.seconds,
+            first_backprop_bytes=took.first - result,
+            stored_bytes=took.stored,
+            backward_flops=took.flops if self.trial.fake else None,
+        )
+
+    def gone_back(
+        self,
+        cotangents: Cotangents,
+        cut: AbstractCut | None,
+        *,
+        weigher: BlockWeigher | None = None,
+        keeper: Keeper | None = None,
+    ) -> GoneBack:
+        """Record the step and send cotangents back through it; twice, if it adds to sums."""
+        device, accumulator = self.state.device, GradAccumulator(len(self.run.shared.inside))
+        with meter(device) as reading, self._counted() as counted:
+            if weigher is not None:
+                weigher.reading = reading
+            graph = self.record(cut)
+            record_bytes, kept_bytes = reading.lap(), reading.live_bytes
+            stored = keeper.stored_bytes if isinstance(keeper, Paged) else 0
+            counted.lap()
+            started = _now(device)
+            graph.send_back(cotangents, accumulator, self.trial.vjp)
+            seconds, flops = _now(device) - started, counted.lap()
+            del graph
+            first = further = reading.lap()
+            if weigher is not None:
+                weigher.reading = None
+            if any(g is not None for g in accumulator.values):
+                if isinstance(cut, KeptAttention):
+                    self.forward(cut=cut)
+                    reading.lap()
+                beside = reading.live_bytes
+                graph = self.record(cut)
+                reading.lap()
+                accumulator.begin()
+                graph.send_back(cotangents, accumulator, self.trial.vjp)
+                further = reading.lap() - beside
+        return GoneBack(record_bytes, kept_bytes, first, further, seconds, flops, stored)
+
+    def _counted(self) -> AbstractContextManager[CountedFlops]:
+        """Return a context that counts operations if tensors are fake, for it takes time."""
+        return CountedFlops() if self.trial.fake else nullcontext(CountedFlops())
+
+
+def _of_blocks(cost: StepCost) -> int:
+    """Return about what a whole graph holds: what is between the blocks, and all blocks' graphs."""
+    light = next(graph for graph in cost.graphs if not graph.kept)
+    return light.graph_bytes + sum(block.graph_bytes for block in cost.blocks)
+
+
+def _without_whole(cost: StepCost) -> StepCost:
+    """Return the cost of a step whose whole graph has no room."""
+    light, size = next(graph for graph in cost.graphs if not graph.kept), _of_blocks(cost)
+    again = sum(block.seconds for block in cost.blocks)
+    return replace(
+        cost,
+        graph_bytes=size,
+        record_bytes=size,
+        backprop_bytes=size,
+        backward_seconds=max(light.backward_seconds - again, 0.0),
+        fits=False,
+    )
+
+
+def _in_evaluations(cost: StepCost) -> StepCost:
+    """Return a cost whose seconds are step evaluations: what runs again, by its operations."""
+    flops, back = cost.forward_flops, cost.backward_flops
+    graphs = []
+    for graph in cost.graphs:
+        more = 1.0 if Level.BLOCKS in graph.level else 0.0
+        if flops and back is not None and graph.backward_flops is not None:
+            more = (graph.backward_flops - back) / flops
+        graphs.append(replace(graph, backward_seconds=1.0 + more))
+    return replace(cost, graphs=tuple(graphs))
+
+
+def _unchecked(result: StepResult) -> None:
+    """Compare nothing: this run only measures."""
+
+
+def _bytes(tensors: list[Tensor]) -> int:
+    found = {storage_id(s): s.nbytes() for tensor in tensors for s in storages(tensor)}
+    return sum(found.values())
+
+
+def _now(device: torch.device) -> float:
+    synchronize(device)
+    return time.perf_counter()
