@@ -27,3 +27,13 @@ Norm = batchnorm._NormBase
 
 Private: `torch.nn.modules.batchnorm._NormBase`. Public: none; the classes could be listed.
 """
+
+
+def called_attribute(module: Module) -> str:
+    """Return the name of the attribute that a call of a module runs inside the module's hooks.
+
+    `module.compile()` sets an attribute of its own, which runs hooks and `forward` compiled.
+
+    Private: `torch.nn.Module._compiled_call_impl`. Public: none; `forward` is.
+    """
+    return "forward" if module._compiled_call_impl is None else "_compiled_call_impl"
