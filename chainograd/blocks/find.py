@@ -42,9 +42,9 @@ class FoundBlocks:
 def find_blocks(roots: Iterable[nn.Module], choice: Blocks) -> FoundBlocks:
     """Return the blocks of models.
 
-    The blocks of a model whose class declares them are those of `declared_blocks`. Other models'
-    blocks, and more blocks of a model that declares only a part, are those of `listed_blocks`. A module that torch.compile or TorchScript compiled as a
-    whole may be a block, but has no blocks inside.
+    If a model's class declares blocks, its blocks are those of `declared_blocks`. Other models'
+    blocks, and those that a model's declaration leaves out, are those of `listed_blocks`. A module
+    that torch.compile or TorchScript compiled as a whole may be a block, but has no blocks inside.
 
     Args:
         roots: The modules that a step reaches. They may be inside one another, in any order.

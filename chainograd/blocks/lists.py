@@ -18,8 +18,9 @@ def listed_blocks(root: Place, closed: list[Place]) -> list[Place]:
     1. Candidates are modules of one class in one ``nn.ModuleList``, ``nn.ModuleDict`` or
        ``nn.Sequential``, at least two, with parameters. Layers of torch's own without modules
        inside, such as ``nn.Linear``, do not count.
-    2. If most candidates of a list have parameters of the same shapes, they are blocks, whatever is
-       inside: the layers of a transformer, not the experts or heads in them.
+    2. If most candidates of a list have parameters of the same shapes, all modules of their class
+       are blocks, whatever is inside: the layers of a transformer, not the experts or heads in
+       them.
     3. Otherwise they may be stages, as in a UNet. Candidates inside a stage are blocks in its place
        if they hold at least half of its parameters.
     4. All other modules of the blocks' classes are blocks too, such as those in the middle of a
@@ -31,7 +32,9 @@ def listed_blocks(root: Place, closed: list[Place]) -> list[Place]:
         closed: Modules whose blocks are known. No block lies in them or around them.
     """
     known = {place.module for place in closed}
-    listed = {block.module for block in _Lists(known).within(root)}
+    first = _Lists(known)
+    first.within(root)  # now the classes of rule 2 are known
+    listed = {block.module for block in _Lists(known, first.repeated).within(root)}
     classes = {class_of(module) for module in listed} - {nn.Sequential}
     blocks = _of_classes(root, classes, known, listed, set())
     return _without_small(blocks, size(root.module) - size(*known))
@@ -42,11 +45,13 @@ class _Lists:
 
     Attributes:
         closed: Modules that must not be looked into.
+        repeated: The classes of the second rule that are known so far.
         seen: Modules that have been looked into.
     """
 
-    def __init__(self, closed: set[nn.Module]) -> None:
+    def __init__(self, closed: set[nn.Module], repeated: Iterable[type[nn.Module]] = ()) -> None:
         self.closed = closed
+        self.repeated = set(repeated)
         self.seen: set[nn.Module] = set()
 
     def within(self, place: Place) -> list[Place]:
@@ -54,6 +59,9 @@ class _Lists:
         if place.module in self.closed or place.module in self.seen:
             return []
         self.seen.add(place.module)
+        if class_of(place.module) in self.repeated and self._is_open(place.module):
+            self.seen.update(place.module.modules())
+            return [place]
         groups = list(_groups(place)) if isinstance(place.module, _LISTS) else []
         grouped = {block.module for group in groups for block in group}
         found = [block for group in groups for block in self._of_group(group)]
@@ -62,14 +70,19 @@ class _Lists:
 
     def _of_group(self, group: list[Place]) -> Iterator[Place]:
         repeated = _have_same_shapes([candidate.module for candidate in group])
+        if repeated:
+            self.repeated |= {class_of(group[0].module)} - {nn.Sequential}
         for candidate in group:
-            closed = not self.closed.isdisjoint(candidate.module.modules())
-            inner = [] if repeated and not closed else self.within(candidate)
-            if closed or consists_of(candidate.module, (block.module for block in inner)):
-                yield from inner
-            else:
+            is_open = self._is_open(candidate.module)
+            inner = [] if repeated and is_open else self.within(candidate)
+            if is_open and not consists_of(candidate.module, (block.module for block in inner)):
                 self.seen.update(candidate.module.modules())
                 yield candidate
+            else:
+                yield from inner
+
+    def _is_open(self, module: nn.Module) -> bool:
+        return self.closed.isdisjoint(module.modules())
 
 
 def _groups(place: Place) -> Iterator[list[Place]]:

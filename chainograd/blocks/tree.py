@@ -59,7 +59,7 @@ def class_of(module: nn.Module) -> type[nn.Module]:
     return next(cls for cls in classes if not cls.__module__.startswith(_WRAPPING))
 
 
-_WRAPPING = ("torch.distributed.fsdp", "torch.nn.utils.parametrize")
+_WRAPPING = ("torch.distributed.", "torch.nn.utils.parametrize")
 
 
 def parameters_of(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
