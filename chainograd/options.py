@@ -7,11 +7,12 @@ import importlib.util
 import inspect
 import os
 from collections.abc import Callable, Iterable
-from typing import Any, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from torch import Generator, Tensor
 from torch.nn import Module
 
+from chainograd.blocks.choice import Blocks, chosen_blocks
 from chainograd.plans.budget import parse_bytes
 from chainograd.plans.integers import as_integer, is_integer
 from chainograd.plans.plan import Plan
@@ -135,6 +136,15 @@ def as_grad_steps(
     if grad_steps is None or callable(grad_steps):
         return grad_steps
     return resolve_grad_steps(grad_steps, num_steps)
+
+
+def as_blocks(blocks: Blocks) -> Literal["auto"] | tuple[Module, ...] | None:
+    """Return the choice of blocks, with its modules as a tuple, each once.
+
+    Raises:
+        TypeError: If it is neither ``"auto"`` nor None nor a list of modules that can be called.
+    """
+    return chosen_blocks(blocks)
 
 
 def as_function(name: str, value: Any, called_as: str) -> Any:

@@ -180,3 +180,28 @@ def test_a_positional_only_parameter_does_not_clash_with_an_option():
 def test_costs_are_needed_for_a_budget():
     with pytest.raises(ValueError, match="`costs` is empty"):
         within(10, [])
+
+
+def test_a_choice_of_blocks_becomes_a_tuple_of_modules_each_once():
+    first, second = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+
+    assert options.as_blocks(torch.nn.ModuleList([first, second, first])) == (first, second)
+    assert options.as_blocks(block for block in [second]) == (second,)
+    assert options.as_blocks("auto") == "auto"
+    assert options.as_blocks(None) is None
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        (NET, r"`blocks` must be 'auto', None or a list.*got a Linear\. Pass `blocks=\[module\]`"),
+        ("all", "`blocks` must be.*got 'all'.*`blocks='auto'`"),
+        (3, "`blocks` must be.*got 3"),
+        (True, "`blocks` must be.*got True"),
+        ([NET, "transformer_blocks.0"], "`blocks` must hold modules; entry 1 is a str"),
+        ([torch.nn.ModuleList([NET])], r"entry 0 is a ModuleList.*`blocks=\[\*entry\]`"),
+    ],
+)
+def test_a_wrong_choice_of_blocks_is_refused_with_the_way_out(blocks, message):
+    with pytest.raises(TypeError, match=message):
+        options.as_blocks(blocks)

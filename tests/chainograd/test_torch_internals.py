@@ -493,6 +493,16 @@ def test_an_eager_method_keeps_its_result_and_is_marked():
     assert not compiler.is_compiled(method)
 
 
+def test_the_attribute_that_a_call_runs_is_forward_or_what_compile_set():
+    layer = nn.Linear(1, 1)
+    before = modules.called_attribute(layer)
+
+    layer.compile(backend="eager")
+
+    assert before == "forward"
+    assert compiler.is_compiled(getattr(layer, modules.called_attribute(layer)))
+
+
 def test_a_compiled_function_and_module_are_told():
     layer = nn.Linear(1, 1)
     function = torch.compile(F.relu, backend="eager")
