@@ -1,0 +1,1 @@
+"""Blocks of a model: where they are, and calls of them."""
