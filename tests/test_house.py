@@ -20,7 +20,7 @@ FLOORS = (
     ("errors", "plans", "torch_internals"),
     ("captured", "samplers", "tensors"),
     ("metering", "replay", "state"),
-    ("frozen", "report", "storage", "truncation"),
+    ("blocks", "frozen", "report", "storage", "truncation"),
     ("engine", "options"),
     ("preflight", "trajectory"),
     ("chain",),

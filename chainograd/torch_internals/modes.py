@@ -17,7 +17,6 @@ Private: `torch.utils._python_dispatch.TorchDispatchMode`. Public: none.
 """
 
 
-
 class LightDispatchMode(DispatchMode):
     """The same, without the mark that makes torch.compile leave `__torch_dispatch__` alone.
 
