@@ -79,6 +79,7 @@ class AttentionCall:
     def stand_ins(self) -> tuple[Any, ...] | None:
         """Return new aliases of the outputs; None if the call must be computed again."""
         outputs = self._unchanged()
+        assert outputs is None or _TAKEN not in [o for o in outputs if not isinstance(o, Tensor)]
         return None if outputs is None else _mapped(Tensor.detach, outputs)
 
     def replace(self, new: Callable[[Any], Any]) -> None:
@@ -119,7 +120,10 @@ class AttentionOutputs:
         return sum(tensor_bytes(tensor) for tensor in self.tensors)
 
     def take(self) -> list[Tensor]:
-        """Return the tensors and hold them no longer, so that they may be stored elsewhere."""
+        """Return the tensors and hold them no longer, so that they may be stored elsewhere.
+
+        They must be put back before a rerun. Until then a change of them in place goes unnoticed.
+        """
         tensors = self.tensors
         for call in self.calls:
             call.replace(lambda output: _TAKEN if isinstance(output, Tensor) else output)

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from chainograd import ReplayError
 from chainograd.blocks.attention import keeping, replaying
@@ -122,15 +123,23 @@ def rerun(block, outputs, *inputs):
     return [y.detach(), *gradients(block, y, leaves)]
 
 
-def same_bits(block, *inputs, kept=None, recorded=False):
-    """See that a rerun has the bits of a plain run, and runs none of the kernels; return them."""
+def same_bits(block, *inputs, kept=None, again=0, recorded=False):
+    """See that a rerun has the bits of a plain run, and runs no kernel; return what was kept.
+
+    Args:
+        block: A function of the inputs, or a module.
+        inputs: Tensors.
+        kept: How many calls must have been kept, if that matters.
+        again: How many kernels must run again, in the backward pass.
+        recorded: Whether the first run records a graph.
+    """
     expected = plain(block, *inputs)
     outputs = first_run(block, *inputs, recorded=recorded)
     with KernelCalls() as kernels:
         found = rerun(block, outputs, *inputs)
 
     assert kept is None or len(outputs.calls) == kept
-    assert kernels.seen == []
+    assert len(kernels.seen) == again
     assert not any(tensor.requires_grad for tensor in outputs.tensors)
     equal(found, expected)
     return outputs
@@ -234,6 +243,13 @@ def test_a_layer_of_a_language_model_is_exact():
         return y if isinstance(y, torch.Tensor) else y[0]
 
     same_bits(run, torch.randn(2, 24, 32), kept=1)
+
+
+def test_a_checkpoint_inside_a_block_runs_its_kernel_in_the_backward_pass():
+    def block(x):
+        return attend(checkpoint(attend, x.sin(), use_reentrant=False))
+
+    same_bits(block, torch.randn(2, 4, 24, 8), kept=2, again=1)
 
 
 def test_kept_outputs_serve_several_reruns():
@@ -486,6 +502,19 @@ def test_tensors_can_be_stored_elsewhere_in_between():
     with KernelCalls() as kernels:
         equal(rerun(block, outputs, x), plain(block, x))
     assert len(kernels.seen) == 2  # those of the plain run
+
+
+def test_tensors_that_were_changed_in_place_are_not_taken():
+    with keeping() as outputs, torch.no_grad():
+        attend(torch.randn(2, 4, 24, 8)).mul_(2)
+        attend(torch.randn(2, 4, 24, 8))
+    right = outputs.tensors
+
+    taken = outputs.take()
+    assert [id(t) for t in taken] == [id(t) for t in right]
+    assert len(taken) == 2
+    outputs.put(taken)
+    assert [id(t) for t in outputs.tensors] == [id(t) for t in right]
 
 
 # Refusals
