@@ -3,8 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from chainograd import CheckpointedChain, ReplayError, binomial, keep_last, meter
+from chainograd.blocks.attention import keeping, replaying
 from chainograd.samplers import SeededNoise
 from tests.problems import Counted, Noisy, plain, states_of
 
@@ -312,3 +315,28 @@ def test_a_meter_of_the_current_gpu_and_one_by_its_index_are_of_one_allocator():
 
     assert outer.peak_bytes == 4 * MiB
     assert inner.peak_bytes == MiB
+
+
+@pytest.mark.parametrize("backend", ["FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION"])
+def test_a_rerun_with_attentions_outputs_saves_the_bits_of_a_plain_run(backend):
+    x = torch.randn(2, 4, 128, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+
+    def block():
+        with sdpa_kernel(SDPBackend[backend]):
+            return F.scaled_dot_product_attention(x.sin(), x, x).cos()
+
+    def recorded():
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda nothing: nothing):
+            saved.append(block())
+        return [t for t in saved if t.is_floating_point()]
+
+    with keeping() as outputs, torch.no_grad():
+        block()
+    expected = recorded()
+    with replaying(outputs):
+        found = recorded()
+
+    # Not the gradients, because the backward kernels do not repeat their bits.
+    assert len(outputs.calls) == 1
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

@@ -16,6 +16,22 @@ DispatchMode = _python_dispatch.TorchDispatchMode
 Private: `torch.utils._python_dispatch.TorchDispatchMode`. Public: none.
 """
 
+
+class LightDispatchMode(DispatchMode):
+    """The same, without the mark that makes torch.compile leave `__torch_dispatch__` alone.
+
+    With the mark, the first operation that a mode sees imports torch's compiler, which takes
+    seconds, and each operation takes some microseconds more. Nothing is lost: where a dispatch mode
+    is in force, torch.compile leaves all code alone.
+
+    Private: `torch.utils._python_dispatch.TorchDispatchMode._should_skip_dynamo`. Public: none.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
 no_dispatch: Callable[[], AbstractContextManager[None]] = _mode_utils.no_dispatch
 """Return a context that dispatch modes do not see: under FakeTensorMode, tensors are real in it.
 

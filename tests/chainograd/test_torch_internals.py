@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 import types
 from collections import OrderedDict
 from pathlib import Path
@@ -18,6 +20,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 
 from chainograd import torch_internals
 from chainograd.torch_internals import (
+    attention,
     autograd,
     compiler,
     fsdp,
@@ -360,12 +363,64 @@ def test_dispatch_modes_are_counted():
     assert seen
 
 
+def test_a_light_mode_sees_operations_without_an_import_of_the_compiler():
+    code = """if True:
+        import sys, torch
+        from chainograd.torch_internals import modes
+        class Mode(modes.LightDispatchMode):
+            def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+                return func(*args, **(kwargs or {})) + 1
+        with Mode():
+            assert torch.ones(()) == 2
+        assert "torch._dynamo" not in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)  # uses modes.LightDispatchMode
+
+
 def test_the_default_device_and_its_mode_are_found():
     assert modes.default_device() is None
     with torch.device("meta"):
         assert modes.default_device() == torch.device("meta")
         assert isinstance(modes.function_modes()[-1], modes.DeviceContext)
     assert modes.function_modes() == []
+
+
+# Attention
+
+
+def test_attention_on_a_cpu_runs_a_fused_kernel():
+    class Mode(modes.LightDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    seen = []
+    x = torch.ones(1, 2, 8, 4)
+    with Mode():
+        F.scaled_dot_product_attention(x, x, x)
+    assert [kernel in attention.FUSED_KERNELS for kernel in seen] == [True]
+
+
+def test_kernels_of_all_backends_are_fused_kernels():
+    backends = {str(kernel).split(".")[1] for kernel in attention.FUSED_KERNELS}
+    parts = ("flash", "for_cpu", "efficient", "cudnn", "overrideable")
+    assert all(any(part in name for name in backends) for part in parts)
+
+
+def test_arguments_of_a_kernel_have_names():
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+    named = attention.named_arguments(flash, (1, 2, 3, 0.5), {"scale": 4})
+    assert named == {"query": 1, "key": 2, "value": 3, "dropout_p": 0.5, "scale": 4}
+
+
+def test_some_kernels_may_leave_out_the_log_sum_exp():
+    assert attention.LOG_SUM_EXP == "compute_log_sumexp"
+    may = {
+        kernel for kernel in attention.FUSED_KERNELS if attention.may_leave_out_log_sum_exp(kernel)
+    }
+    assert torch.ops.aten._scaled_dot_product_efficient_attention.default in may
+    assert torch.ops.aten._scaled_dot_product_cudnn_attention.default in may
+    assert torch.ops.aten._scaled_dot_product_flash_attention.default not in may
 
 
 # Settings
