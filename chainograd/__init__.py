@@ -9,8 +9,9 @@ from chainograd.errors import (
     StoreError,
 )
 from chainograd.metering import Reading, meter
-from chainograd.plans.budget import within
-from chainograd.plans.costs import StepCost
+from chainograd.plans.budget import Budget, within
+from chainograd.plans.costs import BlockCost, GraphCost, StepCost
+from chainograd.plans.levels import Level
 from chainograd.plans.plan import Plan
 from chainograd.plans.planners import keep_last
 from chainograd.plans.revolve import binomial
@@ -25,13 +26,17 @@ from chainograd.truncation.modules import ScaledInput, StoppedOutput
 __version__ = "0.1.0"
 
 __all__ = [
+    "BlockCost",
+    "Budget",
     "CapturedTensorError",
     "ChainError",
     "ChangedTensorError",
     "CheckpointedChain",
     "Finding",
     "Findings",
+    "GraphCost",
     "LastStepAgain",
+    "Level",
     "Plan",
     "Reading",
     "ReplayError",

@@ -11,9 +11,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Generator, Tensor
 
-from chainograd.blocks.find import Blocks
+from chainograd.blocks.choice import Blocks
 from chainograd.engine.autograd import attach
-from chainograd.engine.first_call import FirstCalls, refuse_counted_passes
+from chainograd.engine.first_call import FirstCalls, refuse_counted_passes, refuse_uncut
 from chainograd.engine.forward import run_forward
 from chainograd.engine.measure import Kind
 from chainograd.engine.plain_states import plain_states, transformed
@@ -35,6 +35,7 @@ from chainograd.options import (
     as_store,
     refuse_shadowed,
 )  # fmt: skip
+from chainograd.plans.budget import Budget
 from chainograd.plans.plan import Plan, StepCost
 from chainograd.plans.planners import PlanName, resolve
 from chainograd.plans.restrict import without_graphs
@@ -121,7 +122,7 @@ class CheckpointedChain:
         step: Callable[..., Any],
         num_steps: int,
         *,
-        plan: PlanName | Plan | int | str = "nodes",
+        plan: PlanName | Plan | int | str | Budget = "nodes",
         params: Iterable[Tensor] = (),
         generators: Iterable[Generator] = (),
         store: Store | str | os.PathLike[str] = "device",
@@ -144,7 +145,7 @@ class CheckpointedChain:
         self.plan, self._budget = as_plan(plan, self.num_steps, self.micro_batch)
         self.params = as_params(params)
         self.generators = as_generators(generators)
-        self.store = as_store(store)
+        self.store = as_store(store, self._budget)
         self.frozen: Frozen = as_choice("frozen", frozen, get_args(Frozen))
         self.verify: Verify = as_choice("verify", verify, get_args(Verify))
         self.grad_steps = as_grad_steps(grad_steps, self.num_steps)
@@ -317,6 +318,7 @@ class CheckpointedChain:
     def _begun(self, x: Any, args: Any, kwargs: Any, grad_steps: frozenset[int] | None) -> Run:
         """Return a run with its plan, after what is found out once for given shapes."""
         run = self._preparation(grad_steps).run(x, args, kwargs)
+        refuse_uncut(run)
         refuse_counted_passes(run, planned=self._budget is None and self.micro_batch is None)
         self._first_calls.compare_slices(run)
         if self._budget is not None and run.inputs.tensors:

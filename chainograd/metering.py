@@ -13,7 +13,7 @@ from torch import Tensor
 
 from chainograd.tensors.devices import allocator_of, indexed, is_accelerator, synchronize
 from chainograd.tensors.parts import dense_parts, is_plain
-from chainograd.torch_internals.modes import DispatchMode, makes_fakes
+from chainograd.torch_internals.modes import LightDispatchMode, makes_fakes
 from chainograd.torch_internals.tensors import is_wrapper_subclass, storage_id
 
 
@@ -63,7 +63,7 @@ def _nothing() -> None:
     pass
 
 
-class _Follow(DispatchMode):
+class _Follow(LightDispatchMode):
     """Tells a reading the storages of every operation's result."""
 
     def __init__(self, reading: Reading) -> None:

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from chainograd.blocks.choice import Blocks, chosen_blocks
-from chainograd.plans.budget import parse_bytes
+from chainograd.plans.budget import Budget
 from chainograd.plans.integers import as_integer, is_integer
 from chainograd.plans.plan import Plan
 from chainograd.plans.planners import PlanName, resolve
@@ -92,9 +92,9 @@ def as_choice(name: str, value: Any, choices: tuple[str, ...]) -> Any:
 
 
 def as_plan(
-    plan: PlanName | Plan | int | str, num_steps: int, micro_batch: int | None
-) -> tuple[Plan, int | None]:
-    """Return the first plan and the budget in bytes, or None if ``plan`` is not a budget.
+    plan: PlanName | Plan | int | str | Budget, num_steps: int, micro_batch: int | None
+) -> tuple[Plan, Budget | None]:
+    """Return the first plan and the budget, or None if ``plan`` is not a budget.
 
     Raises:
         ValueError: If there is no such plan, or the chain cannot carry it out.
@@ -102,7 +102,7 @@ def as_plan(
     if isinstance(plan, Plan) or (isinstance(plan, str) and plan in get_args(PlanName)):
         first, budget = resolve(cast("PlanName | Plan", plan), num_steps), None
     else:
-        first, budget = resolve("nodes", num_steps), parse_bytes(plan)
+        first, budget = resolve("nodes", num_steps), Budget.of(plan)
     if micro_batch is None:
         return first, budget
     if first.graphs > 1:
@@ -115,13 +115,20 @@ def as_plan(
     return without_graphs(first), budget
 
 
-def as_store(store: Store | str | os.PathLike[str]) -> Store:
+def as_store(store: Store | str | os.PathLike[str], budget: Budget | None) -> Store:
     """Return the store.
 
     Raises:
-        ValueError: If ``store`` is not a place.
+        ValueError: If ``store`` is not a place, or if it is the device and the budget is one for
+            the host too.
     """
-    return store if isinstance(store, Store) else Store(store)
+    found = store if isinstance(store, Store) else Store(store)
+    if budget is not None and budget.host is not None and found.place == "device":
+        raise ValueError(
+            f"`plan` is a budget with `host` {budget.host!r}, but `store` is 'device', so nothing "
+            "is kept on the host. Pass `store='host'` or a folder, or leave `host` out."
+        )
+    return found
 
 
 def as_grad_steps(

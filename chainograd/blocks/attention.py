@@ -169,6 +169,22 @@ def replaying(outputs: AttentionOutputs) -> Iterator[None]:
     kernels.finish()
 
 
+class AttentionSeen(TorchFunctionMode):
+    """Notes whether attention is called in a block.
+
+    Attributes:
+        seen: Whether it was.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen |= func in _REACH_KERNELS
+        return func(*args, **(kwargs or {}))
+
+
 class _AttentionCalls(TorchFunctionMode):
     """Lets a dispatch mode see the kernels of attention: note [Attention's outputs], 1."""
 

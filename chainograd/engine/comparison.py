@@ -140,7 +140,9 @@ class Comparison:
         except ReplayError as cause:
             self.changes.refuse_changes(block.step, lambda t: True)
             raise error from cause
-        open_verdicts = [(differs, block.step, lambda: words) for differs, *_ in first.verifier.open]
+        open_verdicts = [
+            (differs, block.step, lambda: words) for differs, *_ in first.verifier.open
+        ]
         self.verifier.open += open_verdicts
         first.verifier.open.clear()
 

@@ -111,7 +111,13 @@ class Cutter:
         types = {each.device_type for each in surroundings.context.autocast}
         context = StepContext.now(types, list(modes_of(self.cut.blocks.modules[at])))
         call = BlockCall(
-            block, self.mark, self.options, surroundings, comparison, start, context,
+            block,
+            self.mark,
+            self.options,
+            surroundings,
+            comparison,
+            start,
+            context,
             weigher=self.cut.weigher,
         )
         self.last = call

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 
+from torch.nn import Module
+
+from chainograd.blocks.choice import Blocks
+from chainograd.blocks.find import FoundBlocks, find_blocks
 from chainograd.engine.independence import compare_slices
 from chainograd.engine.measure import Kind, measure
 from chainograd.engine.microbatch import SlicedStep
@@ -11,8 +15,8 @@ from chainograd.engine.run import Run
 from chainograd.errors import ChainError
 from chainograd.frozen.layers import Saving
 from chainograd.metering import metered
-from chainograd.plans.budget import within
-from chainograd.plans.plan import RUNS, Advance, Plan, StepCost
+from chainograd.plans.budget import Budget, within
+from chainograd.plans.plan import RUNS, Advance, Level, Plan, StepCost
 
 PLANS = 16  # that a chain remembers: random `grad_steps` have one each
 
@@ -44,6 +48,20 @@ class FirstCalls:
         self.saving: dict[Hashable, Saving] = {}
         self.saves = False
         self.last_costs: tuple[StepCost, ...] | None = None
+        self._blocks: tuple[list[Module], FoundBlocks] | None = None
+
+    def blocks(self, modules: list[Module], choice: Blocks) -> FoundBlocks:
+        """Return the blocks of the modules that steps reach, looked for once.
+
+        Args:
+            modules: The modules.
+            choice: The blocks, or where to look for them.
+        """
+        known = self._blocks
+        same = known is not None and len(known[0]) == len(modules)
+        if not same or any(a is not b for a, b in zip(known[0], modules, strict=True)):
+            self._blocks = modules, find_blocks(modules, choice)
+        return self._blocks[1]
 
     def compare_slices(self, run: Run) -> None:
         """Check that a run's steps may run slice by slice.
@@ -56,17 +74,17 @@ class FirstCalls:
                 compare_slices(run, run.step)
             self.compared.add(run.kind.shapes)
 
-    def plan(self, run: Run, budget: int, sliced: Callable[[Plan], Plan]) -> Plan:
+    def plan(self, run: Run, budget: Budget, sliced: Callable[[Plan], Plan]) -> Plan:
         """Return the plan of a run for a budget in bytes.
 
         Args:
             run: The run.
-            budget: Bytes.
+            budget: The budget.
             sliced: Makes a plan one that the chain's steps can carry out.
         """
         shapes = run.kind.shapes
         if shapes not in self.costs:
-            self.costs[shapes] = self.measure(run, limit=budget)
+            self.costs[shapes] = self.measure(run, limit=budget.limits.device)
         self.last_costs = self.costs[shapes]
         key = shapes, run.options.grad_steps
         plan = self.plans.pop(key, None) or within(
@@ -110,6 +128,27 @@ class FirstCalls:
             self.unused.add(shapes)
 
 
+def refuse_uncut(run: Run) -> None:
+    """Check that a plan which cuts steps into blocks finds some.
+
+    Raises:
+        ChainError: If there are none, or if FSDP2 shards the steps' parameters.
+    """
+    if not run.plan.is_cut:
+        return
+    if run.shared.sharded:
+        raise ChainError(
+            "`plan` cuts steps into blocks or keeps attention's outputs, but FSDP2 shards "
+            "parameters of the steps, and it gathers them once for each pass of a step. Pass "
+            "`plan='nodes'`."
+        )
+    if any(level & Level.BLOCKS for level in run.plan.program.levels) and not run.blocks.modules:
+        raise ChainError(
+            "`plan` cuts steps into blocks, but no blocks were found in the modules that the steps "
+            "reach. Name them: `blocks=[…]`, the modules that a step's graph may be cut into."
+        )
+
+
 def refuse_counted_passes(run: Run, *, planned: bool) -> None:
     """Check that hooks which pair forward and backward passes see as many of both.
 
@@ -122,7 +161,7 @@ def refuse_counted_passes(run: Run, *, planned: bool) -> None:
     """
     if run.kind.counts_passes is None or not run.inputs.tensors:
         return
-    again = any(type(action) in RUNS for action in run.plan.backward)
+    again = run.plan.is_cut or any(type(action) in RUNS for action in run.plan.backward)
     light = any(type(a) is Advance and run.options.passes(a.index) for a in run.plan.forward)
     if again or light or not planned:
         raise ChainError(

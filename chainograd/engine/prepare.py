@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from chainograd.blocks.find import NO_BLOCKS, Blocks, FoundBlocks, find_blocks
+from chainograd.blocks.choice import Blocks
+from chainograd.blocks.find import FoundBlocks
 from chainograd.captured.find import Captured, find_captured
 from chainograd.captured.generators import UnlistedGenerators
 from chainograd.captured.stand_ins import current_stand_ins
@@ -83,14 +85,16 @@ class Preparation:
             refuse_cuda_graphs()
         step = self._step(shared, x_T, captured, kind)
         surroundings = self._surroundings(shared, captured, devices)
-        blocks = self._blocks(captured)
-        return Run(step, self.plan, x_T, self.options, kind, surroundings, blocks)
+        return Run(
+            step, self.plan, x_T, self.options, kind, surroundings, partial(self._blocks, captured)
+        )
 
     def _blocks(self, captured: Captured) -> FoundBlocks:
         """Return the blocks of the modules that the steps reach."""
-        if captured.sharded:
-            return NO_BLOCKS
-        return find_blocks([module for module, _ in captured.modes], self.blocks)
+        if captured.sharded:  # FSDP2 gathers parameters by itself, once for each pass of a step
+            return FoundBlocks()
+        modules = [module for module, _ in captured.modes]
+        return self.first_calls.blocks(modules, self.blocks)
 
     def _step(
         self, shared: SharedTensors, x_T: State, captured: Captured, kind: StepKind

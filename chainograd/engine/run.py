@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
@@ -43,7 +43,7 @@ class Run:
         options: What the caller has chosen.
         kind: What is known of the step before it runs.
         surroundings: What steps see besides their arguments.
-        blocks: The blocks that steps' graphs may be cut into.
+        find_blocks: Returns the blocks that steps' graphs may be cut into.
         shared: What the steps share.
         inputs: Tensors outside that gradients are returned for.
         first_pass: What the forward pass has found out.
@@ -61,7 +61,7 @@ class Run:
     options: RunOptions
     kind: StepKind
     surroundings: Surroundings
-    blocks: FoundBlocks
+    find_blocks: Callable[[], FoundBlocks]
     shared: SharedTensors = field(init=False)
     inputs: RunInputs = field(init=False)
     first_pass: FirstPass = field(init=False)
@@ -100,6 +100,11 @@ class Run:
         """Return a plan as far as the steps that the gradient may pass need it."""
         steps = self.options.grad_steps
         return plan if steps is None else restricted(plan, steps)
+
+    @property
+    def blocks(self) -> FoundBlocks:
+        """The blocks that steps' graphs may be cut into."""
+        return self.find_blocks()
 
     def level(self, i: int) -> Level:
         """Return the level of step i's graph."""

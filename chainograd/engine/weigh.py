@@ -11,16 +11,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from chainograd.blocks.attention import AttentionSeen
 from chainograd.engine.abstract_step import AbstractCut, Recording, ReplayHooks
 from chainograd.engine.accumulate import GradAccumulator
 from chainograd.engine.cutting import Cut
 from chainograd.engine.kept_attention import KeptAttention
+from chainograd.engine.level_costs import (
+    bytes_of_blocks,
+    with_attention,
+    with_level_flops,
+    with_level_seconds,
+    without_whole,
+)
 from chainograd.engine.run import Run
 from chainograd.engine.step_graph import AbstractStepGraph
 from chainograd.engine.step_result import StepResult
 from chainograd.engine.surroundings import Surroundings
 from chainograd.engine.vjp import Vjp
 from chainograd.engine.weigh_blocks import BlockWeigher
+from chainograd.frozen.conditions import takes_fast_path
 from chainograd.metering import meter, storages
 from chainograd.plans.plan import BlockCost, GraphCost, Level, StepCost
 from chainograd.replay.rng import RNGState
@@ -45,6 +54,7 @@ class Trial:
         limit: Bytes above which a whole graph is of no use.
         fake: Whether the tensors are fake.
         away: Whether the chain's store is outside the device.
+        fast_path: Whether torch's attention layers take a path whose outputs cannot be kept.
         graphs: What was measured of graphs that are cut, by what steps have alike.
         attended: The same of whole graphs whose attention does not run again.
     """
@@ -55,10 +65,11 @@ class Trial:
     limit: int | None
     fake: bool
     away: bool
+    fast_path: bool
     graphs: dict[Hashable, tuple[tuple[GraphCost, ...], tuple[BlockCost, ...]]] = field(
         default_factory=dict
     )
-    attended: dict[Hashable, tuple[GraphCost, ...]] = field(default_factory=dict)
+    attended: dict[Hashable, tuple[tuple[GraphCost, ...], float]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: Run, vjp: Vjp, limit: int | None) -> Trial:
@@ -67,7 +78,8 @@ class Trial:
         surroundings.begin()
         fake = any(is_fake(leaf) for leaf in run.x_T.tensors)
         away = run.options.store.elsewhere(run.x_T.device)
-        return cls(run, vjp, surroundings, limit, fake, away)
+        fast_path = takes_fast_path(run.surroundings.context.modes)
+        return cls(run, vjp, surroundings, limit, fake, away, fast_path)
 
     @contextmanager
     def keeper(self, *, kept: bool) -> Iterator[Keeper]:
@@ -92,6 +104,8 @@ class GoneBack(NamedTuple):
         kept_bytes: The bytes after that.
         first: The most bytes while the cotangent passed it, with no sums to add to.
         further: The same with sums.
+        record_seconds: The time of recording it.
+        record_flops: The operations of recording it.
         seconds: The time of the cotangent's way.
         flops: The operations on that way.
         stored: What the graph put into the store.
@@ -101,6 +115,8 @@ class GoneBack(NamedTuple):
     kept_bytes: int
     first: int
     further: int
+    record_seconds: float
+    record_flops: int
     seconds: float
     flops: int
     stored: int
@@ -143,7 +159,7 @@ class TrialRuns(NamedTuple):
     def cost(self) -> StepCost:
         """Return the cost of the step: run it, record it, and go back through it."""
         state, fake = self.state, self.trial.fake
-        seconds, advance_bytes, flops, after = self.advanced()
+        seconds, advance_bytes, flops, attends, after = self.advanced()
         result_bytes = _bytes(after.leaving.tensors)
         leaves = enumerate(after.leaving.leaves)
         cotangents = {p: torch.ones_like(leaf) for p, leaf in leaves if after.wanted[p]}
@@ -165,7 +181,7 @@ class TrialRuns(NamedTuple):
         )
         whole = self.whole(cotangents, cost)
         if whole is None:
-            return _without_whole(cost)
+            return with_level_seconds(without_whole(cost))
         cost = replace(
             cost,
             graph_bytes=max(whole.kept_bytes - result_bytes, 0),
@@ -174,27 +190,31 @@ class TrialRuns(NamedTuple):
             first_backprop_bytes=whole.first - result_bytes,
             backward_seconds=1.0 if fake else whole.seconds,
             backward_flops=whole.flops if fake else None,
-            graphs=graphs + self.attended(cotangents, cost),
+            graphs=graphs
+            + (self.attended(cotangents, cost, whole.record_seconds) if attends else ()),
         )
-        return _in_evaluations(cost) if fake else cost
+        return with_level_flops(cost) if fake else with_level_seconds(cost)
 
-    def advanced(self) -> tuple[float, int, int, StepResult]:
+    def advanced(self) -> tuple[float, int, int, bool, StepResult]:
         """Run the step without keeping its graph.
 
         Returns:
-            Its seconds, the most bytes it took, its operations, its result.
+            Its seconds, the most bytes it took, its operations, whether its attention's outputs
+            could be kept, its result.
         """
-        device = self.state.device
+        device, attention = self.state.device, AttentionSeen()
+        watched = nullcontext() if self.trial.fast_path else attention
         with meter(device) as reading, self._counted() as counted:
             started = _now(device)
-            after = self.forward()
+            with watched:
+                after = self.forward()
             seconds = _now(device) - started
-            return seconds, reading.lap(), counted.flops, after
+            return seconds, reading.lap(), counted.flops, attention.seen, after
 
     def whole(self, cotangents: Cotangents, cost: StepCost) -> GoneBack | None:
         """Return what the step's whole graph takes; None if there is no room for it."""
         limit = self.trial.limit
-        if cost.graphs and limit is not None and _of_blocks(cost) > limit:
+        if cost.graphs and limit is not None and bytes_of_blocks(cost) > limit:
             return None
         try:
             return self.gone_back(cotangents, None)
@@ -203,14 +223,29 @@ class TrialRuns(NamedTuple):
                 raise
         return None
 
-    def attended(self, cotangents: Cotangents, cost: StepCost) -> tuple[GraphCost, ...]:
-        """Return what a whole graph costs whose attention does not run again, once for all alike."""
+    def attended(
+        self, cotangents: Cotangents, cost: StepCost, seconds: float
+    ) -> tuple[GraphCost, ...]:
+        """Return what a whole graph costs whose attention does not run again, once for all alike.
+
+        Args:
+            cotangents: What is sent back.
+            cost: What is known of the step.
+            seconds: The time of a rerun in which attention runs.
+        """
         alike = (cost.node_bytes, cost.advance_bytes, tuple(cotangents))
         known = self.trial.attended
         if alike not in known:
-            graph = self.attention_graph(cotangents)
-            known[alike] = () if graph is None else (graph,)
-        return known[alike]
+            graph = self.attention_graph(cotangents, cost)
+            known[alike] = () if graph is None else (graph,), seconds
+        graphs, before = known[alike]
+        if self.trial.fake:
+            return graphs
+        saved = cost.forward_seconds / max(before, 1e-9)
+        return tuple(
+            replace(g, backward_seconds=-saved * max(before - g.backward_seconds, 0.0))
+            for g in graphs
+        )
 
     def cut_graphs(
         self, cotangents: Cotangents, advance_bytes: int, after: StepResult
@@ -228,18 +263,21 @@ class TrialRuns(NamedTuple):
         self, cotangents: Cotangents
     ) -> tuple[tuple[GraphCost, ...], tuple[BlockCost, ...]]:
         graphs: list[GraphCost] = []
-        weighed: tuple[BlockCost, ...] = ()
+        weighed: list[tuple[BlockCost, ...]] = []
         self.cut_graph(cotangents, Level.BLOCKS, kept=False)  # rid of first-call costs
         for level in (Level.BLOCKS, Level.BLOCKS | Level.ATTENTION):
+            if level & Level.ATTENTION and self.trial.fast_path:
+                break
             here, blocks = self.cut_graph(cotangents, level, kept=False)
-            weighed = blocks or weighed
             if level & Level.ATTENTION and not any(block.attention_bytes for block in blocks):
                 break
             away = here
             if self.trial.away:
                 away, _ = self.cut_graph(cotangents, level, kept=True)
             graphs += [here, replace(away, kept=True)]
-        return tuple(graphs), weighed
+            weighed.append(blocks)
+        plain, *attended = weighed
+        return tuple(graphs), with_attention(plain, *attended)
 
     def cut_graph(
         self, cotangents: Cotangents, level: Level, *, kept: bool
@@ -254,18 +292,22 @@ class TrialRuns(NamedTuple):
             took = self.gone_back(cotangents, cut, weigher=weigher, keeper=keeper)
         return self.graph_cost(took, level, kept, cotangents), tuple(reversed(weigher.costs))
 
-    def attention_graph(self, cotangents: Cotangents) -> GraphCost | None:
+    def attention_graph(self, cotangents: Cotangents, whole: StepCost) -> GraphCost | None:
         """Return what the whole graph costs if its rerun is given attention's outputs, if any."""
         with self.trial.keeper(kept=True) as keeper:
             cut = KeptAttention(keeper)
             with meter(self.state.device) as reading:
                 self.forward(cut=cut)
+                keeper.settle()
                 beside = reading.now()
             if not any(outputs.calls for outputs, _ in cut.runs):
                 return None
             took = self.gone_back(cotangents, cut, keeper=keeper)
         cost = self.graph_cost(took, Level.ATTENTION, False, cotangents)
-        return replace(cost, attention_bytes=beside)
+        if self.trial.fake:  # what the rerun saves is taken off
+            flops = took.flops + took.record_flops - (whole.forward_flops or 0)
+            return replace(cost, attention_bytes=beside, backward_flops=flops)
+        return replace(cost, attention_bytes=beside, backward_seconds=took.record_seconds)
 
     def graph_cost(
         self, took: GoneBack, level: Level, kept: bool, cotangents: Cotangents
@@ -293,13 +335,17 @@ class TrialRuns(NamedTuple):
     ) -> GoneBack:
         """Record the step and send cotangents back through it; twice, if it adds to sums."""
         device, accumulator = self.state.device, GradAccumulator(len(self.run.shared.inside))
+        keeper = keeper or InPlace()
         with meter(device) as reading, self._counted() as counted:
             if weigher is not None:
                 weigher.reading = reading
+            begun = _now(device)
             graph = self.record(cut)
+            record_seconds = _now(device) - begun
+            keeper.settle()
             record_bytes, kept_bytes = reading.lap(), reading.live_bytes
             stored = keeper.stored_bytes if isinstance(keeper, Paged) else 0
-            counted.lap()
+            record_flops = counted.lap()
             started = _now(device)
             graph.send_back(cotangents, accumulator, self.trial.vjp)
             seconds, flops = _now(device) - started, counted.lap()
@@ -310,50 +356,22 @@ class TrialRuns(NamedTuple):
             if any(g is not None for g in accumulator.values):
                 if isinstance(cut, KeptAttention):
                     self.forward(cut=cut)
-                    reading.lap()
-                beside = reading.live_bytes
+                    keeper.settle()
+                beside = reading.now()
                 graph = self.record(cut)
+                keeper.settle()
                 reading.lap()
                 accumulator.begin()
                 graph.send_back(cotangents, accumulator, self.trial.vjp)
                 further = reading.lap() - beside
-        return GoneBack(record_bytes, kept_bytes, first, further, seconds, flops, stored)
+        return GoneBack(
+            record_bytes, kept_bytes, first, further, record_seconds, record_flops, seconds, flops,
+            stored,
+        )  # fmt: skip
 
     def _counted(self) -> AbstractContextManager[CountedFlops]:
         """Return a context that counts operations if tensors are fake, for it takes time."""
         return CountedFlops() if self.trial.fake else nullcontext(CountedFlops())
-
-
-def _of_blocks(cost: StepCost) -> int:
-    """Return about what a whole graph holds: what is between the blocks, and all blocks' graphs."""
-    light = next(graph for graph in cost.graphs if not graph.kept)
-    return light.graph_bytes + sum(block.graph_bytes for block in cost.blocks)
-
-
-def _without_whole(cost: StepCost) -> StepCost:
-    """Return the cost of a step whose whole graph has no room."""
-    light, size = next(graph for graph in cost.graphs if not graph.kept), _of_blocks(cost)
-    again = sum(block.seconds for block in cost.blocks)
-    return replace(
-        cost,
-        graph_bytes=size,
-        record_bytes=size,
-        backprop_bytes=size,
-        backward_seconds=max(light.backward_seconds - again, 0.0),
-        fits=False,
-    )
-
-
-def _in_evaluations(cost: StepCost) -> StepCost:
-    """Return a cost whose seconds are step evaluations: what runs again, by its operations."""
-    flops, back = cost.forward_flops, cost.backward_flops
-    graphs = []
-    for graph in cost.graphs:
-        more = 1.0 if Level.BLOCKS in graph.level else 0.0
-        if flops and back is not None and graph.backward_flops is not None:
-            more = (graph.backward_flops - back) / flops
-        graphs.append(replace(graph, backward_seconds=1.0 + more))
-    return replace(cost, graphs=tuple(graphs))
 
 
 def _unchecked(result: StepResult) -> None:

@@ -134,6 +134,7 @@ class BlockCost:
         graph_bytes: What its graph holds while the cotangent passes it, besides these.
         attention_bytes: Its attention's outputs.
         seconds: The time of one run.
+        attention_seconds: The part of it that attention takes, if its outputs can be kept.
     """
 
     name: str
@@ -141,6 +142,7 @@ class BlockCost:
     graph_bytes: int
     attention_bytes: int
     seconds: float
+    attention_seconds: float = 0.0
 
 
 class Prices(NamedTuple):

@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from chainograd.plans.choose_levels import with_levels
 from chainograd.plans.costs import PriceList, StepCost
-from chainograd.plans.holding import peak, seconds
+from chainograd.plans.fastest_levels import Limits, fastest_levels
+from chainograd.plans.holding import most_stored, peak, seconds
+from chainograd.plans.levels import Level
 from chainograd.plans.plan import Plan
 from chainograd.plans.planners import keep_graphs, keep_last
 from chainograd.plans.revolve import binomials
@@ -20,34 +23,53 @@ class Weighed:
 
     Args:
         costs: The cost of each step.
-        limit: The budget, in bytes.
+        limits: The budget.
         as_run: Turns a plan into the plan that a chain carries out.
     """
 
     def __init__(
-        self, costs: Sequence[StepCost], limit: int, as_run: Callable[[Plan], Plan]
+        self, costs: Sequence[StepCost], limits: Limits, as_run: Callable[[Plan], Plan]
     ) -> None:
         self.num_steps = len(costs)
         self.prices = PriceList(costs)
-        self.limit = limit
+        self.limits = limits
         self.as_run = as_run
 
     def fits(self, plan: Plan) -> bool:
         """Return whether a plan is within the budget."""
-        return peak(plan.program, self.prices.of(plan.program)) <= self.limit
+        prices, stored = self.prices.of(plan.program), self.limits.stored
+        if stored is not None and most_stored(plan.program, prices) > stored:
+            return False
+        return peak(plan.program, prices) <= self.limits.device
+
+    def levelled(self, plan: Plan) -> Plan | None:
+        """Return a plan with the fastest levels that fit, or None."""
+        if self.prices.levels == (Level.WHOLE,):
+            return plan if self.fits(plan) else None
+        cut = next(level for level in self.prices.levels if Level.BLOCKS in level)
+        kept = np.full(self.num_steps, int(cut), dtype=np.uint8)
+        limit = self.limits.device
+        program = with_levels(plan.program, kept, self.prices, limit, attention=False)
+        return Plan.of(program) if program is not None and self.fits(Plan.of(program)) else None
 
     def cost(self, plan: Plan) -> tuple[float, int]:
         """Return seconds and bytes: the fastest plan is best, and of equal plans the smallest."""
         prices = self.prices.of(plan.program)
         return seconds(plan.program, prices), peak(plan.program, prices)
 
-    def largest(self, make: Callable[[int], Plan]) -> Plan | None:
-        """Return the largest plan that fits of ``make(1)`` … ``make(num_steps)``, or None."""
+    def largest(self, make: Callable[[int], Plan], *, levelled: bool) -> Plan | None:
+        """Return the largest plan that fits of ``make(1)`` … ``make(num_steps)``, or None.
+
+        Args:
+            make: Makes a plan.
+            levelled: Whether its steps may be at other levels than whole.
+        """
         best, low, high = None, 1, self.num_steps
         while low <= high:
             middle = (low + high) // 2
             plan = self.as_run(make(middle))
-            if self.fits(plan):
+            plan = self.levelled(plan) if levelled else (plan if self.fits(plan) else None)
+            if plan is not None:
                 best, low = plan, middle + 1
             else:
                 high = middle - 1
@@ -57,15 +79,28 @@ class Weighed:
 def fastest_plan(weighed: Weighed) -> Plan | None:
     """Return the fastest plan that fits, or None."""
     M = weighed.num_steps
-    all_graphs, nodes = (weighed.as_run(keep_last(M, k)) for k in (M, 1))
+    all_graphs = weighed.as_run(keep_last(M, M))
     if weighed.fits(all_graphs):
         return all_graphs  # no step runs again
-    fitting = [nodes] if weighed.fits(nodes) else []
-    if all_graphs != nodes:  # equal if `as_run` allows no graphs
-        fitting += filter(None, map(weighed.largest, _with_nodes(weighed)))
+    fitting = list(filter(None, _whole(weighed)))
+    if any(Level.BLOCKS in level for level in weighed.prices.levels):
+        found = fastest_levels(weighed.prices, weighed.limits, weighed.as_run)
+        fitting += [] if found is None else [found]
     # With every node, a step runs at most twice; in a binomial plan every step but the last runs
     # at least twice.
     return min(fitting, key=weighed.cost) if fitting else _binomial(weighed)
+
+
+def _whole(weighed: Weighed) -> Iterator[Plan | None]:
+    """Yield plans that keep every node, with whole graphs, and None where none fits."""
+    M = weighed.num_steps
+    if Level.WHOLE not in weighed.prices.levels:
+        return
+    nodes = weighed.as_run(keep_last(M, 1))
+    yield nodes if weighed.fits(nodes) else None
+    if weighed.as_run(keep_last(M, M)) != nodes:  # equal if `as_run` allows no graphs
+        for make in _with_nodes(weighed):
+            yield weighed.largest(make, levelled=False)
 
 
 def _with_nodes(weighed: Weighed) -> list[Callable[[int], Plan]]:
@@ -82,19 +117,19 @@ def _binomial(weighed: Weighed) -> Plan | None:
     """Return the fastest binomial plan that fits, or None."""
     M, made = weighed.num_steps, binomials(weighed.num_steps)
     # Two slots at least: the plan with one slot is never faster, and has M ** 2 / 2 actions.
-    most = weighed.largest(lambda s: made(max(s, min(M, 2))))
+    most = weighed.largest(lambda s: made(max(s, min(M, 2))), levelled=True)
     # If steps differ in cost, a plan with more slots can run the dear steps more often.
-    some = [weighed.as_run(made(s)) for s in range(2, min(M, MANY_SLOTS) + 1)]
-    some += [most] if most is not None else []
-    some.sort(key=lambda plan: seconds(plan.program, weighed.prices.of(plan.program)))
-    found = next(filter(weighed.fits, some), None)
-    if found is None:
-        one = weighed.as_run(made(1))
-        return one if weighed.fits(one) else None
-    return found
+    some = map(weighed.as_run, map(made, range(2, min(M, MANY_SLOTS) + 1)))
+    fitting = [*filter(None, map(weighed.levelled, some)), *([] if most is None else [most])]
+    if fitting:
+        return min(fitting, key=weighed.cost)
+    return weighed.levelled(weighed.as_run(made(1)))
 
 
-def smallest_plans(num_steps: int, as_run: Callable[[Plan], Plan]) -> Iterator[Plan]:
-    """Yield two plans, one of which has the smallest peak of all plans."""
-    yield as_run(keep_last(num_steps, 1))
-    yield as_run(binomials(num_steps)(1))
+def smallest_plans(weighed: Weighed) -> Iterator[Plan]:
+    """Yield plans, one of which has the smallest peak of all plans."""
+    M = weighed.num_steps
+    for plan in (weighed.as_run(keep_last(M, 1)), weighed.as_run(binomials(M)(1))):
+        for level in weighed.prices.levels:
+            if level != Level.ATTENTION:
+                yield plan.with_levels(level)

@@ -31,6 +31,10 @@ class Keeper(Protocol):
         """Return a context in which graphs keep here what they save."""
         ...
 
+    def settle(self) -> None:
+        """Wait until all tensors are kept."""
+        ...
+
 
 class KeptInPlace:
     """Tensors that are kept as they are, with their versions at that time."""
@@ -63,3 +67,6 @@ class InPlace:
     def saving(self) -> AbstractContextManager[object]:
         """Return a context that leaves it to torch what graphs save."""
         return nullcontext()
+
+    def settle(self) -> None:
+        """Do nothing: tensors are kept at once."""

@@ -113,6 +113,10 @@ class Paged:
         """Return a context in which graphs keep here what they save."""
         return saved_tensors_hooks(lambda tensor: self.keep([tensor]), Use.load_one)
 
+    def settle(self) -> None:
+        """Wait until all tensors are in the store."""
+        self.storage.settle()
+
     def _kept(self, tensor: Tensor) -> Kept:
         if not is_plain(tensor) or tensor.nbytes <= SMALL:
             return KeptInPlace([tensor])

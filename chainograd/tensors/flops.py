@@ -13,7 +13,7 @@ from torch.utils.flop_counter import (
 )
 from typing_extensions import Self
 
-from chainograd.torch_internals.modes import DispatchMode
+from chainograd.torch_internals.modes import LightDispatchMode
 
 _aten: Any = torch.ops.aten
 
@@ -33,7 +33,7 @@ _OWN: dict[Any, Callable[..., int]] = {
 }
 
 
-class CountedFlops(DispatchMode):
+class CountedFlops(LightDispatchMode):
     """Counts the floating-point operations of products in a block: convolutions, attention, matmuls.
 
     A multiplication and an addition are two. Operations that torch's registry does not know

@@ -109,6 +109,7 @@ def forward_class(kind: Any) -> type:
     """
     return kind._forward_cls
 
+
 next_sequence_number: Callable[[], int] = torch.autograd._get_sequence_nr  # type: ignore[attr-defined]
 """Return the number that the next node of a graph gets in this thread.
 
