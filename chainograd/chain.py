@@ -141,7 +141,7 @@ class CheckpointedChain:
             if micro_batch is None
             else as_count("micro_batch", micro_batch, "a number of samples")
         )
-        self.blocks = as_blocks(blocks)
+        self.blocks: Blocks = as_blocks(blocks)
         self.plan, self._budget = as_plan(plan, self.num_steps, self.micro_batch)
         self.params = as_params(params)
         self.generators = as_generators(generators)
@@ -341,5 +341,6 @@ class CheckpointedChain:
         )
         return Preparation(
             self.step, self.num_steps, self.plan, self.params, self.generators, self.micro_batch,
-            self.blocks, watch_frozen=self.frozen == "auto", options=options, first_calls=self._first_calls,
+            self.blocks, watch_frozen=self.frozen == "auto", options=options,
+            first_calls=self._first_calls,
         )  # fmt: skip

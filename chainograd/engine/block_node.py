@@ -57,9 +57,8 @@ def stand_for(run: BlockRun, outside: State, again: Again | None) -> State:
         elif isinstance(leaf, Tensor) and id(leaf) not in before and not leaf.requires_grad:
             leaves[place] = leaf.detach()
     if places:
-        standing = Standing(
-            again, [leaving[at].detach() for at in places.values()], [*places.values()]
-        )
+        outside_graph = [leaving[at].detach() for at in places.values()]
+        standing = Standing(again, outside_graph, [*places.values()])
         inputs = [before.get(id(use[0]), use[0]) for uses in run.by_leaf for use in uses]
         outputs: Any = BlockFunction.apply(standing, *inputs)
         made = dict(zip(places, outputs, strict=True))

@@ -48,7 +48,7 @@ class FirstCalls:
         self.saving: dict[Hashable, Saving] = {}
         self.saves = False
         self.last_costs: tuple[StepCost, ...] | None = None
-        self._blocks: tuple[list[Module], FoundBlocks] | None = None
+        self._blocks: tuple[list[Module], FoundBlocks] = ([], FoundBlocks())
 
     def blocks(self, modules: list[Module], choice: Blocks) -> FoundBlocks:
         """Return the blocks of the modules that steps reach, looked for once.
@@ -57,11 +57,11 @@ class FirstCalls:
             modules: The modules.
             choice: The blocks, or where to look for them.
         """
-        known = self._blocks
-        same = known is not None and len(known[0]) == len(modules)
-        if not same or any(a is not b for a, b in zip(known[0], modules, strict=True)):
-            self._blocks = modules, find_blocks(modules, choice)
-        return self._blocks[1]
+        before, found = self._blocks
+        if list(map(id, before)) != list(map(id, modules)):
+            found = find_blocks(modules, choice)
+            self._blocks = modules, found
+        return found
 
     def compare_slices(self, run: Run) -> None:
         """Check that a run's steps may run slice by slice.

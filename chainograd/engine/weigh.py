@@ -133,9 +133,11 @@ class TrialRuns(NamedTuple):
 
     @property
     def run(self) -> Run:
+        """The run whose steps are measured."""
         return self.trial.run
 
     def begin(self) -> None:
+        """Put the random streams back to where they stood before the step."""
         self.run.surroundings.rng.set(self.random)
 
     def passed(self) -> tuple[State, list[bool]]:
@@ -147,11 +149,13 @@ class TrialRuns(NamedTuple):
     def forward(
         self, record: Recording = Recording.DISCARD, cut: AbstractCut | None = None
     ) -> StepResult:
+        """Run the step."""
         self.begin()
         i, mark, step = self.step, self.run.mark(self.step), self.run.step
         return step.run(i, self.state, self.wanted, mark, record=record, rewind=self.begin, cut=cut)
 
     def record(self, cut: AbstractCut | None) -> AbstractStepGraph:
+        """Run the step with its graph."""
         self.begin()
         hooks = ReplayHooks(nullcontext(), _unchecked, self.run.mark(self.step), cut)
         return self.run.step.rerun(self.step, self.state, self.wanted, hooks)
@@ -312,6 +316,7 @@ class TrialRuns(NamedTuple):
     def graph_cost(
         self, took: GoneBack, level: Level, kept: bool, cotangents: Cotangents
     ) -> GraphCost:
+        """Return what a graph took as a cost."""
         result = sum(g.nbytes for g in cotangents.values())
         return GraphCost(
             level=level,

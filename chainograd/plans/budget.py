@@ -60,8 +60,9 @@ def within(
     The plan keeps all nodes and as many graphs as fit: either the graphs that save the most seconds
     per byte, or the last graphs, whichever is faster. If the costs of graphs are known that are cut
     into blocks, each step is at the level at which the plan is fastest. If not even the nodes fit,
-    it is a binomial plan with as many slots as fit. A larger budget never makes the plan slower. (Exception: for
-    steps of unequal cost, binomial plans with more than 32 slots are not all compared.)
+    it is a binomial plan with as many slots as fit. A larger budget never makes the plan slower.
+    (Exception: for steps of unequal cost, binomial plans with more than 32 slots are not all
+    compared.)
 
     Args:
         budget: Bytes, text such as ``"8GiB"`` or ``"500 MB"``, or a `Budget`.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from chainograd.plans.costs import Bytes, PriceList
 from chainograd.plans.holding import holding
 from chainograd.plans.levels import Level, encoded_levels
-from chainograd.plans.program import BACKPROP, RECORD, Program, indices_of, kinds_of
+from chainograd.plans.program import BACKPROP, RECORD, Codes, Program, indices_of, kinds_of
 
 # Note [Levels of reruns]
 # A step that runs again holds its graph from its `Record` to its `Backprop`, and at no other time.
@@ -64,7 +64,7 @@ def _slowest_first(choices: list[Level], prices: PriceList) -> list[Level]:
     return sorted(choices, key=lambda level: -float(prices.backward[level, 0].sum()))
 
 
-def _windows(program: Program) -> tuple[Bytes, Bytes, Bytes]:
+def _windows(program: Program) -> tuple[Bytes, Bytes, Codes]:
     """Return where each step is recorded again, where its graph is freed, and the step."""
     codes = program.backward
     kinds, i, turn = kinds_of(codes), indices_of(codes), len(program.forward)

@@ -206,7 +206,8 @@ class PriceList:
         levels = np.frombuffer(program.levels, dtype=np.uint8)
         kept, steps = program.recorded_first.astype(np.intp), np.arange(program.num_steps)
         graphs = self.graphs[levels, kept, steps].T
-        return Prices(*self.sizes, *graphs, self.forward, self.backward[levels, kept, steps])
+        back = self.backward[levels, kept, steps]
+        return Prices(*self.sizes, *graphs, self.forward, back)  # pyright: ignore[reportCallIssue]
 
 
 def prices_of(program: Program, costs: Sequence[StepCost]) -> Prices:

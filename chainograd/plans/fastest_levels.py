@@ -135,6 +135,10 @@ class _Bound(NamedTuple):
     device: int
     stored: int
 
+    def fits(self, limits: Limits) -> bool:
+        stored = limits.stored is None or self.stored <= limits.stored
+        return stored and self.device <= limits.device
+
 
 def _bound(candidate: Candidate, kept: NDArray[np.bool_], prices: PriceList) -> _Bound:
     """Return the least that a candidate's plan takes and holds."""

@@ -46,10 +46,12 @@ class PagedTensor:
 
     def load(self) -> Tensor:
         """Return the tensor."""
-        if self.tensor is None:
+        tensor = self.tensor
+        if tensor is None:
             assert self.node is not None
-            self.tensor, self.node = self.node.load().leaves[0], None
-        return self.tensor
+            tensor = self.node.load().leaves[0]
+            self.tensor, self.node = tensor, None
+        return tensor
 
 
 Kept = PagedTensor | KeptInPlace

@@ -34,7 +34,7 @@ _OWN: dict[Any, Callable[..., int]] = {
 
 
 class CountedFlops(LightDispatchMode):
-    """Counts the floating-point operations of products in a block: convolutions, attention, matmuls.
+    """Counts the floating-point operations of products: matmuls, convolutions, attention.
 
     A multiplication and an addition are two. Operations that torch's registry does not know
     (activations, norms) count nothing.
