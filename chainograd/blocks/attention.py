@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from chainograd.errors import ReplayError
 from chainograd.replay.comparison import ADVICE
+from chainograd.replay.verify import Verifier
 from chainograd.tensors.parts import tensor_bytes
 from chainograd.torch_internals.attention import (
     FUSED_KERNELS,
@@ -39,7 +40,8 @@ from chainograd.torch_internals.transforms import forward_ad_active, transforms_
 #    force, which sees the kernel below autograd. So other operations pay for the function mode
 #    alone, and autograd saves for its backward pass what it always saves.
 # 2. Outputs are kept in the order of the calls. A rerun that calls attention with other arguments
-#    than the first run is refused. The values of q, k and v are not compared.
+#    than the first run is refused. So is one whose q, k and v have other values: the result would
+#    not show it, for the kept output stands in for what depends on them.
 # 3. A call with dropout is computed again, for it must draw from the generator again. So is a call
 #    without a fused kernel, and a call whose outputs were changed in place afterwards.
 # 4. Some kernels leave out the log-sum-exp if recording is off. It is asked for then.
@@ -104,9 +106,11 @@ class AttentionOutputs:
     """What the fused attention kernels of one run returned.
 
     Attributes:
+        verifier: Knows what the kernels were given; None if that is not compared.
         calls: The calls of kernels, in order.
     """
 
+    verifier: Verifier | None = None
     calls: list[AttentionCall] = field(default_factory=list)
 
     @property
@@ -138,8 +142,11 @@ class AttentionOutputs:
 
 
 @contextmanager
-def keeping() -> Iterator[AttentionOutputs]:
+def keeping(verifier: Verifier | None = None) -> Iterator[AttentionOutputs]:
     """Return a context that keeps what fused attention kernels return inside it.
+
+    Args:
+        verifier: Compares what kernels are given in a rerun with what they are given here.
 
     Example:
         >>> q = torch.ones(1, 2, 8, 4)
@@ -148,7 +155,7 @@ def keeping() -> Iterator[AttentionOutputs]:
         >>> [tuple(tensor.shape) for tensor in outputs.tensors], outputs.nbytes
         ([(1, 2, 8, 4), (1, 2, 8)], 320)
     """
-    kernels = _KeptKernels()
+    kernels = _KeptKernels(AttentionOutputs(verifier))
     with _AttentionCalls(kernels):
         yield kernels.outputs
 
@@ -163,7 +170,7 @@ def replaying(outputs: AttentionOutputs) -> Iterator[None]:
         ReplayError: If attention is called more or less often than in the first run, by another
             kernel or with other arguments.
     """
-    kernels = _ReplayedKernels(outputs.calls)
+    kernels = _ReplayedKernels(outputs)
     with _AttentionCalls(kernels):
         yield
     kernels.finish()
@@ -227,34 +234,53 @@ class _Kernels(LightDispatchMode):
 
 
 class _KeptKernels(_Kernels):
-    def __init__(self) -> None:
+    def __init__(self, outputs: AttentionOutputs) -> None:
         super().__init__()
-        self.outputs = AttentionOutputs()
+        self.outputs = outputs
         self.new: list[AttentionCall] = []
+        self.given: list[list[Tensor]] = []
 
     def run(self, kernel: Any, given: dict[str, Any], complete: bool) -> Any:
         complete |= not torch.is_grad_enabled()  # note [Attention's outputs], 4
         outputs = _call(kernel, given, complete)
         self.new.append(AttentionCall(_signature(kernel, given), complete, outputs))
+        self.given.append(_tensors(given))
         return outputs
 
     def returned(self) -> None:
-        for call in self.new:
+        for call, given in zip(self.new, self.given, strict=True):
             call.leave_graph()
-        self.outputs.calls += self.new
-        self.new = []
+            self.outputs.calls.append(call)
+            if self.outputs.verifier is not None:
+                with torch.no_grad():
+                    self.outputs.verifier.saw(len(self.outputs.calls), given)
+        self.new, self.given = [], []
 
 
 class _ReplayedKernels(_Kernels):
-    def __init__(self, calls: list[AttentionCall]) -> None:
+    def __init__(self, outputs: AttentionOutputs) -> None:
         super().__init__()
-        self.calls = calls
+        self.calls, self.verifier = outputs.calls, outputs.verifier
         self.seen = 0
+        self.given: list[tuple[int, list[Tensor]]] = []
 
     def run(self, kernel: Any, given: dict[str, Any], complete: bool) -> Any:
         call = self._next(_signature(kernel, given))
         outputs = call.stand_ins() if call.complete or not complete else None
-        return _call(kernel, given, complete) if outputs is None else outputs
+        if outputs is None:
+            return _call(kernel, given, complete)
+        self.given.append((self.seen - 1, _tensors(given)))
+        return outputs
+
+    def returned(self) -> None:
+        compared, self.given = self.given, []
+        for at, given in compared if self.verifier is not None else ():
+            assert self.verifier is not None
+            try:
+                with torch.no_grad():
+                    self.verifier.same(at, given, None)
+            except ReplayError as error:
+                raise self._refused("some values of q, k and v", "others") from error
 
     def _next(self, now: Signature) -> AttentionCall:
         self.seen += 1
@@ -281,6 +307,10 @@ class _ReplayedKernels(_Kernels):
 def _call(kernel: Any, given: dict[str, Any], complete: bool) -> tuple[Any, ...]:
     leaves_out = {LOG_SUM_EXP: complete} if may_leave_out_log_sum_exp(kernel) else {}
     return kernel(**given, **leaves_out)
+
+
+def _tensors(given: dict[str, Any]) -> list[Tensor]:
+    return [value.detach() for value in given.values() if isinstance(value, Tensor)]
 
 
 def _mapped(function: Callable[[Tensor], Tensor], outputs: tuple[Any, ...]) -> tuple[Any, ...]:

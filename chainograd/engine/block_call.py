@@ -95,6 +95,11 @@ class BlockCall:
             if self.weigher is not None:
                 stack.enter_context(self.weigher.reran(self.block.name))
             run = run_block(self.block, entering, self.mark, signed=self.options.signed)
+        if self.attention is not None and self.attention.verifier is not None:
+            words = (
+                f"ran its block `{self.block.name}` again, whose attention was given other values"
+            )
+            self.comparison.adopt(self.block.step, self.attention.verifier, words)
         self.attention = None
         assert self.seen is not None
         self.comparison.same_block(self.block, run, self.seen)

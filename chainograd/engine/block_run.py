@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from chainograd.engine.accumulate import Use
 from chainograd.engine.graph import Mark, leaves_used, mark_nodes
 from chainograd.errors import ChainError
+from chainograd.metering import storages
 from chainograd.replay.signature import Signature, signature
 from chainograd.state import State, differentiable, refuse_hidden, versions
 from chainograd.torch_internals.autograd import (
@@ -18,6 +20,7 @@ from chainograd.torch_internals.autograd import (
     sequence_number,
     set_grad_enabled,
 )
+from chainograd.torch_internals.tensors import storage_id
 
 # Note [Blocks]
 # 1. A block is a call of a module in a step. In a graph that is cut into blocks, one node stands
@@ -132,4 +135,29 @@ def _changes_argument(block: Block) -> ChainError:
         f"The {block} changes one of its arguments in place, but its gradient needs the argument "
         "again. Return a new tensor (`x = x + …` instead of `x += …`), or leave the block out of "
         "the chain's `blocks`."
+    ).in_step(block.step)
+
+
+def viewed(run: BlockRun) -> list[Tensor]:
+    """Return the tensors that entered a block and whose memory is also in what it returned.
+
+    A change in place of what was returned would be one of what entered, and the graph that is cut
+    does not show that: `changed_view`. (What is returned as it entered is the caller's tensor.)
+    """
+    entering = run.entering.tensors
+    returned = [t for t in run.leaving.tensors if all(t is not other for other in entering)]
+    memory = {storage_id(s) for tensor in returned for s in storages(tensor)}
+    return [
+        tensor.detach()
+        for tensor in entering
+        if any(storage_id(s) in memory for s in storages(tensor))
+    ]
+
+
+def changed_view(block: Block) -> ChainError:
+    """Return the error for a change in place of a view that a block returned."""
+    return ChainError(
+        f"The {block} returns a view of one of its arguments, and the step changed one of the two in "
+        "place afterwards, so its gradient would be wrong. Change a copy (`x = x + …` instead of "
+        "`x += …`), or leave the block out of the chain's `blocks`."
     ).in_step(block.step)

@@ -110,9 +110,24 @@ class Comparison:
             changes.refuse_changes(i, lambda t: True)
             raise
 
+    def of_values(self) -> Verifier:
+        """Return what compares values inside steps."""
+        return Verifier(self.verifier.verify, None, self.verifier.coarsest)
+
+    def adopt(self, i: int, verifier: Verifier, words: str) -> None:
+        """Let `settle` read the open verdicts on values inside step i.
+
+        Args:
+            i: The step.
+            verifier: Has the verdicts.
+            words: Say what differs, for the error.
+        """
+        self.verifier.open += [(differs, i, lambda: words) for differs, *_ in verifier.open]
+        verifier.open.clear()
+
     def saw_block(self, run: BlockRun) -> SeenBlock:
         """Remember what a block returned in its first run."""
-        verifier = Verifier(self.verifier.verify, None, self.verifier.coarsest)
+        verifier = self.of_values()
         with torch.no_grad():
             verifier.saw(1, run.leaving.detached().leaves)
         return SeenBlock(verifier, run.counts, run.signature)
@@ -140,11 +155,7 @@ class Comparison:
         except ReplayError as cause:
             self.changes.refuse_changes(block.step, lambda t: True)
             raise error from cause
-        open_verdicts = [
-            (differs, block.step, lambda: words) for differs, *_ in first.verifier.open
-        ]
-        self.verifier.open += open_verdicts
-        first.verifier.open.clear()
+        self.adopt(block.step, first.verifier, words)
 
     def settle(self, i: int) -> None:
         """Ask whether all steps returned what they returned first, where that is open.

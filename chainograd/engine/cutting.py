@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from typing_extensions import Self
 
 from chainograd.blocks.attention import keeping
@@ -17,7 +18,7 @@ from chainograd.blocks.find import FoundBlocks
 from chainograd.engine.abstract_step import GraphOptions
 from chainograd.engine.block_call import BlockCall, modes_of
 from chainograd.engine.block_node import stand_for
-from chainograd.engine.block_run import Block, BlockRun, run_block
+from chainograd.engine.block_run import Block, BlockRun, changed_view, run_block, viewed
 from chainograd.engine.comparison import Comparison
 from chainograd.engine.first_run import Guard, nothing_saved
 from chainograd.engine.graph import Mark
@@ -28,6 +29,7 @@ from chainograd.replay.context import StepContext
 from chainograd.replay.rng import RNGState
 from chainograd.state import State, wants_gradient
 from chainograd.storage.kept_tensors import Keeper
+from chainograd.torch_internals.tensors import version_or_zero
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class Cutter:
         self.cut, self.mark, self.options, self.discarded = cut, mark, options, discarded
         self.inside = False  # a block: blocks in it are parts of it
         self.last: BlockCall | None = None
+        self.viewed: list[tuple[Block, Tensor, int]] = []
         self.stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -86,6 +89,9 @@ class Cutter:
     def __exit__(self, *error: Any) -> None:
         self.stack.close()
         self._note_draws()
+        for block, tensor, version in self.viewed:
+            if version_or_zero(tensor) != version:
+                raise changed_view(block)
 
     def call(self, at: int, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run a block, and return what it returns with one node as its graph."""
@@ -98,6 +104,7 @@ class Cutter:
         if call is not None:
             call.keep(run, outside, self.cut.keeper)
         after = stand_for(run, outside, call)
+        self.viewed += [(block, t, version_or_zero(t)) for t in viewed(run)]
         begun = [weakref.ref(leaf) for leaf in run.entering.leaves if wants_gradient(leaf)]
         del run
         # A leaf that outlives its graph is part of something that the block has kept.
@@ -132,7 +139,7 @@ class Cutter:
                 if not self.options.saves:
                     stack.enter_context(nothing_saved())
                 if call is not None and self.cut.attention:
-                    call.attention = stack.enter_context(keeping())
+                    call.attention = stack.enter_context(keeping(self.cut.comparison.of_values()))
                 return run_block(block, entering, self.mark, signed=self.options.signed)
         finally:
             self.inside = False

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from chainograd.blocks.attention import AttentionOutputs, keeping, replaying
 from chainograd.engine.abstract_step import GraphOptions
+from chainograd.engine.comparison import Comparison
 from chainograd.engine.graph import Mark
 from chainograd.engine.running import cutting
 from chainograd.storage.kept_tensors import Keeper, KeptTensors
@@ -19,11 +20,15 @@ class KeptAttention:
     """The outputs of attention in the first run of one step: an entry for each slice of it.
 
     Attributes:
+        step: The step's index.
+        comparison: Compares what attention is given in the rerun with what it was given first.
         keeper: Keeps tensors.
         runs: What is kept of each slice; a rerun takes them in order.
         begun: Whether the step runs again by now.
     """
 
+    step: int
+    comparison: Comparison
     keeper: Keeper
     runs: deque[tuple[AttentionOutputs, KeptTensors]] = field(default_factory=deque)
     begun: bool = False
@@ -45,8 +50,11 @@ class KeptAttention:
                 outputs.put(kept.load())
                 with replaying(outputs):
                     yield
+                if outputs.verifier is not None:
+                    words = "ran again, and its attention was given other values"
+                    self.comparison.adopt(self.step, outputs.verifier, words)
             elif discarded and not self.begun:
-                with keeping() as outputs:
+                with keeping(self.comparison.of_values()) as outputs:
                     yield
                 self.runs.append((outputs, self.keeper.keep(outputs.take())))
             else:

@@ -123,8 +123,14 @@ class Run:
             attention = Level.ATTENTION in level
             return Cut(self.blocks, i, self.surroundings, self.comparison, keeper, attention)
         if level and not kept:
-            return self.memory.attention.setdefault(i, KeptAttention(self.memory.keeper))
+            return self._attention(i)
         return None
+
+    def _attention(self, i: int) -> KeptAttention:
+        if i not in self.memory.attention:
+            kept = KeptAttention(i, self.comparison, self.memory.keeper)
+            self.memory.attention[i] = kept
+        return self.memory.attention[i]
 
     def lasting_tensors(self) -> Iterator[Tensor]:
         """Yield the tensors that are on the device throughout the call."""

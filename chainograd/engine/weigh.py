@@ -299,7 +299,7 @@ class TrialRuns(NamedTuple):
     def attention_graph(self, cotangents: Cotangents, whole: StepCost) -> GraphCost | None:
         """Return what the whole graph costs if its rerun is given attention's outputs, if any."""
         with self.trial.keeper(kept=True) as keeper:
-            cut = KeptAttention(keeper)
+            cut = KeptAttention(self.step, self.run.comparison, keeper)
             with meter(self.state.device) as reading:
                 self.forward(cut=cut)
                 keeper.settle()
