@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from chainograd.blocks.choice import Blocks
+from chainograd.captured.find import find_captured
 from chainograd.engine.autograd import attach
 from chainograd.engine.first_call import FirstCalls, refuse_counted_passes, refuse_uncut
 from chainograd.engine.forward import run_forward
@@ -153,6 +154,7 @@ class CheckpointedChain:
         self.progress = as_progress(progress)
         self._first_calls = FirstCalls()
         self._log: Log | None = None  # of the last run
+        self._ran = self.plan
 
     @eager
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -308,7 +310,16 @@ class CheckpointedChain:
             raise ChainError(
                 "There is nothing to report: call the chain with gradients enabled first."
             )
-        return self._log.report(self.num_steps, self._first_calls.last_costs)
+        return self._log.report(self._ran, self._first_calls.last_costs)
+
+    def __str__(self) -> str:
+        """Return what the chain does: its steps, its plan, and the blocks that it can cut."""
+        step = getattr(self.step, "__qualname__", type(self.step).__name__)
+        modes = find_captured(self.step).modes
+        blocks = self._first_calls.blocks([module for module, _ in modes], self.blocks)
+        head = f"CheckpointedChain of {self.num_steps} steps of {step}"
+        rows = [head, f"blocks: {blocks}", f"store: {self.store.place}", str(self.plan)]
+        return "\n".join(rows)
 
     def _drawn_grad_steps(self) -> frozenset[int] | None:
         # In calls without gradients too: they leave the random streams where calls with gradients
@@ -323,7 +334,7 @@ class CheckpointedChain:
         self._first_calls.compare_slices(run)
         if self._budget is not None and run.inputs.tensors:
             self.plan = run.plan = self._first_calls.plan(run, self._budget, self._sliced)
-        self._log = run.log
+        self._log, self._ran = run.log, run.plan
         return run
 
     def _ended(self, run: Run) -> None:

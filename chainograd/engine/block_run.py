@@ -157,7 +157,7 @@ def viewed(run: BlockRun) -> list[Tensor]:
 def changed_view(block: Block) -> ChainError:
     """Return the error for a change in place of a view that a block returned."""
     return ChainError(
-        f"The {block} returns a view of one of its arguments, and the step changed one of the two in "
-        "place afterwards, so its gradient would be wrong. Change a copy (`x = x + …` instead of "
-        "`x += …`), or leave the block out of the chain's `blocks`."
+        f"The {block} returns a view of one of its arguments, and the step changed one of the two "
+        "in place afterwards, so its gradient would be wrong. Change a copy (`x = x + …` instead "
+        "of `x += …`), or leave the block out of the chain's `blocks`."
     ).in_step(block.step)

@@ -15,6 +15,7 @@ from chainograd.plans.costs import BlockCost, GraphCost, StepCost, prices_of
 from chainograd.plans.dry_run import refuse_impossible
 from chainograd.plans.holding import Holding, holding, most_stored, peak, runs, seconds
 from chainograd.plans.levels import Level, encoded_levels, level_name
+from chainograd.plans.operations import total_flops
 from chainograd.plans.program import Actions, Program, encoded
 from chainograd.plans.table import FREE, table
 from chainograd.plans.timeline import Timeline, draw, timeline
@@ -134,6 +135,21 @@ class Plan:
         return most_stored(self.program, prices_of(self.program, self._known_costs()))
 
     @property
+    def flops(self) -> int:
+        """Predicted floating-point operations of both passes together.
+
+        Raises:
+            ValueError: If the plan has no costs, or none that were measured on fake tensors.
+        """
+        flops = total_flops(self.program, self._known_costs())
+        if flops is None:
+            raise ValueError(
+                "The plan's costs have no operations: `chain.measure` counts them on fake tensors. "
+                "Call it under `torch._subclasses.fake_tensor.FakeTensorMode`."
+            )
+        return flops
+
+    @property
     def is_cut(self) -> bool:
         """Whether some step is at another level than whole."""
         return any(self.program.levels)
@@ -201,9 +217,16 @@ class Plan:
 
     def timeline(self) -> Timeline:
         """Return what happens when: in seconds if there are costs, else in step evaluations."""
-        costs = self.costs or (_UNIT,) * self.num_steps
         unit = "s" if self.costs else "step evaluations"
-        return timeline(self.forward, self.backward, costs, unit)
+        pairs = zip(self.program.levels, self.program.recorded_first, strict=True)
+        costs = [
+            replace(cost, backward_seconds=_seconds_back(cost, Level(code), bool(kept)))
+            for cost, (code, kept) in zip(
+                self.costs or (_UNIT,) * self.num_steps, pairs, strict=True
+            )
+        ]
+        cut = frozenset(i for i, code in enumerate(self.program.levels) if code & Level.BLOCKS)
+        return timeline(self.forward, self.backward, costs, unit, cut)
 
     def draw(self, ax: Axes | None = None) -> Axes:
         """Draw over time what is held and what runs. Needs matplotlib.
@@ -254,6 +277,13 @@ class Held(NamedTuple):
 
 def _some(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _seconds_back(cost: StepCost, level: Level, kept: bool) -> float:
+    """Return the time of a backward pass; without measured costs, that of a block run again."""
+    if cost is _UNIT:
+        return 2.0 if Level.BLOCKS in level else 1.0
+    return cost.graph(level, kept=kept).backward_seconds
 
 
 _UNIT = StepCost(0, 0, 0, 0, 0, 0, 0, 1.0, 1.0)

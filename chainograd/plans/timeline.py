@@ -30,7 +30,8 @@ class Timeline(NamedTuple):
         records: Runs of a step with its graph.
         backprops: Backward passes of a step.
         nodes: Nodes, from `Keep` to `Drop`.
-        graphs: Graphs, from `Record` to `Backprop`.
+        graphs: Whole graphs, from `Record` to `Backprop`.
+        cut: The same of graphs that are cut into blocks.
         turn: When the backward pass begins.
         unit: The unit of time.
     """
@@ -40,15 +41,28 @@ class Timeline(NamedTuple):
     backprops: list[Span]
     nodes: list[Span]
     graphs: list[Span]
+    cut: list[Span]
     turn: float
     unit: str
 
 
 def timeline(
-    forward: Sequence[Action], backward: Sequence[Action], costs: Sequence[StepCost], unit: str
+    forward: Sequence[Action],
+    backward: Sequence[Action],
+    costs: Sequence[StepCost],
+    unit: str,
+    cut: frozenset[int] = frozenset(),
 ) -> Timeline:
-    """Return the timeline of a plan's actions; ``unit`` is the unit of the costs' seconds."""
-    clock = _Clock(Timeline([], [], [], [], [], 0.0, unit), costs)
+    """Return the timeline of a plan's actions.
+
+    Args:
+        forward: Actions of the forward pass.
+        backward: Actions of the backward pass.
+        costs: The cost of each step.
+        unit: The unit of the costs' seconds.
+        cut: The steps whose graphs are cut into blocks.
+    """
+    clock = _Clock(Timeline([], [], [], [], [], [], 0.0, unit), costs, cut)
     for action in forward:
         clock.carry_out(action)
     turn = clock.now
@@ -60,8 +74,10 @@ def timeline(
 class _Clock:
     """Carries actions out, and notes in ``line`` when each one begins and ends."""
 
-    def __init__(self, line: Timeline, costs: Sequence[StepCost]) -> None:
-        self.line = line
+    def __init__(
+        self, line: Timeline, costs: Sequence[StepCost], cut: frozenset[int] = frozenset()
+    ) -> None:
+        self.line, self.cut = line, cut
         self.costs = costs
         self.now = 0.0
         self.kept: dict[int, float] = {}
@@ -81,14 +97,16 @@ class _Clock:
                 line.records.append(self._pass(i, self.costs[i].forward_seconds))
             case Backprop() if i in self.recorded:  # the gradient passes no other step
                 line.backprops.append(self._pass(i, self.costs[i].backward_seconds))
-                line.graphs.append(Span(i, self.recorded.pop(i), self.now))
+                graphs = line.cut if i in self.cut else line.graphs
+                graphs.append(Span(i, self.recorded.pop(i), self.now))
 
     def _pass(self, i: int, seconds: float) -> Span:
         begin, self.now = self.now, self.now + seconds
         return Span(i, begin, self.now)
 
 
-_COLOURS = {"node kept": "#c9d6e4", "graph kept": "#f3c98b", "step run": "#3b6ea5",
+_COLOURS = {"node kept": "#c9d6e4", "graph kept": "#f3c98b", "blocks' inputs kept": "#cfe3b4",
+            "step run": "#3b6ea5",
             "step run with its graph": "#d9822b", "backward pass": "#5b5b5b"}  # fmt: skip
 
 
@@ -109,11 +127,13 @@ def draw(timeline: Timeline, num_steps: int, title: str, ax: Axes | None = None)
     if ax is None:
         _, ax = plt.subplots(figsize=(9, 4.5), layout="constrained")
     rows = (
-        timeline.nodes, timeline.graphs, timeline.advances, timeline.records, timeline.backprops
+        timeline.nodes, timeline.graphs, timeline.cut,
+        timeline.advances, timeline.records, timeline.backprops,
     )  # fmt: skip
     for (label, colour), spans in zip(_COLOURS.items(), rows, strict=True):
         height = 0.9 if label.endswith("kept") else 0.45
-        _draw_spans(ax, spans, height=height, color=colour, label=label)
+        if spans:
+            _draw_spans(ax, spans, height=height, color=colour, label=label)
     _label(ax, timeline, num_steps, title)
     return ax
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from chainograd.plans.plan import StepCost
+from chainograd.plans.plan import BlockCost, Level, Plan, StepCost
 from chainograd.report.steps import Report, StepReport
 from chainograd.state import Cotangents, State
 from chainograd.tensors.devices import Moment, module_of, moment, seconds_between
@@ -108,8 +108,14 @@ class Log:
             finally:
                 self.bar = None
 
-    def report(self, num_steps: int, costs: tuple[StepCost, ...] | None) -> Report:
-        """Return the report; on an accelerator this waits for the device."""
+    def report(self, plan: Plan, costs: tuple[StepCost, ...] | None) -> Report:
+        """Return the report; on an accelerator this waits for the device.
+
+        Args:
+            plan: What the run did.
+            costs: The cost of each step, if it was measured.
+        """
+        levels, kept = plan.program.levels, plan.program.recorded_first
         seconds: dict[tuple[Phase, int], float] = defaultdict(float)
         reruns: dict[int, int] = defaultdict(int)
         for phase, i, began, ended in self.times:
@@ -124,11 +130,24 @@ class Log:
                 reruns=reruns[i],
                 backward_seconds=seconds["backward", i],
                 node_bytes=self.node_bytes.get(i, 0),
-                graph_bytes=None if costs is None else costs[i].graph_bytes,
+                graph_bytes=graph_bytes(i),
                 cotangent_norm=_norm(self.norms.get(i, [])),
+                level=plan.levels[i],
             )
 
-        return Report(tuple(map(of_step, range(num_steps))))
+        def graph_bytes(i: int) -> int | None:
+            level = Level(levels[i])
+            if costs is None or level not in costs[i].levels:
+                return None if costs is None else costs[i].graph_bytes
+            return costs[i].graph(level, kept=bool(kept[i])).graph_bytes
+
+        return Report(tuple(map(of_step, range(plan.num_steps))), _blocks(levels, costs))
+
+
+def _blocks(levels: bytes, costs: tuple[StepCost, ...] | None) -> tuple[BlockCost, ...]:
+    """Return the blocks of the first step that is cut, if they were measured."""
+    cut = (cost.blocks for cost, code in zip(costs or (), levels, strict=False) if code & 1)
+    return next(filter(None, cut), ())
 
 
 def has_numbers(g: Tensor) -> bool:

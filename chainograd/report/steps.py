@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from chainograd.plans.costs import BlockCost
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,8 @@ class StepReport:
             budget has measured it.
         cotangent_norm: The Euclidean norm of the cotangent of the state that enters it; None if
             the gradient did not come that far, or if torch has no norm for the kind of the tensor.
+        level: How its graph was made: graph, node, blocks or skeleton, with "+attention" if
+            attention's outputs were kept.
     """
 
     index: int
@@ -32,12 +37,19 @@ class StepReport:
     node_bytes: int
     graph_bytes: int | None
     cotangent_norm: float | None
+    level: str = "node"
 
 
 class Report(NamedTuple):
-    """What each step took in the last run of a chain. Printed, it is a table."""
+    """What each step took in the last run of a chain. Printed, it is a table.
+
+    Attributes:
+        steps: One row a step.
+        blocks: What each block of a step holds, if steps were cut into blocks and measured.
+    """
 
     steps: tuple[StepReport, ...]
+    blocks: tuple[BlockCost, ...] = ()
 
     @property
     def evaluations(self) -> int:
@@ -45,17 +57,39 @@ class Report(NamedTuple):
         return len(self.steps) + sum(step.reruns for step in self.steps)
 
     def __str__(self) -> str:
-        """Return a table with a row for each step."""
-        head = ("step", "forward", "reruns", "rerun", "backward", "node", "graph", "|cotangent|")
-        rows = [head, *(_row(step) for step in self.steps)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)
+        """Return a table with a row for each step, and one with a row for each block."""
+        tables = [_table(_HEAD, map(_row, self.steps))]
+        if self.blocks:
+            tables.append(_table(_BLOCK_HEAD, map(_block_row, self.blocks)))
+        return "\n\n".join(tables)
+
+
+_HEAD = (
+    "step", "level", "forward", "reruns", "rerun", "backward", "node", "graph", "|cotangent|"
+)  # fmt: skip
+_BLOCK_HEAD = ("block", "inputs", "graph", "attention", "run")
+
+
+def _table(head: tuple[str, ...], body: Iterable[tuple[str, ...]]) -> str:
+    rows = [head, *body]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)
+
+
+def _block_row(block: BlockCost) -> tuple[str, ...]:
+    sizes = (block.input_bytes, block.graph_bytes, block.attention_bytes)
+    return (
+        block.name,
+        *(f"{size / 2**10:.1f} KiB" for size in sizes),
+        f"{block.seconds * 1e3:.2f} ms",
+    )
 
 
 def _row(step: StepReport) -> tuple[str, ...]:
     graph, norm = step.graph_bytes, step.cotangent_norm
     return (
         f"{step.index}",
+        step.level,
         f"{step.forward_seconds * 1e3:.2f} ms",
         f"{step.reruns}",
         f"{step.rerun_seconds * 1e3:.2f} ms",
