@@ -1,0 +1,263 @@
+"""Diffusion models that people tune today, as steps of a sampler: real or on fake tensors.
+
+Each model is its diffusers class with its published config, at its published resolution: batch 1,
+weights in bfloat16, no guidance by a second call. Under ``FakeTensorMode`` a network of any size is
+built in seconds and runs without a GPU; shapes, bytes and operations are real, numbers are not.
+
+Run ``python benchmarks/models_of_today.py facts`` for what one step of each costs. Any other class
+of diffusers works too: ``facts --model diffusers:SanaTransformer2DModel --config config.json
+--state 1,32,32,32 --text-tokens 300``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib import import_module
+from math import cos, pi, sin
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from unittest.mock import patch
+
+import step_facts
+import torch
+from forward_inputs import Of, Size, full_config, inputs
+from measured import note, results, save
+from torch import Tensor, nn
+
+Training = Literal["lora", "embedding"]
+TRAININGS: tuple[Training, ...] = ("lora", "embedding")
+# The projections of attention, as diffusers names them; `add_` ones are those of the text.
+PROJECTIONS = r".*\.(to_q|to_k|to_v|to_out\.0|add_[qkv]_proj|to_add_out)"
+RANK = 16
+TEXT = "encoder_hidden_states"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network and the size at which it is sampled.
+
+    Attributes:
+        name: Its name in tables.
+        cls: ``"module:Class"``.
+        config: What its published config says other than the class's defaults.
+        size: What the config does not say; see `forward_inputs.Size`.
+        resolution: The size in the words of its users.
+        source: Where the config and the resolution were published.
+        prediction: What the network returns: a velocity, or the noise.
+        last_time: What the network is given as time at the noisiest step.
+    """
+
+    name: str
+    cls: str
+    config: Mapping[str, Any]
+    size: Size
+    resolution: str
+    source: str
+    prediction: Literal["flow", "noise"] = "flow"
+    last_time: float = 1000.0
+
+
+class Built(NamedTuple):
+    """A model, ready to be sampled.
+
+    Attributes:
+        net: The network.
+        x: The state that the sampler begins with.
+        step: ``step(x, i, *conditions) -> x``, one call of the network.
+        conditions: Tensors that each step is given.
+        names: Their names; a dot leads into a dictionary.
+        trained: Tensors that want a gradient.
+    """
+
+    net: Any
+    x: Tensor
+    step: Callable[..., Tensor]
+    conditions: tuple[Tensor, ...]
+    names: tuple[str, ...]
+    trained: tuple[Tensor, ...]
+
+
+def build(model: Model, training: Training, *, M: int = 50, dtype: Any = torch.bfloat16) -> Built:
+    """Return a model whose adapters or whose text embedding are trained; all else is frozen.
+
+    Fake tensors, if ``FakeTensorMode`` is on. ``"lora"`` puts adapters of rank 16 on attention's
+    projections, in the network's dtype.
+    """
+    cls = named(model.cls)
+    net: Any = cast(cls(**model.config).requires_grad_(False).eval(), dtype)
+    given = flat(inputs(cls, full_config(cls, model.config), model.size))
+    tensors = {k: v.made(dtype) for k, v in given.items() if isinstance(v, Of)}
+    values = {k: v for k, v in given.items() if not isinstance(v, Of)}
+    if training == "lora":
+        add_adapters(net, dtype)
+        trained = tuple(p for p in net.parameters() if p.requires_grad)
+    else:
+        trained = (tensors[TEXT].requires_grad_(),)
+    names = tuple(tensors)
+
+    def step(x: Tensor, i: int, *conditions: Tensor) -> Tensor:
+        t = torch.full((len(x),), model.last_time * (1 - i / M), device=x.device)
+        known = nested({**values, **dict(zip(names, conditions, strict=True))})
+        out = net(x, timestep=t, **known, return_dict=False)[0]
+        return moved(x, out, i, M, model.prediction)
+
+    x = Of(model.size.state).made(dtype)
+    return Built(net, x, step, tuple(tensors.values()), names, trained)
+
+
+def moved(x: Tensor, out: Tensor, i: int, M: int, prediction: str) -> Tensor:
+    """Return the state after a step: Euler's for a velocity, DDIM's for noise.
+
+    A velocity is followed from t = 1 to t = 0. For noise, x = a x_0 + s noise with a = cos u and
+    s = sin u; u falls from near pi/2 to 0.
+    """
+    if prediction == "flow":
+        return x - out / M
+    u, v = (0.49 * pi * (1 - j / M) for j in (i, i + 1))
+    x_0 = (x - sin(u) * out) / cos(u)
+    return cos(v) * x_0 + sin(v) * out
+
+
+def add_adapters(net: nn.Module, dtype: Any) -> None:
+    """Put LoRA on the projections of a network's attention; neither factor begins as zero."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=PROJECTIONS)
+    with patch.object(nn.Module, "to", lambda module, *args, **kwargs: module):
+        inject_adapter_in_model(config, net)  # peft moves what is there already; fakes refuse
+    for module in net.modules():
+        for name, p in list(module.named_parameters(recurse=False)):
+            if p.requires_grad:
+                setattr(module, name, nn.Parameter(torch.randn(p.shape).mul(0.02).to(dtype)))
+
+
+def cast(net: nn.Module, dtype: Any) -> nn.Module:
+    """Return a network in another dtype, but for what diffusers keeps in float32 when it loads.
+
+    `Module.to` does not work on fake tensors: it changes a parameter's data in place.
+    """
+    kept = tuple(getattr(net, "_keep_in_fp32_modules", None) or ())
+    stored = net.state_dict().keys()
+    for path, module in net.named_modules():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            whole = f"{path}.{name}".lstrip(".")
+            if tensor is None or whole not in stored or not tensor.is_floating_point():
+                continue
+            if not set(kept) & set(whole.split(".")):
+                setattr(module, name, alike(tensor, dtype))
+    return net
+
+
+def alike(tensor: Tensor, dtype: Any) -> Tensor:
+    """Return a parameter or buffer in another dtype."""
+    new = tensor.detach().to(dtype)
+    parameter = isinstance(tensor, nn.Parameter)
+    return nn.Parameter(new, requires_grad=tensor.requires_grad) if parameter else new
+
+
+def named(cls: str) -> type[nn.Module]:
+    """Return the class that ``"module:Class"`` names."""
+    module, _, name = cls.partition(":")
+    return getattr(import_module(module), name)
+
+
+def flat(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return inputs with those in a dictionary named ``outer.inner``."""
+    out: dict[str, Any] = {}
+    for name, value in known.items():
+        if isinstance(value, dict):
+            out |= {f"{name}.{inner}": each for inner, each in value.items()}
+        else:
+            out[name] = value
+    return out
+
+
+def nested(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs that `flat` was given."""
+    out: dict[str, Any] = {}
+    for name, value in known.items():
+        outer, dot, inner = name.partition(".")
+        if dot:
+            out.setdefault(outer, {})[inner] = value
+        else:
+            out[name] = value
+    return out
+
+
+def weight_bytes(net: nn.Module) -> int:
+    """Return the bytes of a network's parameters, adapters included."""
+    return sum(p.numel() * p.element_size() for p in net.parameters())
+
+
+HUB = "https://huggingface.co"
+FLUX_TEXT, WAN_TEXT = 512, 512  # tokens, as their pipelines pad
+MODELS = {
+    model.name: model
+    for model in (
+        Model(
+            "SD1.5", "diffusers:UNet2DConditionModel",
+            {"sample_size": 64, "cross_attention_dim": 768},
+            Size((1, 4, 64, 64), 77), "512 px",
+            f"{HUB}/stable-diffusion-v1-5/stable-diffusion-v1-5, unet/config.json", "noise",
+        ),
+        Model(
+            "SDXL", "diffusers:UNet2DConditionModel",
+            {
+                "sample_size": 128, "block_out_channels": (320, 640, 1280),
+                "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+                "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+                "transformer_layers_per_block": (1, 2, 10), "attention_head_dim": (5, 10, 20),
+                "cross_attention_dim": 2048, "use_linear_projection": True,
+                "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+                "projection_class_embeddings_input_dim": 2816,
+            },
+            Size((1, 4, 128, 128), 77), "1024 px",
+            f"{HUB}/stabilityai/stable-diffusion-xl-base-1.0, unet/config.json", "noise",
+        ),
+        Model(
+            "SD3.5-M", "diffusers:SD3Transformer2DModel",
+            {
+                "num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536,
+                "pos_embed_max_size": 384, "qk_norm": "rms_norm",
+                "dual_attention_layers": tuple(range(13)),
+            },
+            Size((1, 16, 128, 128), 77 + 256), "1024 px",
+            f"{HUB}/stabilityai/stable-diffusion-3.5-medium, transformer/config.json",
+        ),
+        Model(
+            "FLUX.1-dev", "diffusers:FluxTransformer2DModel", {"guidance_embeds": True},
+            Size((1, 64 * 64, 64), FLUX_TEXT), "1024 px",
+            f"{HUB}/black-forest-labs/FLUX.1-dev, transformer/config.json", last_time=1.0,
+        ),
+        Model(
+            "Qwen-Image", "diffusers:QwenImageTransformer2DModel", {},
+            Size((1, 83 * 83, 64), 512, grid=(1, 83, 83)), "1328 px",
+            f"{HUB}/Qwen/Qwen-Image, transformer/config.json", last_time=1.0,
+        ),
+        Model(
+            "Wan2.1-1.3B", "diffusers:WanTransformer3DModel",
+            {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
+            Size((1, 16, 21, 60, 104), WAN_TEXT), "832x480, 81 frames",
+            f"{HUB}/Wan-AI/Wan2.1-T2V-1.3B-Diffusers, transformer/config.json",
+        ),
+        Model(
+            "Wan2.1-14B", "diffusers:WanTransformer3DModel", {},
+            Size((1, 16, 21, 90, 160), WAN_TEXT), "1280x720, 81 frames",
+            f"{HUB}/Wan-AI/Wan2.1-T2V-14B-Diffusers, transformer/config.json",
+        ),
+        Model(
+            "HunyuanVideo", "diffusers:HunyuanVideoTransformer3DModel", {},
+            Size((1, 16, 33, 90, 160), 256), "1280x720, 129 frames",
+            f"{HUB}/hunyuanvideo-community/HunyuanVideo, transformer/config.json",
+        ),
+        Model(
+            "LTX-Video", "diffusers:LTXVideoTransformer3DModel", {},
+            Size((1, 21 * 15 * 22, 128), 128, grid=(21, 15, 22)), "704x480, 161 frames",
+            f"{HUB}/Lightricks/LTX-Video, transformer/config.json",
+        ),
+    )
+}  # fmt: skip
