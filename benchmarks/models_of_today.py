@@ -14,8 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from math import cos, pi, sin
 from pathlib import Path
@@ -27,6 +26,7 @@ import torch
 from forward_inputs import Of, Size, full_config, inputs
 from measured import note, results, save
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 Training = Literal["lora", "embedding"]
 TRAININGS: tuple[Training, ...] = ("lora", "embedding")
@@ -261,3 +261,100 @@ MODELS = {
         ),
     )
 }  # fmt: skip
+
+
+def facts_of(model: Model, training: Training = "embedding") -> dict[str, Any]:
+    """Return the facts of a step in the middle of a sampler, on fake tensors, as a row."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        built = build(model, training)
+        x = built.x.requires_grad_()  # as all states but the first, on which trained tensors acted
+        found = step_facts.facts(
+            built.net, lambda: built.step(x, 1, *built.conditions), [x, *built.conditions]
+        )
+        weights = weight_bytes(built.net)
+    row = {"model": model.name, "resolution": model.resolution, "training": training}
+    return {**row, "weight_bytes": weights, **asdict(found)}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the facts as a Markdown table, in TFLOP and MiB."""
+    heads = (
+        "model", "resolution", "training", "weights", "F, TFLOP", "B / F", "φ", "graph g",
+        "attention", "block inputs", "largest block", "outside blocks", "blocks",
+    )  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * 3 + "---:|" * (len(heads) - 3)]
+    names = ("graph", "attention", "block_input", "largest_block", "outside")
+    for row in rows:
+        F = row["forward_flops"]
+        cells = [row["model"], row["resolution"], row["training"], _mib(row["weight_bytes"])]
+        cells += [f"{F / 1e12:.4g}", f"{row['backward_flops'] / F:.3f}"]
+        cells += [f"{100 * row['attention_share']:.1f} %"]
+        cells += [_mib(row[f"{name}_bytes"]) for name in names] + [str(row["blocks"])]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.0f}"
+
+
+def chosen(options: argparse.Namespace) -> list[Model]:
+    """Return the models that the command line names, or the one that it describes."""
+    if options.model is None:
+        return [MODELS[name] for name in options.models or MODELS]
+    if options.state is None:
+        raise SystemExit(f"{options.model} may have many sizes; give one: `--state 1,16,128,128`.")
+    others = {k: _tensor(v) for k, _, v in (each.partition("=") for each in options.input)}
+    others |= {k: json.loads(v) for k, _, v in (each.partition("=") for each in options.value)}
+    config = json.loads(options.config.read_text()) if options.config else {}
+    cls = named(options.model)
+    known = {k: v for k, v in config.items() if k in full_config(cls, {})}
+    size = Size(options.state, options.text_tokens, options.grid, others)
+    name, shape = cls.__name__, "x".join(map(str, options.state))
+    return [Model(name, options.model, known, size, shape, "", options.prediction)]
+
+
+def _whole(text: str) -> tuple[int, ...]:
+    return tuple(int(each) for each in text.split(","))
+
+
+def _tensor(text: str) -> Of:
+    shape, _, dtype = text.partition(":")
+    return Of(_whole(shape), getattr(torch, dtype) if dtype else None)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Let a command name models, or describe one."""
+    parser.add_argument("--models", nargs="*", choices=MODELS, help="by default all")
+    parser.add_argument("--model", metavar="MODULE:CLASS", help="any class of diffusers, in place")
+    parser.add_argument("--config", type=Path, help="its config.json; by default its defaults")
+    parser.add_argument("--state", type=_whole, metavar="1,16,128,128", help="shape of its state")
+    parser.add_argument("--text-tokens", type=int, default=0, help="tokens of the text it reads")
+    parser.add_argument("--grid", type=_whole, help="frames,rows,columns of a state of tokens")
+    parser.add_argument("--prediction", choices=("flow", "noise"), default="flow")
+    parser.add_argument("--input", action="append", default=[], metavar="NAME=SHAPE[:DTYPE]",
+                        help="a tensor that the forward pass takes and that cannot be guessed")
+    parser.add_argument("--value", action="append", default=[], metavar="NAME=JSON",
+                        help="the same for a value that is no tensor")
+    parser.add_argument("--training", choices=TRAININGS, default="embedding")
+    parser.add_argument("--out", type=Path)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("command", choices=("facts",))
+    add_model_options(parser)
+    options = parser.parse_args()
+    rows = []
+    for model in chosen(options):
+        rows.append(facts_of(model, options.training))
+        note(f"facts: {model.name}")
+    print(table(rows))
+    if options.model is None or options.out:
+        out = options.out or results("models_of_today", "fake")
+        save(out, "fake", {"facts": rows})
+        print(f"\nwrote {out}")
+
+
+if __name__ == "__main__":
+    main()
