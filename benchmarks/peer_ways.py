@@ -35,7 +35,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 CallBlock = Callable[..., Any]  # (block, *args) -> what the block returns
-Run = Callable[[Tensor, int], None]  # samples M steps from a state, and goes back
+Run = Callable[[Tensor, int, Callable[[], None]], None]
+"""Samples M steps from a state, calling back after each, and runs backward."""
 
 
 @dataclass(frozen=True)
@@ -90,18 +91,19 @@ class Host:
 
 
 def prepared(built: Built, way: Way, calls: list[BlockCall], host: Host) -> Run:
-    """Return a run of a way: it samples, takes the mean square for a loss, and runs backward."""
+    """Return a run of a way. Its loss is the mean square."""
 
     def step(x: Tensor, i: int, *conditions: Tensor) -> Tensor:
         with blocks_called_by(built.net, way.calls(calls) if way.calls else None):
             return built.step(x, i, *conditions)
 
-    def run(x: Tensor, M: int) -> None:
+    run_step = partial(again, step) if way.each_step else step
+
+    def run(x: Tensor, M: int, after_step: Callable[[], None]) -> None:
         with way.around(built, host):
             for i in range(M):
-                x = again(step, x, i, *built.conditions) if way.each_step else step(
-                    x, i, *built.conditions
-                )  # fmt: skip
+                x = run_step(x, i, *built.conditions)
+                after_step()
             x.square().mean().backward()
 
     return run
@@ -231,10 +233,24 @@ class _Away:
 
 
 def remat(_: list[BlockCall]) -> CallBlock:
-    """Checkpoint each block by torch-remat."""
+    """Checkpoint each block by torch-remat, which takes no None among what a block returns."""
     import torch_remat  # pyright: ignore[reportMissingImports]
 
-    return lambda block, *args: torch_remat.checkpoint()(block)(*args)
+    def call(block: Any, *args: Any) -> Any:
+        shape: list[Any] = []
+
+        def tensors(*args: Any) -> tuple[Tensor, ...]:
+            shape[:] = [block(*args)]
+            found = tuple(t for t in outputs(shape[0]) if t is not None)
+            shape[:] = [isinstance(shape[0], tuple), [t is None for t in outputs(shape[0])]]
+            return found
+
+        found = iter(torch_remat.checkpoint()(tensors)(*args))
+        several, missing = shape
+        out = tuple(None if none else next(found) for none in missing)
+        return out if several else out[0]
+
+    return call
 
 
 @contextmanager
@@ -244,8 +260,9 @@ def attention_is_a_region(built: Built, host: Host) -> Iterator[None]:
 
     plain = F.scaled_dot_product_attention
 
-    def attention(*args: Any, **options: Any) -> Tensor:
-        out = torch_remat.region(plain, "attention", recompute=False)(*args, **options)
+    def attention(query: Tensor, key: Tensor, *args: Any, **options: Any) -> Tensor:
+        name = f"attention of {query.shape[-2]} to {key.shape[-2]}"  # one of a kind in a block
+        out = torch_remat.region(plain, name, recompute=False)(query, key, *args, **options)
         torch_remat.recompute_needs_tensor(out)
         return out
 

@@ -1,15 +1,15 @@
 """What other ways of going back through a sampler cost within its steps: bytes and work.
 
 Run ``python benchmarks/peers_within.py`` (``--models SD1.5`` for one model; any other of diffusers
-as in ``models_of_today.py``). Samplers of 1 and 2 steps run on fake tensors; bytes and work of more
-steps follow, for both grow by the same with each step. Device bytes are the peak of live tensors
+as in ``models_of_today.py``). A sampler of two steps runs on fake tensors; bytes and work of more
+steps follow, for each step keeps and does the same. Device bytes are the peak of live tensors
 beside the weights and their gradients. `PUBLISHED` holds what others have measured.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -21,9 +21,7 @@ from working import ALL, working
 
 from chainograd import meter
 
-FEW = (1, 2)
 STEPS = (20, 50)
-BY_DEFAULT = ("SD1.5", "SDXL", "SD3.5-M", "FLUX.1-dev", "Wan2.1-1.3B")  # in a quarter of an hour
 
 SEGMENTED = (
     "SimpleTuner, documentation/experimental/SEGMENTED_CHECKPOINTING.md, bf16 on an H100; "
@@ -41,43 +39,58 @@ PUBLISHED = [
 ]
 
 
+# Note [Two steps tell of many]
+# Steps are alike: the first state wants a gradient as all others do, and the gradients of what is
+# trained are there before the run. So each further step keeps the same bytes on the way forward,
+# and the peak comes while all steps but one are kept. That of M steps is that of two, and M - 2
+# times what the second step kept. What the first keeps may differ: its state is the caller's.
+
+
 @dataclass(frozen=True)
 class Reading:
-    """What a run needs.
+    """What a run of some steps needs.
 
     Attributes:
+        M: How many steps it had.
         device_bytes: The peak of live tensors that the run made.
+        kept_bytes: What each further step keeps until its way back.
         flops: Its work.
         host_bytes: The most that lay on the host.
+        sent_bytes: What each further step sends there.
     """
 
+    M: int
     device_bytes: int
+    kept_bytes: int
     flops: int
     host_bytes: int
+    sent_bytes: int
 
-    def at(self, M: int, first: Reading) -> Reading:
-        """Return the reading of M steps; this is that of `FEW`'s second, given its first."""
-        few, more = FEW
+    def at(self, M: int) -> Reading:
+        """Return the reading of M steps; see Note [Two steps tell of many]."""
+        device = self.device_bytes + (M - self.M) * self.kept_bytes
+        host = self.host_bytes + (M - self.M) * self.sent_bytes
+        return replace(
+            self, M=M, device_bytes=device, host_bytes=host, flops=self.flops * M // self.M
+        )
 
-        def line(a: int, b: int) -> int:
-            return b + (b - a) * (M - more) // (more - few)
 
-        return Reading(*map(line, asdict(first).values(), asdict(self).values()))
-
-
-def reading(built: Built, way: Way, calls: list[BlockCall], M: int) -> Reading:
-    """Return what a run of M steps needs, whose first state wants a gradient as all others do.
-
-    Gradients of what is trained are there before the run, as after the first of many.
-    """
+def reading(built: Built, way: Way, calls: list[BlockCall], M: int = 2) -> Reading:
+    """Return what a run of M steps needs, at least 2."""
     for tensor in built.trained:
         tensor.grad = torch.zeros_like(tensor)
     x = built.x.detach().requires_grad_()
-    host = Host()
+    host, live, away = Host(), [], []
     run = prepared(built, way, calls, host)
+
+    def note_live() -> None:
+        live.append(metered.live_bytes)
+        away.append(host.live_bytes)
+
     with working(ALL) as work, meter("cpu") as metered:
-        run(x, M)
-    return Reading(metered.peak_bytes, work.flops, host.peak_bytes)
+        run(x, M, note_live)
+    kept, sent = live[-1] - live[-2], away[-1] - away[-2]
+    return Reading(M, metered.peak_bytes, kept, work.flops, host.peak_bytes, sent)
 
 
 def rows_of(model: Model, training: Training, steps: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -89,12 +102,9 @@ def rows_of(model: Model, training: Training, steps: tuple[int, ...]) -> list[di
         rows = []
         for way in WAYS.values():
             if way.fits(calls):
-                first, second = (reading(built, way, calls, M) for M in FEW)
-                rows += [
-                    {**about, "way": way.name, "M": M, **asdict(second.at(M, first))}
-                    for M in steps
-                ]
-            note(f"{model.name}: {way.name}")
+                two = reading(built, way, calls)
+                rows += [{**about, "way": way.name, **asdict(two.at(M))} for M in steps]
+                note(f"{model.name}: {way.name}")
     return rows
 
 
@@ -116,8 +126,6 @@ def main() -> None:
     add_model_options(parser)
     parser.add_argument("--M", type=int, nargs="*", default=STEPS, help="numbers of steps")
     options = parser.parse_args()
-    if options.models is None:
-        options.models = BY_DEFAULT
     jobs = [(model, options.training, tuple(options.M)) for model in chosen(options)]
     rows = [row for each in each_apart(rows_of, jobs, "fake") for row in each]
     out = options.out or results("peers_within", "fake")
