@@ -332,10 +332,20 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-tokens", type=int, default=0, help="tokens of the text it reads")
     parser.add_argument("--grid", type=_whole, help="frames,rows,columns of a state of tokens")
     parser.add_argument("--prediction", choices=("flow", "noise"), default="flow")
-    parser.add_argument("--input", action="append", default=[], metavar="NAME=SHAPE[:DTYPE]",
-                        help="a tensor that the forward pass takes and that cannot be guessed")
-    parser.add_argument("--value", action="append", default=[], metavar="NAME=JSON",
-                        help="the same for a value that is no tensor")
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="NAME=SHAPE[:DTYPE]",
+        help="a tensor that the forward pass takes and that cannot be guessed",
+    )
+    parser.add_argument(
+        "--value",
+        action="append",
+        default=[],
+        metavar="NAME=JSON",
+        help="the same for a value that is no tensor",
+    )
     parser.add_argument("--training", choices=TRAININGS, default="embedding")
     parser.add_argument("--out", type=Path)  # fmt: skip
 

@@ -111,7 +111,10 @@ def rows_of(model: Model, training: Training, steps: tuple[int, ...]) -> list[di
 def table(rows: list[dict[str, Any]]) -> str:
     """Return a Markdown table; work is that of the plain loop."""
     plain = {(r["model"], r["training"], r["M"]): r["flops"] for r in rows if r["way"] == "plain"}
-    lines = ["| model | training | way | M | GiB | work | host GiB |", "|---|---|---|" + "---:|" * 4]
+    lines = [
+        "| model | training | way | M | GiB | work | host GiB |",
+        "|---|---|---|" + "---:|" * 4,
+    ]
     for row in rows:
         work = row["flops"] / plain[row["model"], row["training"], row["M"]]
         lines.append(
