@@ -12,53 +12,25 @@ of diffusers works too: ``facts --model diffusers:SanaTransformer2DModel --confi
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from importlib import import_module
+from dataclasses import asdict
 from math import cos, pi, sin
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import step_facts
 import torch
-from forward_inputs import Of, Size, full_config, inputs
+from forward_inputs import Of, full_config, inputs
 from measured import note, results, save
+from model_options import add_model_options, chosen
+from published_models import Model, Training, named
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-Training = Literal["lora", "embedding"]
-TRAININGS: tuple[Training, ...] = ("lora", "embedding")
 # The projections of attention, as diffusers names them; `add_` ones are those of the text.
 PROJECTIONS = r".*\.(to_q|to_k|to_v|to_out\.0|add_[qkv]_proj|to_add_out)"
 RANK = 16
 TEXT = "encoder_hidden_states"
-
-
-@dataclass(frozen=True)
-class Model:
-    """A network and the size at which it is sampled.
-
-    Attributes:
-        name: Its name in tables.
-        cls: ``"module:Class"``.
-        config: What its published config says other than the class's defaults.
-        size: What the config does not say; see `forward_inputs.Size`.
-        resolution: The size in the words of its users.
-        source: Where the config and the resolution were published.
-        prediction: What the network returns: a velocity, or the noise.
-        last_time: What the network is given as time at the noisiest step.
-    """
-
-    name: str
-    cls: str
-    config: Mapping[str, Any]
-    size: Size
-    resolution: str
-    source: str
-    prediction: Literal["flow", "noise"] = "flow"
-    last_time: float = 1000.0
 
 
 class Built(NamedTuple):
@@ -115,6 +87,8 @@ def moved(x: Tensor, out: Tensor, i: int, M: int, prediction: str) -> Tensor:
     A velocity is followed from t = 1 to t = 0. For noise, x = a x_0 + s noise with a = cos u and
     s = sin u; u falls from near pi/2 to 0.
     """
+    if out.shape != x.shape:
+        out = out[:, : x.shape[1]]  # the others predict a variance, which these steps do not use
     if prediction == "flow":
         return x - out / M
     u, v = (0.49 * pi * (1 - j / M) for j in (i, i + 1))
@@ -159,12 +133,6 @@ def alike(tensor: Tensor, dtype: Any) -> Tensor:
     return nn.Parameter(new, requires_grad=tensor.requires_grad) if parameter else new
 
 
-def named(cls: str) -> type[nn.Module]:
-    """Return the class that ``"module:Class"`` names."""
-    module, _, name = cls.partition(":")
-    return getattr(import_module(module), name)
-
-
 def flat(known: Mapping[str, Any]) -> dict[str, Any]:
     """Return inputs with those in a dictionary named ``outer.inner``."""
     out: dict[str, Any] = {}
@@ -191,76 +159,6 @@ def nested(known: Mapping[str, Any]) -> dict[str, Any]:
 def weight_bytes(net: nn.Module) -> int:
     """Return the bytes of a network's parameters, adapters included."""
     return sum(p.numel() * p.element_size() for p in net.parameters())
-
-
-HUB = "https://huggingface.co"
-FLUX_TEXT, WAN_TEXT = 512, 512  # tokens, as their pipelines pad
-MODELS = {
-    model.name: model
-    for model in (
-        Model(
-            "SD1.5", "diffusers:UNet2DConditionModel",
-            {"sample_size": 64, "cross_attention_dim": 768},
-            Size((1, 4, 64, 64), 77), "512 px",
-            f"{HUB}/stable-diffusion-v1-5/stable-diffusion-v1-5, unet/config.json", "noise",
-        ),
-        Model(
-            "SDXL", "diffusers:UNet2DConditionModel",
-            {
-                "sample_size": 128, "block_out_channels": (320, 640, 1280),
-                "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-                "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-                "transformer_layers_per_block": (1, 2, 10), "attention_head_dim": (5, 10, 20),
-                "cross_attention_dim": 2048, "use_linear_projection": True,
-                "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
-                "projection_class_embeddings_input_dim": 2816,
-            },
-            Size((1, 4, 128, 128), 77), "1024 px",
-            f"{HUB}/stabilityai/stable-diffusion-xl-base-1.0, unet/config.json", "noise",
-        ),
-        Model(
-            "SD3.5-M", "diffusers:SD3Transformer2DModel",
-            {
-                "num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536,
-                "pos_embed_max_size": 384, "qk_norm": "rms_norm",
-                "dual_attention_layers": tuple(range(13)),
-            },
-            Size((1, 16, 128, 128), 77 + 256), "1024 px",
-            f"{HUB}/stabilityai/stable-diffusion-3.5-medium, transformer/config.json",
-        ),
-        Model(
-            "FLUX.1-dev", "diffusers:FluxTransformer2DModel", {"guidance_embeds": True},
-            Size((1, 64 * 64, 64), FLUX_TEXT), "1024 px",
-            f"{HUB}/black-forest-labs/FLUX.1-dev, transformer/config.json", last_time=1.0,
-        ),
-        Model(
-            "Qwen-Image", "diffusers:QwenImageTransformer2DModel", {},
-            Size((1, 83 * 83, 64), 512, grid=(1, 83, 83)), "1328 px",
-            f"{HUB}/Qwen/Qwen-Image, transformer/config.json", last_time=1.0,
-        ),
-        Model(
-            "Wan2.1-1.3B", "diffusers:WanTransformer3DModel",
-            {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
-            Size((1, 16, 21, 60, 104), WAN_TEXT), "832x480, 81 frames",
-            f"{HUB}/Wan-AI/Wan2.1-T2V-1.3B-Diffusers, transformer/config.json",
-        ),
-        Model(
-            "Wan2.1-14B", "diffusers:WanTransformer3DModel", {},
-            Size((1, 16, 21, 90, 160), WAN_TEXT), "1280x720, 81 frames",
-            f"{HUB}/Wan-AI/Wan2.1-T2V-14B-Diffusers, transformer/config.json",
-        ),
-        Model(
-            "HunyuanVideo", "diffusers:HunyuanVideoTransformer3DModel", {},
-            Size((1, 16, 33, 90, 160), 256), "1280x720, 129 frames",
-            f"{HUB}/hunyuanvideo-community/HunyuanVideo, transformer/config.json",
-        ),
-        Model(
-            "LTX-Video", "diffusers:LTXVideoTransformer3DModel", {},
-            Size((1, 21 * 15 * 22, 128), 128, grid=(21, 15, 22)), "704x480, 161 frames",
-            f"{HUB}/Lightricks/LTX-Video, transformer/config.json",
-        ),
-    )
-}  # fmt: skip
 
 
 def facts_of(model: Model, training: Training = "embedding") -> dict[str, Any]:
@@ -296,58 +194,6 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def _mib(count: int) -> str:
     return f"{count / 2**20:,.0f}"
-
-
-def chosen(options: argparse.Namespace) -> list[Model]:
-    """Return the models that the command line names, or the one that it describes."""
-    if options.model is None:
-        return [MODELS[name] for name in options.models or MODELS]
-    if options.state is None:
-        raise SystemExit(f"{options.model} may have many sizes; give one: `--state 1,16,128,128`.")
-    others = {k: _tensor(v) for k, _, v in (each.partition("=") for each in options.input)}
-    others |= {k: json.loads(v) for k, _, v in (each.partition("=") for each in options.value)}
-    config = json.loads(options.config.read_text()) if options.config else {}
-    cls = named(options.model)
-    known = {k: v for k, v in config.items() if k in full_config(cls, {})}
-    size = Size(options.state, options.text_tokens, options.grid, others)
-    name, shape = cls.__name__, "x".join(map(str, options.state))
-    return [Model(name, options.model, known, size, shape, "", options.prediction)]
-
-
-def _whole(text: str) -> tuple[int, ...]:
-    return tuple(int(each) for each in text.split(","))
-
-
-def _tensor(text: str) -> Of:
-    shape, _, dtype = text.partition(":")
-    return Of(_whole(shape), getattr(torch, dtype) if dtype else None)
-
-
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Let a command name models, or describe one."""
-    parser.add_argument("--models", nargs="*", choices=MODELS, help="by default all")
-    parser.add_argument("--model", metavar="MODULE:CLASS", help="any class of diffusers, in place")
-    parser.add_argument("--config", type=Path, help="its config.json; by default its defaults")
-    parser.add_argument("--state", type=_whole, metavar="1,16,128,128", help="shape of its state")
-    parser.add_argument("--text-tokens", type=int, default=0, help="tokens of the text it reads")
-    parser.add_argument("--grid", type=_whole, help="frames,rows,columns of a state of tokens")
-    parser.add_argument("--prediction", choices=("flow", "noise"), default="flow")
-    parser.add_argument(
-        "--input",
-        action="append",
-        default=[],
-        metavar="NAME=SHAPE[:DTYPE]",
-        help="a tensor that the forward pass takes and that cannot be guessed",
-    )
-    parser.add_argument(
-        "--value",
-        action="append",
-        default=[],
-        metavar="NAME=JSON",
-        help="the same for a value that is no tensor",
-    )
-    parser.add_argument("--training", choices=TRAININGS, default="embedding")
-    parser.add_argument("--out", type=Path)  # fmt: skip
 
 
 def main() -> None:

@@ -14,8 +14,12 @@ from typing import Any
 
 import torch
 from measured import each_apart, note, results, save
-from models_of_today import Built, Model, Training, add_model_options, build, chosen, weight_bytes
-from peer_ways import WAYS, BlockCall, Host, Way, block_calls, prepared
+from model_options import add_model_options, chosen
+from models_of_today import Built, build, weight_bytes
+from peer_blocks import BlockCall, block_calls
+from peer_host import Host
+from peer_ways import WAYS, Way, prepared
+from published_models import Model, Training
 from torch._subclasses.fake_tensor import FakeTensorMode
 from working import ALL, working
 

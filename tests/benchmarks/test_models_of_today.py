@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import models_of_today
 from forward_inputs import Of, Size, full_config, inputs
-from models_of_today import MODELS, Model, build, facts_of, named
+from models_of_today import build, facts_of
+from published_models import MODELS, Model, named
 from working import ALL, working
 
 from tests.benchmarks.tiny_models import TINY

@@ -13,7 +13,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import peers_within
 from models_of_today import Built, build
-from peer_ways import WAYS, Host, block_calls, in_segments, prepared
+from peer_blocks import block_calls, in_segments
+from peer_host import Host
+from peer_ways import WAYS, prepared
 from peers_within import reading
 
 from tests.benchmarks.tiny_models import TINY
@@ -85,7 +87,7 @@ def test_each_further_step_keeps_what_can_be_counted_by_hand():
 
     assert kept["plain"] == (LAYERS + 1) * state  # each tanh's result; the last is the next state
     assert kept["step"] == state
-    assert kept["block"] == (LAYERS + 1) * state  # the blocks' inputs, and the last tanh's result
+    assert kept["block"] == LAYERS * state  # seven blocks' inputs, and the next state
     assert kept["block, on host"] <= state
 
 

@@ -1,7 +1,7 @@
 """Models of today with a few narrow blocks."""
 
 from forward_inputs import Size
-from models_of_today import Model
+from published_models import Model
 
 TINY = {
     "flux": Model(
