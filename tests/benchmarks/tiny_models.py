@@ -7,7 +7,7 @@ TINY = {
     "flux": Model(
         "flux", "diffusers:FluxTransformer2DModel",
         {
-            "num_layers": 4, "num_single_layers": 5, "attention_head_dim": 16,
+            "num_layers": 2, "num_single_layers": 3, "attention_head_dim": 16,
             "num_attention_heads": 2, "axes_dims_rope": (4, 6, 6), "joint_attention_dim": 32,
             "pooled_projection_dim": 16, "in_channels": 8, "guidance_embeds": True,
         },
@@ -16,7 +16,7 @@ TINY = {
     "sd3": Model(
         "sd3", "diffusers:SD3Transformer2DModel",
         {
-            "num_layers": 4, "attention_head_dim": 8, "num_attention_heads": 2, "sample_size": 8,
+            "num_layers": 3, "attention_head_dim": 8, "num_attention_heads": 2, "sample_size": 8,
             "in_channels": 4, "out_channels": 4, "joint_attention_dim": 32,
             "caption_projection_dim": 16, "pooled_projection_dim": 16, "pos_embed_max_size": 8,
             "qk_norm": "rms_norm", "dual_attention_layers": (0,),
@@ -26,7 +26,7 @@ TINY = {
     "wan": Model(
         "wan", "diffusers:WanTransformer3DModel",
         {
-            "num_layers": 6, "attention_head_dim": 16, "num_attention_heads": 2, "text_dim": 32,
+            "num_layers": 4, "attention_head_dim": 16, "num_attention_heads": 2, "text_dim": 32,
             "ffn_dim": 64, "freq_dim": 16,
         },
         Size((1, 16, 2, 8, 8), 8), "", "",
