@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+aten = torch.ops.aten
+Formulas = Mapping[Any, Callable[..., int]]
+# Torch counts attention's kernels for CUDA and not the one for CPUs, which has the same arguments.
+ATTENTION: Formulas = {
+    aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
+        aten._scaled_dot_product_flash_attention
+    ],
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        aten._scaled_dot_product_flash_attention_backward
+    ],
+}
+ALL: Formulas = {**flop_registry, **ATTENTION}
 
 
 class Work(TorchDispatchMode):
@@ -17,23 +32,30 @@ class Work(TorchDispatchMode):
     refuse ``torch.autograd.grad`` inside a backward pass. Its formulas are used here.
 
     Attributes:
-        flops: The sum so far.
+        by_operation: The sums so far, by the operation.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, formulas: Formulas = flop_registry) -> None:
         super().__init__()
-        self.flops = 0
+        self.formulas = formulas
+        self.by_operation: Counter[Any] = Counter()
+
+    @property
+    def flops(self) -> int:
+        """The sum so far."""
+        return self.by_operation.total()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
+        formula = self.formulas.get(func._overloadpacket)
         if formula is not None:
-            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+            work = formula(*args, **(kwargs or {}), out_val=out)
+            self.by_operation[func._overloadpacket] += work
         return out
 
 
 @contextmanager
-def working() -> Iterator[Work]:
-    """Count the work of a block."""
-    with Work() as work:
+def working(formulas: Formulas = flop_registry) -> Iterator[Work]:
+    """Count the work of a block; with `ALL` formulas, that of attention on a CPU too."""
+    with Work(formulas) as work:
         yield work
