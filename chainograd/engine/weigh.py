@@ -268,7 +268,8 @@ class TrialRuns(NamedTuple):
     ) -> tuple[tuple[GraphCost, ...], tuple[BlockCost, ...]]:
         graphs: list[GraphCost] = []
         weighed: list[tuple[BlockCost, ...]] = []
-        self.cut_graph(cotangents, Level.BLOCKS, kept=False)  # rid of first-call costs
+        if not self.trial.fake:
+            self.cut_graph(cotangents, Level.BLOCKS, kept=False)  # rid of first-call costs
         for level in (Level.BLOCKS, Level.BLOCKS | Level.ATTENTION):
             if level & Level.ATTENTION and self.trial.fast_path:
                 break
