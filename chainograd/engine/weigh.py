@@ -15,6 +15,7 @@ from chainograd.blocks.attention import AttentionSeen
 from chainograd.engine.abstract_step import AbstractCut, Recording, ReplayHooks
 from chainograd.engine.accumulate import GradAccumulator
 from chainograd.engine.cutting import Cut
+from chainograd.engine.first_run import NeedsWholeError
 from chainograd.engine.kept_attention import KeptAttention
 from chainograd.engine.level_costs import (
     bytes_of_blocks,
@@ -268,7 +269,10 @@ class TrialRuns(NamedTuple):
     ) -> tuple[tuple[GraphCost, ...], tuple[BlockCost, ...]]:
         graphs: list[GraphCost] = []
         weighed: list[tuple[BlockCost, ...]] = []
-        self.cut_graph(cotangents, Level.BLOCKS, kept=False)  # rid of first-call costs
+        try:
+            self.cut_graph(cotangents, Level.BLOCKS, kept=False)  # rid of first-call costs
+        except NeedsWholeError:
+            return (), ()
         for level in (Level.BLOCKS, Level.BLOCKS | Level.ATTENTION):
             if level & Level.ATTENTION and self.trial.fast_path:
                 break
