@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
@@ -33,11 +33,13 @@ class GraphOptions:
         layers: Makes the context in which graphs that save tensors are recorded.
         signed: Whether a step's graph has the same nodes in each run. (TorchScript optimises.)
         saves: Whether discarded graphs save what a step's own gradients need.
+        uncut: Steps whose graphs cannot be cut, because they take gradients through their blocks.
     """
 
     layers: Callable[[], AbstractContextManager[object]] = nullcontext
     signed: bool = True
     saves: bool = False
+    uncut: set[int] = field(default_factory=set)
 
 
 class AbstractCut(Protocol):

@@ -72,6 +72,8 @@ class BackwardPass:
         run.surroundings.elsewhere = run.surroundings.context.may_differ_here()
         self.vjp = Vjp(run.shared)
         memory = run.memory
+        for each in memory.attention.values():
+            each.begun = True
         self.nodes: dict[int, StoredState] = dict(memory.nodes) if keep else memory.nodes
         self.graphs: dict[int, AbstractStepGraph] = memory.graphs
         self.reruns = Reruns(run, self.nodes)

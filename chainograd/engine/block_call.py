@@ -21,7 +21,7 @@ from chainograd.engine.weigh_blocks import BlockWeigher
 from chainograd.errors import ChainError
 from chainograd.replay.context import StepContext
 from chainograd.replay.rng import RNGState
-from chainograd.state import State, wants_gradient
+from chainograd.state import State
 from chainograd.storage.kept_tensors import Keeper, KeptTensors
 
 
@@ -40,8 +40,8 @@ class BlockCall:
         context: Settings and modes that it saw.
         seen: What is remembered of its first run.
         kept: The tensors that entered it, and its attention's outputs.
-        wanted: Which of its leaves need a gradient.
-        rest: What entered it besides tensors.
+        wanted: Which of the tensors need a gradient.
+        rest: What entered it besides tensors; in a tensor's place, which of ``kept`` it is.
         attention: Its attention's outputs, whose tensors are among ``kept``.
         weigher: Weighs it, if it is measured.
     """
@@ -70,14 +70,18 @@ class BlockCall:
             keeper: Keeps tensors.
         """
         self.seen = self.comparison.saw_block(run)
-        self.wanted = [wants_gradient(leaf) for leaf in outside.leaves]
+        tensors = {id(tensor): tensor for tensor in outside.tensors}  # each once
+        places = {key: place for place, key in enumerate(tensors)}
+        self.wanted = [tensor.requires_grad for tensor in tensors.values()]
         self.rest = outside._replace(
-            leaves=tuple(None if isinstance(leaf, Tensor) else (leaf,) for leaf in outside.leaves)
+            leaves=tuple(
+                places[id(leaf)] if isinstance(leaf, Tensor) else (leaf,) for leaf in outside.leaves
+            )
         )
         outputs = [] if self.attention is None else self.attention.take()
         if self.weigher is not None:
             self.weigher.enters(self.block.name, outside.tensors, outputs)
-        self.kept = keeper.keep([*outside.tensors, *outputs])
+        self.kept = keeper.keep([*tensors.values(), *outputs])
 
     def __call__(self) -> BlockRun:
         """Run the block once more, with its graph, and compare what it returns."""
@@ -111,11 +115,12 @@ class BlockCall:
             raise ChainError(f"The gradient passes the {self.block} twice.")
         tensors, rest = self.kept.load(), self.rest
         self.kept = self.rest = None
-        coming = iter(tensors)
-        leaves = tuple(next(coming) if leaf is None else leaf[0] for leaf in rest.leaves)
+        count = len(self.wanted)
         if self.attention is not None:
-            self.attention.put(list(coming))
-        return State(leaves, rest.spec).entering(self.wanted)
+            self.attention.put(tensors[count:])
+        begun = State(tuple(tensors[:count]), rest.spec).entering(self.wanted).leaves
+        leaves = (leaf[0] if isinstance(leaf, tuple) else begun[leaf] for leaf in rest.leaves)
+        return rest._replace(leaves=tuple(leaves))
 
 
 def modes_of(module: Module) -> Sequence[tuple[Module, bool]]:

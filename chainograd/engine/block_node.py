@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from chainograd.engine.block_run import BlockRun
-from chainograd.engine.first_run import UnsavedError
+from chainograd.engine.first_run import Asking
 from chainograd.engine.uses import watched
 from chainograd.errors import ChangedTensorError
 from chainograd.state import State, wants_gradient
@@ -29,23 +30,28 @@ class Standing:
     """What stands for a block in a step's graph.
 
     Attributes:
+        asking: Refuses gradients while the step runs, and in graphs that are discarded.
         again: Runs the block once more; None in a graph that is discarded.
+        uses: How often the block uses each leaf, in the order of the node's inputs.
         outputs: The tensors that the node returns.
         places: Where they are among the leaves of what the block returns.
     """
 
+    asking: Asking
     again: Again | None
+    uses: dict[Hashable, int]
     outputs: list[Tensor]
     places: list[int]
 
 
-def stand_for(run: BlockRun, outside: State, again: Again | None) -> State:
+def stand_for(run: BlockRun, outside: State, again: Again | None, asking: Asking) -> State:
     """Return what a block returned, with one node as its graph.
 
     Args:
         run: The block's first run.
         outside: What entered the block, outside the leaves that it ran on.
         again: Runs the block once more.
+        asking: Refuses gradients while the step runs.
     """
     entering, leaving = run.entering.leaves, run.leaving.leaves
     before = {id(leaf): outside.leaves[at] for at, leaf in enumerate(entering)}
@@ -58,8 +64,9 @@ def stand_for(run: BlockRun, outside: State, again: Again | None) -> State:
             leaves[place] = leaf.detach()
     if places:
         outside_graph = [leaving[at].detach() for at in places.values()]
-        standing = Standing(again, outside_graph, [*places.values()])
-        inputs = [before.get(id(use[0]), use[0]) for uses in run.by_leaf for use in uses]
+        standing = Standing(asking, again, run.counts, outside_graph, [*places.values()])
+        groups = run.by_leaf.values()
+        inputs = [before.get(id(use[0]), use[0]) for uses in groups for use in uses]
         outputs: Any = BlockFunction.apply(standing, *inputs)
         made = dict(zip(places, outputs, strict=True))
         leaves = [made.get(id(leaf), new) for leaf, new in zip(leaving, leaves, strict=True)]
@@ -79,20 +86,23 @@ class BlockFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:  # noqa: D102
         standing: Standing = ctx.standing
-        if standing.again is None:
-            raise UnsavedError
+        if standing.again is None or standing.asking.running:
+            standing.asking.refuse()
         pairs = [(p, g) for p, g in zip(standing.places, grads, strict=True) if g is not None]
-        return None, *send_back(standing.again(), dict(pairs))
+        return None, *send_back(standing.again(), dict(pairs), standing.uses)
 
 
-def send_back(run: BlockRun, given: dict[int, Tensor]) -> list[Tensor | None]:
+def send_back(
+    run: BlockRun, given: dict[int, Tensor], counts: dict[Hashable, int]
+) -> list[Tensor | None]:
     """Send cotangents through a block's graph; return one gradient for each use of a leaf.
 
     Args:
         run: The block's run.
         given: The cotangents of what it returned, by the leaf's place.
+        counts: How often the block's first run used each leaf.
     """
-    groups = run.by_leaf
+    groups = run.in_order(counts)
     parts = [watched(uses)[0] for uses in groups]
     outputs = tuple(run.leaving.leaves[place] for place in given)
     leaves = tuple(uses[0][0] for uses in groups)
@@ -107,7 +117,7 @@ def send_back(run: BlockRun, given: dict[int, Tensor]) -> list[Tensor | None]:
             f"cannot be computed. ({str(error).splitlines()[0]})"
         ) from error
     gradients: list[Tensor | None] = []
-    for uses, g, arrived in zip(groups, whole, parts, strict=True):
+    for count, g, arrived in zip(counts.values(), whole, parts, strict=True):
         each = arrived if g is None else [g, *arrived]
-        gradients += [*each, *[None] * (len(uses) - len(each))]
+        gradients += [*each, *[None] * (count - len(each))]
     return gradients

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,8 +14,17 @@ from chainograd.engine.graph import Mark, leaves_used, mark_nodes
 from chainograd.errors import ChainError
 from chainograd.metering import storages
 from chainograd.replay.signature import Signature, signature
-from chainograd.state import State, differentiable, refuse_hidden, versions
+from chainograd.state import (
+    State,
+    differentiable,
+    refuse_hidden,
+    same_leaves,
+    versions,
+    wants_gradient,
+)
+from chainograd.tensors.parts import may_overlap
 from chainograd.torch_internals.autograd import (
+    hooks_of,
     next_sequence_number,
     sequence_number,
     set_grad_enabled,
@@ -34,8 +43,15 @@ from chainograd.torch_internals.tensors import storage_id
 #    three terms: note [Use by use].
 # 4. Random numbers, settings and modes are noted before each call and put in force for its rerun.
 #    The rerun's result is compared with the first one's.
-# 5. What cannot be cut is refused: a block that changes an argument in place, that uses a tensor
-#    with a graph which it was not passed, or that hides tensors in an object.
+# 5. What cannot be cut is refused: a block that changes an argument in place or puts a hook on it,
+#    that uses a tensor with a graph which it was not passed, that keeps an argument's graph for use
+#    outside of it, or that hides tensors in an object.
+# 6. The leaves need not be met in the same order in both runs. An argument is told by its place, a
+#    parameter by its identity. Leaves that the block makes itself are others in each run. They
+#    follow in the order in which they are met.
+# 7. A tensor that is passed twice is one leaf, for in the plain loop it has one sum of gradients.
+# 8. A step that takes a gradient of its own through its blocks is not cut. This shows in its first
+#    run, which is then made once more: note [First runs], 4.
 
 
 @dataclass(slots=True, eq=False)
@@ -55,17 +71,30 @@ class BlockRun:
     signature: Signature | None
 
     @property
-    def by_leaf(self) -> list[list[Use]]:
-        """The uses of each leaf."""
-        groups: dict[int, list[Use]] = {}
+    def by_leaf(self) -> dict[Hashable, list[Use]]:
+        """The uses of each leaf, by what tells the leaf in every run: note [Blocks], 6."""
+        places: dict[int, Hashable] = {}
+        for at, leaf in enumerate(self.entering.leaves):
+            places.setdefault(id(leaf), f"argument {at}")
+        groups: dict[Hashable, list[Use]] = {}
         for use in self.uses:
-            groups.setdefault(id(use[0]), []).append(use)
-        return list(groups.values())
+            groups.setdefault(places.get(id(use[0]), id(use[0])), []).append(use)
+        return groups
 
     @property
-    def counts(self) -> list[int]:
+    def counts(self) -> dict[Hashable, int]:
         """How often each leaf is used."""
-        return [len(uses) for uses in self.by_leaf]
+        return {key: len(uses) for key, uses in self.by_leaf.items()}
+
+    def in_order(self, keys: Iterable[Hashable]) -> list[list[Use]]:
+        """Return the uses of each leaf in the order of another run of the block.
+
+        Args:
+            keys: What tells the leaves of that run.
+        """
+        groups, keys = self.by_leaf, list(keys)
+        others = iter([uses for key, uses in groups.items() if key not in keys])
+        return [groups[key] if key in groups else next(others, []) for key in keys]
 
 
 class Block(NamedTuple):
@@ -99,13 +128,14 @@ def run_block(block: Block, entering: State, mark: Mark, *, signed: bool) -> Blo
         ChainError: If it cannot be cut: note [Blocks], 5.
     """
     begun = next_sequence_number()
-    args, kwargs = entering.tree()
+    args, kwargs = entering.tree()  # in new containers
     before = versions(entering.leaves)
-    grads = torch.is_grad_enabled()
+    grads, left_on = torch.is_grad_enabled(), True
     torch.clear_autocast_cache()  # a cast of the block's must not serve another block
     set_grad_enabled(True)
     try:
         leaving = State.of(block.function(*args, **kwargs))
+        left_on = torch.is_grad_enabled()
     except RuntimeError as error:
         if "in-place operation" not in str(error) or "leaf Variable" not in str(error):
             raise
@@ -115,6 +145,12 @@ def run_block(block: Block, entering: State, mark: Mark, *, signed: bool) -> Blo
         torch.clear_autocast_cache()
     if before != versions(entering.leaves):
         raise _changes_argument(block)
+    _refuse_lost(block, entering, State.of((args, kwargs)))
+    if not left_on:
+        raise ChainError(
+            f"The {block} switches gradients off and leaves them so. Switch them off in a `with` "
+            "block: `with torch.no_grad(): …`."
+        ).in_step(block.step)
     refuse_hidden(
         [leaf for leaf in leaving.leaves if all(leaf is not old for old in entering.leaves)],
         differentiable, f"What {block} returns",
@@ -138,26 +174,57 @@ def _changes_argument(block: Block) -> ChainError:
     ).in_step(block.step)
 
 
-def viewed(run: BlockRun) -> list[Tensor]:
-    """Return the tensors that entered a block and whose memory is also in what it returned.
+def entered(outside: State) -> State:
+    """Return what enters a block as leaves of its own: note [Blocks], 7.
 
-    A change in place of what was returned would be one of what entered, and the graph that is cut
-    does not show that: `changed_view`. (What is returned as it entered is the caller's tensor.)
+    Args:
+        outside: What the block is called with.
+    """
+    leaves = outside.entering([wants_gradient(leaf) for leaf in outside.leaves]).leaves
+    once: dict[int, Any] = {}
+    pairs = zip(outside.leaves, leaves, strict=True)
+    return outside._replace(leaves=tuple(once.setdefault(id(old), new) for old, new in pairs))
+
+
+def _refuse_lost(block: Block, entering: State, after: State) -> None:
+    """Refuse what a block does to its arguments that would be lost outside of it."""
+    if not same_leaves(after, entering):
+        raise ChainError(
+            f"The {block} changes a list or dict among its arguments, and the step would not see "
+            "the change. Return what is new, or leave the block out of the chain's `blocks`."
+        ).in_step(block.step)
+    if any(isinstance(leaf, Tensor) and hooks_of(leaf) for leaf in entering.leaves):
+        raise ChainError(
+            f"The {block} registers a hook on one of its arguments, which would see only a part of "
+            "the gradient. Register it before the block is called, or leave the block out of the "
+            "chain's `blocks`."
+        ).in_step(block.step)
+
+
+def viewed(run: BlockRun) -> list[Tensor]:
+    """Return tensors whose memory is also in what a block returned, as another tensor.
+
+    A change in place of one would be a change of the other, and the graph that is cut does not show
+    that: `changed_view`. (What is returned as it entered is the caller's tensor.)
     """
     entering = run.entering.tensors
-    returned = [t for t in run.leaving.tensors if all(t is not other for other in entering)]
-    memory = {storage_id(s) for tensor in returned for s in storages(tensor)}
-    return [
-        tensor.detach()
-        for tensor in entering
-        if any(storage_id(s) in memory for s in storages(tensor))
-    ]
+    returned = {id(tensor): tensor for tensor in run.leaving.tensors}
+    for tensor in entering:
+        returned.pop(id(tensor), None)
+    outputs = list(returned.values())
+    memory = [{storage_id(s) for s in storages(tensor)} for tensor in outputs]
+    known: set[int] = set().union(*memory)
+    found = [t for t in entering if any(storage_id(s) in known for s in storages(t))]
+    if len(known) < sum(map(len, memory)):
+        found += [t for t in outputs if any(may_overlap(t, u) for u in outputs if u is not t)]
+    return [tensor.detach() for tensor in found]
 
 
 def changed_view(block: Block) -> ChainError:
     """Return the error for a change in place of a view that a block returned."""
     return ChainError(
-        f"The {block} returns a view of one of its arguments, and the step changed one of the two "
-        "in place afterwards, so its gradient would be wrong. Change a copy (`x = x + …` instead "
-        "of `x += …`), or leave the block out of the chain's `blocks`."
+        f"The {block} returns a view of one of its arguments or of something else that it returns, "
+        "and the step changed one of the two in place afterwards, so its gradient would be wrong. "
+        "Change a copy (`x = x + …` instead of `x += …`), or leave the block out of the chain's "
+        "`blocks`."
     ).in_step(block.step)

@@ -18,9 +18,16 @@ from chainograd.blocks.find import FoundBlocks
 from chainograd.engine.abstract_step import GraphOptions
 from chainograd.engine.block_call import BlockCall, modes_of
 from chainograd.engine.block_node import stand_for
-from chainograd.engine.block_run import Block, BlockRun, changed_view, run_block, viewed
+from chainograd.engine.block_run import (
+    Block,
+    BlockRun,
+    changed_view,
+    entered,
+    run_block,
+    viewed,
+)
 from chainograd.engine.comparison import Comparison
-from chainograd.engine.first_run import Guard, nothing_saved
+from chainograd.engine.first_run import Asking, Guard, NeedsWholeError, nothing_saved
 from chainograd.engine.graph import Mark
 from chainograd.engine.running import cuts_now, cutting
 from chainograd.engine.surroundings import Surroundings
@@ -79,23 +86,33 @@ class Cutter:
         self.inside = False  # a block: blocks in it are parts of it
         self.last: BlockCall | None = None
         self.viewed: list[tuple[Block, Tensor, int]] = []
+        self.asking = Asking()  # for a gradient through blocks
         self.stack = ExitStack()
 
     def __enter__(self) -> Self:
         self.stack.enter_context(cutting(self))
-        self.stack.enter_context(intercepted(self.cut.blocks.modules, self.call))
+        self.stack.enter_context(intercepted(self.cut.blocks.modules, self))
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self.asking.running = False
         self.stack.close()
         self._note_draws()
+        if self.asking.asked and (error[1] is None or isinstance(error[1], Exception)):
+            raise NeedsWholeError from error[1]
+        if error[1] is not None:
+            return
         for block, tensor, version in self.viewed:
             if version_or_zero(tensor) != version:
                 raise changed_view(block)
 
+    def cuts(self) -> bool:
+        """Return whether calls in this thread are this cutter's."""
+        return cuts_now(self)
+
     def call(self, at: int, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run a block, and return what it returns with one node as its graph."""
-        if self.inside or not cuts_now(self) or not torch.is_grad_enabled():
+        if self.inside or self.cut.step in self.options.uncut or not torch.is_grad_enabled():
             return original(*args, **kwargs)
         block = Block(self.cut.blocks.names[at], self.cut.step, original)
         outside = State.of((args, kwargs))
@@ -103,12 +120,12 @@ class Cutter:
         run = self._first_run(block, outside, call)
         if call is not None:
             call.keep(run, outside, self.cut.keeper)
-        after = stand_for(run, outside, call)
+        after = stand_for(run, outside, call, self.asking)
         self.viewed += [(block, t, version_or_zero(t)) for t in viewed(run)]
         begun = [weakref.ref(leaf) for leaf in run.entering.leaves if wants_gradient(leaf)]
         del run
         # A leaf that outlives its graph is part of something that the block has kept.
-        Guard(leaf for each in begun if (leaf := each()) is not None)
+        Guard((leaf for each in begun if (leaf := each()) is not None), str(block))
         return after.tree()
 
     def _begun(self, block: Block, at: int) -> BlockCall:
@@ -132,7 +149,7 @@ class Cutter:
 
     def _first_run(self, block: Block, outside: State, call: BlockCall | None) -> BlockRun:
         """Run a block with a graph that saves nothing."""
-        entering = outside.entering([wants_gradient(leaf) for leaf in outside.leaves])
+        entering = entered(outside)
         self.inside = True
         try:
             with ExitStack() as stack:

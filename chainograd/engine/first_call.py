@@ -37,6 +37,7 @@ class FirstCalls:
         unused: Shapes for which nothing that needs a gradient is used.
         saving: Whether frozen layers are worth watching.
         saves: Whether steps take gradients of their own, as far as is known.
+        uncut: Steps that take gradients through their blocks, as far as is known.
         last_costs: The costs as measured last.
     """
 
@@ -47,6 +48,7 @@ class FirstCalls:
         self.unused: set[Hashable] = set()
         self.saving: dict[Hashable, Saving] = {}
         self.saves = False
+        self.uncut: set[int] = set()
         self.last_costs: tuple[StepCost, ...] | None = None
         self._blocks: tuple[list[Module], FoundBlocks] = ([], FoundBlocks())
 

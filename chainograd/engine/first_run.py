@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from chainograd.errors import ChainError
+from chainograd.torch_internals.autograd import hooks_of
 
 # Note [First runs]
 # 1. A step runs for the first time with its graph, as in the plain loop, because torch chooses
@@ -33,6 +34,10 @@ class NeedsSavedError(Exception):
     """A step asked for what the graph of its first run did not save."""
 
 
+class NeedsWholeError(NeedsSavedError):
+    """A step took a gradient of its own through its blocks, so its graph cannot be cut."""
+
+
 _OVER = (
     "A gradient arrived at the graph of a chain's step after the step was over. A tensor that the "
     "step computed was kept (features that a hook collected, a cached embedding) and used in a "
@@ -47,13 +52,18 @@ class Asking:
 
     Attributes:
         asked: Whether it did. Then it takes a gradient of its own.
+        running: Whether the step still runs.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked, self.running = False, True
 
     def unpack(self, _: None) -> Tensor:
         """Refuse to return what was never saved."""
+        self.refuse()
+
+    def refuse(self) -> NoReturn:
+        """Refuse a gradient, and note that the step may have asked for it."""
         self.asked = True
         raise UnsavedError(_OVER)
 
@@ -93,12 +103,16 @@ def needs_saved(error: Exception, asking: Asking) -> bool:
 class Guard:
     """Refuses gradients that arrive at a step's own leaves, unless the chain sends them.
 
+    Args:
+        leaves: The leaves, among other things.
+        block: The block whose leaves they are, in words.
+
     Attributes:
         open: Whether the chain is sending a gradient.
     """
 
-    def __init__(self, leaves: Iterable[Any]) -> None:
-        self.open = False
+    def __init__(self, leaves: Iterable[Any], block: str | None = None) -> None:
+        self.open, self.block = False, block
         for leaf in leaves:
             if isinstance(leaf, Tensor) and leaf.requires_grad and leaf.is_leaf:
                 leaf.register_hook(self._arrived)
@@ -112,3 +126,9 @@ class Guard:
     def _arrived(self, _: Tensor) -> None:
         if not self.open:
             raise UnsavedError(_OVER)
+
+
+def kept_by(leaf: Tensor) -> str | None:
+    """Return the block that keeps a leaf of its own beyond its run, in words."""
+    guards = [getattr(hook, "__self__", None) for hook in (hooks_of(leaf) or {}).values()]
+    return next((g.block for g in guards if isinstance(g, Guard) and g.block), None)

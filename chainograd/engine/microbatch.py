@@ -89,7 +89,7 @@ class SlicedStep:
         if len(parts) < len(self.steps):  # not in `except`, which holds what the failed run left
             assert rewind is not None
             rewind()
-            return self.run(index, state, wanted, mark, record=record, cut=cut)
+            return self.run(index, state, wanted, mark, record=record, rewind=rewind, cut=cut)
         return self.of_parts(index, state, parts)
 
     def rerun(

@@ -100,6 +100,7 @@ class Preparation:
         self, shared: SharedTensors, x_T: State, captured: Captured, kind: StepKind
     ) -> AbstractStep:
         options = GraphOptions(signed=not captured.scripted, saves=self.first_calls.saves)
+        options.uncut = self.first_calls.uncut
         if self.watch_frozen and not captured.compiled and not takes_fast_path(captured.modes):
             saving = self.first_calls.saving.setdefault(kind.shapes, Saving())
             options.layers = saving.recording()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from chainograd.engine.abstract_step import AbstractCut, GraphOptions, Recording, ReplayHooks
-from chainograd.engine.first_run import NeedsSavedError, nothing_saved
+from chainograd.engine.first_run import NeedsSavedError, NeedsWholeError, nothing_saved
 from chainograd.engine.graph import Mark
 from chainograd.engine.running import cutting
 from chainograd.engine.shared import SharedTensors
@@ -79,8 +79,10 @@ class Step:
         try:
             with self._saving(record, cut), self._cutting(record, mark, cut):
                 leaving = self.call(index, entering, self.shared.inner_arguments)
-        except NeedsSavedError:
+        except NeedsSavedError as error:
             self.options.saves = True
+            if isinstance(error, NeedsWholeError):
+                self.options.uncut.add(index)
             if rewind is None:
                 raise
         finally:
@@ -88,7 +90,7 @@ class Step:
         if leaving is None:  # outside of `except`, which holds what the failed run left
             assert rewind is not None
             rewind()
-            return self.run(index, state, wanted, mark, record=record, cut=cut)
+            return self.run(index, state, wanted, mark, record=record, rewind=rewind, cut=cut)
         result = trace(index, entering, leaving, mark, self.shared, signed=self.options.signed)
         if record is Recording.KEEP:
             return result

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from chainograd.captured.fsdp import gathered
 from chainograd.engine.accumulate import Uses
-from chainograd.engine.first_run import Guard
+from chainograd.engine.first_run import Guard, kept_by
 from chainograd.engine.graph import Mark, leaves_used
 from chainograd.engine.shared import SharedTensors
 from chainograd.engine.step_graph import StepGraph
 from chainograd.engine.unknown_leaves import UnknownLeaf, refuse_unknown_leaves
+from chainograd.errors import ChainError
 from chainograd.replay.signature import Signature, signature
 from chainograd.state import State, wants_gradient
 
@@ -101,7 +102,7 @@ def trace(
         signed: Whether the graph has the same nodes in each run.
 
     Raises:
-        ChainError: If the graph leads to the graph of another step.
+        ChainError: If the graph leads to the graph of another step, or to one that a block kept.
     """
     uses: Uses = {}
     entered: Uses = {}
@@ -117,6 +118,8 @@ def trace(
         elif (at := own.get(id(leaf))) is not None:
             entered.setdefault(at, []).append(use)
         elif all(leaf is not part for part in gathered(shared.sharded)):
+            if (block := kept_by(leaf)) is not None:
+                raise _kept_by_block(index, block)
             unknown_leaves.append(UnknownLeaf(index, tuple(leaf.shape), weakref.ref(leaf)))
     return StepResult(
         leaving.detached(),
@@ -128,6 +131,14 @@ def trace(
         _aliases(own, leaving.leaves, wanted),
         StepGraph(entering, leaving, uses, entered, unknown_leaves),
     )
+
+
+def _kept_by_block(index: int, block: str) -> ChainError:
+    return ChainError(
+        f"Step {index} uses a tensor that the {block} computed and kept, outside of what the block "
+        "returns, so its gradient would be lost. Return the tensor from the block, or leave the "
+        "block out of the chain's `blocks`; if its gradient is not wanted, keep `tensor.detach()`."
+    ).in_step(index)
 
 
 def _aliases(own: dict[int, int], leaves: Sequence[Any], wanted: list[bool]) -> dict[int, Alias]:

@@ -15,6 +15,7 @@ from chainograd.blocks.attention import AttentionSeen
 from chainograd.engine.abstract_step import AbstractCut, Recording, ReplayHooks
 from chainograd.engine.accumulate import GradAccumulator
 from chainograd.engine.cutting import Cut
+from chainograd.engine.first_run import NeedsWholeError
 from chainograd.engine.kept_attention import KeptAttention
 from chainograd.engine.level_costs import (
     bytes_of_blocks,
@@ -260,7 +261,10 @@ class TrialRuns(NamedTuple):
         alike = (sizes, advance_bytes, nodes, len(after.used), tuple(cotangents))
         known = self.trial.graphs
         if self.run.blocks.modules and alike not in known:
-            known[alike] = self._cut_graphs(cotangents)
+            try:
+                known[alike] = self._cut_graphs(cotangents)
+            except NeedsWholeError:
+                known[alike] = (), ()
         return known.get(alike, ((), ()))
 
     def _cut_graphs(

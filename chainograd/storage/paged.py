@@ -33,10 +33,15 @@ SMALL = 1 << 14  # bytes of a tensor that is not worth a transfer
 
 
 class PagedTensor:
-    """One tensor in the store. It is freed there when the last use of it is."""
+    """One tensor in the store. It is freed there when the last use of it is.
 
-    def __init__(self, node: StoredState) -> None:
+    Attributes:
+        origin: The memory that it was copied from, as long as that is alive.
+    """
+
+    def __init__(self, node: StoredState, origin: torch.UntypedStorage) -> None:
         self.node: StoredState | None = node
+        self.origin = weakref.ref(origin)
         self.tensor: Tensor | None = None
 
     def prefetch(self) -> None:
@@ -103,7 +108,6 @@ class Paged:
         self.stored_bytes = 0
         self._last: weakref.ref[Use] | None = None
         self._known: weakref.WeakValueDictionary[Any, PagedTensor] = weakref.WeakValueDictionary()
-        self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def keep(self, tensors: Sequence[Tensor]) -> Use:
         """Keep tensors until what is returned is freed."""
@@ -122,23 +126,27 @@ class Paged:
     def _kept(self, tensor: Tensor) -> Kept:
         if not is_plain(tensor) or tensor.nbytes <= SMALL:
             return KeptInPlace([tensor])
-        key = storage_id(tensor.untyped_storage())
+        storage = tensor.untyped_storage()
+        key = storage_id(storage)
         if key in self.here:
             return KeptInPlace([tensor])
         form = (key, tensor.storage_offset(), tensor.size(), tensor.stride(), tensor.dtype,
-                version_or_zero(tensor))  # fmt: skip
-        known = self._known.get(form) if self._is_alive(key, tensor) else None
-        if known is None:
-            known = PagedTensor(self.storage.put(0, State.of(tensor.detach())))
+                tensor.is_conj(), tensor.is_neg(), version_or_zero(tensor))  # fmt: skip
+        known = self._known.get(form)
+        if known is None or known.origin() is not storage:  # an id of memory may be another's later
+            known = PagedTensor(self.storage.put(0, State.of(_as_it_is(tensor))), storage)
             self.stored_bytes += tensor.nbytes
             self._known[form] = known
         return known
 
-    def _is_alive(self, key: int, tensor: Tensor) -> bool:
-        """Return whether a storage is the one that was known by this key, and remember it."""
-        storage, before = tensor.untyped_storage(), self._alive.get(key)
-        self._alive[key] = weakref.ref(storage)
-        return before is not None and before() is storage
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    """Return a tensor that no change in place reaches until it is in the store.
+
+    What leaves an accelerator is copied in order with what is computed there. A file is written
+    from a CPU's memory while the step goes on.
+    """
+    return tensor.detach().clone() if tensor.device.type == "cpu" else tensor.detach()
 
 
 class FakeStorage:

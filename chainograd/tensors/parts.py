@@ -13,6 +13,7 @@ from chainograd.torch_internals.tensors import (
     coo_parts,
     has_own_dispatch,
     is_wrapper_subclass,
+    storage_id,
 )
 
 _PLAIN = (Tensor, Parameter)
@@ -76,6 +77,30 @@ def tensor_bytes(tensor: Tensor) -> int:
     if is_plain(tensor) or tensor.is_quantized:  # the parts of a quantized tensor are copies
         return tensor.nbytes
     return sum(part.nbytes for part in dense_parts(tensor))
+
+
+def may_overlap(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors may share memory; False only if they do not.
+
+    Example:
+        >>> x = torch.zeros(4)
+        >>> may_overlap(x[:2], x[2:]), may_overlap(x[:3], x[2:])
+        (False, True)
+    """
+    if not (is_plain(a) and is_plain(b)):
+        return True
+    if storage_id(a.untyped_storage()) != storage_id(b.untyped_storage()):
+        return False
+    (begin, end), (other_begin, other_end) = _extent(a), _extent(b)
+    return begin < other_end and other_begin < end
+
+
+def _extent(tensor: Tensor) -> tuple[int, int]:
+    """Return a plain tensor's first byte in its storage, and the byte after its last one."""
+    begin, size = tensor.storage_offset(), tensor.element_size()
+    last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    end = begin + last + 1 if tensor.numel() else begin
+    return int(begin * size), int(end * size)
 
 
 def kind_of(tensor: Tensor) -> str:
