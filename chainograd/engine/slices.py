@@ -84,9 +84,9 @@ def joined(index: int, entering: State, parts: Sequence[State], slices: Sequence
         else:
             raise ChainError(
                 f"Step {index} returned a different {_described(leaf)} for each slice of "
-                f"`micro_batch={first.size}`, so its value for the whole batch is not known. Return "
-                "it with the batch as its first dimension, one entry a sample, leave it out, or "
-                "pass `micro_batch=None`."
+                f"`micro_batch={first.size}`, so its value for the whole batch is not known. "
+                "Return it with the batch as its first dimension, one entry a sample, leave it "
+                "out, or pass `micro_batch=None`."
             )
     return parts[0]._replace(leaves=tuple(leaves))
 

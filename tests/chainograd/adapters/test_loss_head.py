@@ -244,16 +244,14 @@ def test_a_batch_norm_in_training_is_refused():
     norm = torch.nn.BatchNorm1d(3)
     head = in_slices(lambda z: norm(z).square(), micro_batch=2)
 
-    with pytest.raises(
-        ChainError, match=r"`micro_batch=2` would compute .*batch norm .*`eval\(\)`"
-    ):
+    with pytest.raises(ChainError, match=r"`micro_batch=2` would compute .*batch norm .*`eval"):
         head(torch.randn(4, 3, requires_grad=True))
 
 
 def test_scores_that_are_relative_to_the_batch_are_refused():
     head = in_slices(lambda z: z.sum(1) - z.sum(1).mean())
 
-    with pytest.raises(ChainError, match="`micro_batch=1` would compute .*samples see each other"):
+    with pytest.raises(ChainError, match=r"`micro_batch=1` would compute .*samples see each other"):
         head(torch.randn(4, 3, requires_grad=True))
 
 
@@ -265,14 +263,12 @@ def test_a_mean_over_the_batch_is_refused_with_the_way_out():
 
 
 def test_latents_without_a_batch_are_refused():
-    with pytest.raises(ValueError, match="no floating tensor with one. Pass `micro_batch=None`"):
+    with pytest.raises(ValueError, match=r"no floating tensor with one\. Pass `micro_batch=None`"):
         in_slices(torch.sin)(torch.ones((), requires_grad=True))
 
 
 def test_what_cannot_be_called_is_refused():
-    with pytest.raises(
-        TypeError, match=r"`function` must be callable as function\(z, …\), got a s"
-    ):
+    with pytest.raises(TypeError, match=r"`function` must be callable as .*, got a str"):
         in_slices("decode")
 
 
