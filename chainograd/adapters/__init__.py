@@ -9,6 +9,7 @@ from chainograd.adapters.guidance import classifier_guidance
 from chainograd.adapters.guided_diffusion import guided_diffusion_step
 from chainograd.adapters.guided_networks import guided_diffusion_ddim
 from chainograd.adapters.k_diffusion import k_diffusion_step
+from chainograd.adapters.loss_head import in_slices
 from chainograd.adapters.predictions import epsilon_from, from_data_at_one
 from chainograd.adapters.smalldiffusion import smalldiffusion_step
 
@@ -21,6 +22,7 @@ __all__ = [
     "from_data_at_one",
     "guided_diffusion_ddim",
     "guided_diffusion_step",
+    "in_slices",
     "k_diffusion_step",
     "smalldiffusion_step",
 ]

@@ -84,9 +84,9 @@ def joined(index: int, entering: State, parts: Sequence[State], slices: Sequence
         else:
             raise ChainError(
                 f"Step {index} returned a different {_described(leaf)} for each slice of "
-                f"`micro_batch={first.size}`, so its value for the whole batch of {first.batch} "
-                f"is not known. Return it with a first dimension of {first.batch}, one entry a "
-                "sample, or leave `micro_batch` out."
+                f"`micro_batch={first.size}`, so its value for the whole batch is not known. "
+                "Return it with the batch as its first dimension, one entry a sample, leave it "
+                "out, or pass `micro_batch=None`."
             )
     return parts[0]._replace(leaves=tuple(leaves))
 
@@ -106,7 +106,7 @@ def batch_of(x_T: State) -> int:
     if not sizes:
         raise ValueError(
             "`micro_batch` cuts the first dimension of the state, but `x` holds no floating tensor "
-            "with one. Leave `micro_batch` out."
+            "with one. Pass `micro_batch=None`."
         )
     return sizes[0]
 
