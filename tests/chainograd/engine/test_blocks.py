@@ -11,8 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from chainograd import ChainError, ChangedTensorError, CheckpointedChain, ReplayError
 from tests.chainograd.engine.cut_steps import (
     DIM,
-    M,
     Block,
+    M,
     Net,
     assert_equal_to_the_loop,
     chain_of,
@@ -94,7 +94,7 @@ class OneTensorTwice(Net):
 
 
 class Many(Block):
-    """Returns a tensor in several places, an argument, others without a gradient, and no tensors."""
+    """Returns a tensor twice, an argument, tensors without a gradient, and no tensors."""
 
     def forward(self, h, c):
         y = super().forward(h)
@@ -590,7 +590,7 @@ def test_a_kept_tensor_that_the_next_step_uses_is_refused(plan):
             x = x + self.blocks[1].last if i else x
             return super().forward(x, i)
 
-    with pytest.raises(ChainError, match="that the block `blocks.1` of step 0 computed and kept"):
+    with pytest.raises(ChainError, match=r"that the block `blocks\.1` of step 0 computed and kept"):
         chain_of(Late(Keeps), plan)(state()).sum().backward()
 
 
