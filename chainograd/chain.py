@@ -72,8 +72,13 @@ class CheckpointedChain:
         num_steps: M, at least 1.
         plan: ``"nodes"`` keeps every node and the last step's graph: 2M-1 step evaluations, the
             memory of M nodes and one graph. ``"graph"`` keeps every graph: M evaluations, M
-            graphs. A number of bytes (an integer, or text such as ``"8GiB"``) keeps what fits: the
-            first call with tensors of given shapes then measures every step. Or a `Plan`.
+            graphs. ``"blocks"`` and ``"skeleton"`` need one block's graph at a time: ``"blocks"``
+            keeps nodes and runs each block three times, ``"skeleton"`` keeps the inputs of all
+            blocks, in ``store``, and runs each block twice. With ``"+attention"`` behind a name
+            (but ``"graph"``) attention's outputs are kept too, and its kernels do not run again. A
+            number of bytes (an integer, text such as ``"24GiB"``, or a `Budget`) finds the fastest
+            plan that fits, each step at its own level: the first call with tensors of given shapes
+            then measures every step. Or a `Plan`.
         params: Tensors requiring a gradient that the steps use, besides those that are found by
             themselves (parameters of modules, tensors in closures, globals and attributes).
         generators: ``torch.Generator`` objects that the steps draw from. The global random
@@ -85,6 +90,12 @@ class CheckpointedChain:
             state and of the arguments with the first dimension of ``x`` are cut. Each step runs
             twice, 2M evaluations of every slice; random noise is drawn slice by slice. None is
             the whole batch at once.
+        blocks: The modules whose calls a step's graph may be cut into. ``"auto"`` takes those that
+            models of diffusers and transformers declare, and of other models the repeated modules
+            in their lists; ``print(chain)`` shows them. None cuts nothing. Only plans with
+            ``"blocks"`` or ``"skeleton"``, and budgets, cut. Gradients are the plain loop's to the
+            bit. A block that changes an argument in place, or uses a tensor with a graph that it
+            was not passed, is refused.
         frozen: ``"auto"`` lets layers whose weights need no gradient save only what the gradient of
             their input needs: less memory, with results and gradients equal to the bit. If a call
             saves little, later calls with these shapes leave their layers to torch. Steps that
