@@ -20,6 +20,11 @@ from chainograd import meter
 from chainograd.adapters import in_slices
 
 BATCH, LATENTS, TILE = 4, 32, 16
+VAE: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3,
+    "block_out_channels": (32, 64, 64), "layers_per_block": 2, "norm_num_groups": 8,
+    "sample_size": 4 * LATENTS,
+}  # fmt: skip
 # The way, what of diffusers is switched on, and the options of `in_slices`; None is a plain call.
 WAYS: dict[str, tuple[str, dict[str, Any] | None]] = {
     "plain": ("", None),
@@ -41,11 +46,7 @@ class Head(nn.Module):
     def __init__(self, switched_on: str) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-            block_out_channels=(32, 64, 64), layers_per_block=2, norm_num_groups=8,
-            sample_size=4 * LATENTS,
-        )  # fmt: skip
+        self.vae: Any = AutoencoderKL(**VAE)
         self.vae.encoder = None
         self.vae.tile_latent_min_size, self.vae.tile_sample_min_size = TILE, 4 * TILE
         if "slicing" in switched_on:

@@ -16,7 +16,7 @@ from typing import Any
 from measured import default_device, note, results, save
 
 NAMES = ("vram_vs_M", "frozen_unet", "speed", "diffusers_loop", "scaling", "throughput",
-         "largest_batch", "long_chain", "paper_scale")  # fmt: skip
+         "largest_batch", "long_chain", "paper_scale", "loss_head")  # fmt: skip
 
 
 def seconds(name: str) -> float:

@@ -87,6 +87,7 @@ for name in (
     "largest_batch",
     "paper_scale",
     "long_chain",
+    "loss_head",
     "run_all",
 ):
     write_table(name)

@@ -1,4 +1,4 @@
-"""Models and samplers of other libraries as steps and chains.
+"""Models, samplers and loss heads of other libraries as steps and chains.
 
 No adapter imports the library that it adapts.
 """

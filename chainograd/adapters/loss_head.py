@@ -66,6 +66,7 @@ def in_slices(
         ValueError: If an argument is out of range.
 
     Example:
+        >>> import torch
         >>> head = in_slices(lambda z, emb: torch.tanh(z * emb).mean(1))
         >>> z = torch.ones(4, 8, requires_grad=True)
         >>> scores = head(z, torch.ones(4, 8))
