@@ -15,13 +15,15 @@ Any class of diffusers can be asked about before renting a machine:
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
-from measured import note, results, save
+from measured import environment, note, results, save
 from model_options import add_model_options, chosen
 from models_of_today import build, weight_bytes
-from published_models import Model, Training
+from published_models import MODELS, Model, Training
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from chainograd import CheckpointedChain, StepCost, within
@@ -111,7 +113,32 @@ def answers(model: Model, training: Training) -> dict[str, Any]:
     }
 
 
-def table(content: list[dict[str, Any]]) -> str:
+def known(out: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the answers that are in a file already; models that are measured again replace them."""
+    if not out.exists():
+        return {}
+    content = json.loads(out.read_text())
+    return {
+        (row["model"], row["training"]): {"environment": content["environment"], **row}
+        for row in content["models"]
+    }
+
+
+def in_order(content: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return answers in the order of `MODELS`."""
+    names = [*MODELS]
+    place = {key: names.index(key[0]) if key[0] in names else len(names) for key in content}
+    return [content[key] for key in sorted(content, key=lambda key: (place[key], key[1]))]
+
+
+def table(content: dict[str, Any]) -> str:
+    """Return Markdown tables: plans for cards, and named plans against the default one."""
+    rows = content["models"]
+    heading = f"At M = {STEPS[0]}, each named plan against the default one:"
+    return f"{cards_table(rows)}\n\n{heading}\n\n{named_table(rows, STEPS[0])}"
+
+
+def cards_table(content: list[dict[str, Any]]) -> str:
     """Return a Markdown table: a row for each model, training and number of steps."""
     heads = ["model", "training", "M", "weights, GiB", *(f"{card} GB" for card in CARDS)]
     lines = [f"| {' | '.join(heads)} |", "|---|---|" + "---:|" * (len(heads) - 2)]
@@ -151,14 +178,13 @@ def main() -> None:
     add_model_options(parser)
     options = parser.parse_args()
     out = options.out or results("what_fits", "fake")
-    content: list[dict[str, Any]] = []
+    content = known(out)
     for model in chosen(options):
-        content.append(answers(model, options.training))
+        answer = answers(model, options.training)
+        content[model.name, options.training] = {**answer, "environment": environment("fake")}
         note(f"{model.name}, {options.training}")
-        save(out, "fake", {"models": content})
-    print(table(content))
-    print()
-    print(named_table(content, STEPS[0]))
+        save(out, "fake", {"models": in_order(content)})
+    print(table({"models": in_order(content)}))
     print(f"\nwrote {out}")
 
 

@@ -24,11 +24,13 @@ class FoundBlocks:
         names: The path to each block from its root. It begins with the root's class if blocks of
             several roots were found.
         how: What the choice rests on, for a reader.
+        named: Whether the caller has named them.
     """
 
     modules: tuple[nn.Module, ...] = ()
     names: tuple[str, ...] = ()
     how: str = ""
+    named: bool = False
 
     def __str__(self) -> str:
         if not self.modules:
@@ -62,7 +64,8 @@ def find_blocks(roots: Iterable[nn.Module], choice: Blocks) -> FoundBlocks:
         places = {place.module: _named(top, place, alone=len(tops) == 1)
                   for top in tops for place in within(top)}  # fmt: skip
         refuse_unusable(chosen, modules, places.keys())
-        return FoundBlocks(chosen, tuple(places[block] for block in chosen), "named by `blocks`")
+        names = tuple(places[block] for block in chosen)
+        return FoundBlocks(chosen, names, "named by `blocks`", named=True)
     found = [(top, blocks) for top in tops if (blocks := _found_in(Place("", top)))]
     hows = dict.fromkeys(how for _, blocks in found for how, _ in blocks)
     places = {

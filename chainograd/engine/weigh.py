@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -30,6 +31,7 @@ from chainograd.engine.step_result import StepResult
 from chainograd.engine.surroundings import Surroundings
 from chainograd.engine.vjp import Vjp
 from chainograd.engine.weigh_blocks import BlockWeigher
+from chainograd.errors import ChainError
 from chainograd.frozen.conditions import takes_fast_path
 from chainograd.metering import meter, storages
 from chainograd.plans.plan import BlockCost, GraphCost, Level, StepCost
@@ -42,6 +44,8 @@ from chainograd.tensors.flops import CountedFlops
 from chainograd.tensors.parts import tensor_bytes
 from chainograd.torch_internals.modes import is_fake
 from chainograd.torch_internals.tensors import storage_id
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -264,6 +268,12 @@ class TrialRuns(NamedTuple):
             try:
                 known[alike] = self._cut_graphs(cotangents)
             except NeedsWholeError:
+                known[alike] = (), ()
+            except ChainError as error:
+                if self.run.blocks.named:
+                    raise
+                # Nobody asked for blocks: without them the plans are those of whole steps.
+                _logger.info("Steps are not cut into blocks: %s", error)
                 known[alike] = (), ()
         return known.get(alike, ((), ()))
 
