@@ -114,7 +114,7 @@ def answers(model: Model, training: Training) -> dict[str, Any]:
 
 
 def known(out: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return the answers that are in a file already; models that are measured again replace them."""
+    """Return the answers that are in a file already; new ones replace them."""
     if not out.exists():
         return {}
     content = json.loads(out.read_text())

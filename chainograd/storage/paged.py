@@ -17,6 +17,7 @@ from chainograd.storage.call_storage import CallStorage, StoredState
 from chainograd.storage.kept_tensors import KeptInPlace
 from chainograd.storage.packing import Layout, with_tensors, without_tensors
 from chainograd.tensors.parts import is_plain
+from chainograd.torch_internals.modes import is_fake
 from chainograd.torch_internals.tensors import storage_id, version_or_zero
 
 # Note [Paged tensors]
@@ -124,7 +125,7 @@ class Paged:
         self.storage.settle()
 
     def _kept(self, tensor: Tensor) -> Kept:
-        if not is_plain(tensor) or tensor.nbytes <= SMALL:
+        if not (is_plain(tensor) or is_fake(tensor)) or tensor.nbytes <= SMALL:
             return KeptInPlace([tensor])
         storage = tensor.untyped_storage()
         key = storage_id(storage)
@@ -174,7 +175,10 @@ class FakeState:
 
     def load(self) -> State:
         """Return a fake state like it."""
-        tensors = [layout.unpacked(layout.room()) for layout in self.layouts]
+        tensors = [
+            torch.empty_strided(each.size, each.stride, dtype=each.dtype, device=each.device)
+            for each in self.layouts
+        ]
         return with_tensors(self.rest, tensors)
 
     def prefetch(self) -> None:

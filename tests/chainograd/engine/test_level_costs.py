@@ -190,3 +190,19 @@ def test_seconds_of_levels_are_shares_of_the_whole():
     found = with_level_seconds(cost)
 
     assert [graph.backward_seconds for graph in found.graphs] == [5.0, 4.5]
+
+
+def test_fake_tensors_in_a_store_weigh_as_real_ones_do(tmp_path):
+    def kept(costs):
+        return [
+            (g.graph_bytes, g.backprop_bytes, g.stored_bytes) for g in costs[0].graphs if g.kept
+        ]
+
+    real = kept(CheckpointedChain(step(), 1, store=tmp_path, frozen="off").measure(state()))
+
+    with FakeTensorMode():
+        fake = kept(CheckpointedChain(step(), 1, store=tmp_path, frozen="off").measure(state()))
+
+    for one, other in zip(real, fake, strict=True):
+        assert other == pytest.approx(one, rel=0.02)
+        assert one[2] > 0
