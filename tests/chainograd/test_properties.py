@@ -26,6 +26,7 @@ from chainograd import (
     keep_last,
     random_suffix,
 )
+from chainograd.plans.levels import LEVELS, Level
 from chainograd.plans.planners import keep_graphs
 from tests.drawing_steps.draw import draw
 from tests.drawing_steps.layers import KINDS, unexplained
@@ -89,13 +90,21 @@ class Problem:
         whole = {"whole": lambda net: net, "scaled": lambda net: ScaledInput(net, scale=0.5),
                  "stopped": StoppedOutput}  # fmt: skip
         self.network = whole[self.path](self.net)
+        self.parts = [Part(self.of_x), Part(self.of_y), Part(self.noise_on)]  # which may be blocks
 
     def random(self, *shape):
         return torch.randn(shape, dtype=self.dtype)
 
     def net(self, x, y, i):
         # The weight is used twice, so that the order of sums shows in the last bit.
-        return torch.tanh(self.w * x + self.b + i / 8) + torch.sin(self.w * y)
+        of_x, of_y, _ = self.parts
+        return of_x(x, i) + of_y(y)
+
+    def of_x(self, x, i):
+        return torch.tanh(self.w * x + self.b + i / 8)
+
+    def of_y(self, y):
+        return torch.sin(self.w * y)
 
     def step(self, state, i, c, *, sign=1):
         leaves, spec = pytree.tree_flatten(state)
@@ -114,6 +123,9 @@ class Problem:
         return x if self.losses == {self.M} else x.clone()
 
     def noised(self, x):
+        return self.parts[-1](x)
+
+    def noise_on(self, x):
         def draw():
             return torch.randn(x.shape, dtype=x.dtype, generator=self.drawn_from)
 
@@ -166,6 +178,17 @@ class Problem:
         return [*results, torch.rand(2), torch.rand(2, generator=generator)]
 
 
+class Part(torch.nn.Module):
+    """A part of a step, as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args):
+        return self.function(*args)
+
+
 def is_float(leaf):
     return isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
 
@@ -210,14 +233,15 @@ def plans(draw, problem):
     event(f"plan: {family}")
     match family:
         case "last":
-            return keep_last(M, draw(st.integers(1, M)))
+            plan = keep_last(M, draw(st.integers(1, M)))
         case "some":
-            return keep_graphs(M, frozenset(draw(st.sets(st.integers(0, M - 1)))) | {M - 1})
+            plan = keep_graphs(M, frozenset(draw(st.sets(st.integers(0, M - 1)))) | {M - 1})
         case "binomial":
-            return binomial(M, slots=draw(st.integers(1, M)))
-        case "bytes":
-            return "bytes"
-    return family
+            plan = binomial(M, slots=draw(st.integers(1, M)))
+        case _:
+            return family
+    each = st.lists(st.sampled_from(LEVELS), min_size=M, max_size=M)
+    return plan.with_levels(draw(st.just([Level.WHOLE] * M) | each))
 
 
 def a_budget(problem, part, **options):
@@ -257,8 +281,10 @@ def test_a_chain_drawn_at_random_equals_the_plain_loop(data, problem, passes):
     grad_steps, steps = data.draw(truncations(problem.M), "truncation")
     plan = data.draw(plans(problem), "plan")
     verify = data.draw(st.sampled_from(["exact", "exact", "close", "off"]), "verify")
-    options = {"generators": [problem.drawn_from] if problem.drawn_from else []}
+    drawn_from = [problem.drawn_from] if problem.drawn_from else []
+    options = {"generators": drawn_from, "blocks": problem.parts}
     if plan == "bytes":
+        options["blocks"] = None  # of these few numbers, whole graphs may be the smallest
         plan = a_budget(problem, data.draw(st.floats(0, 1), "budget"), **options)
     chain = CheckpointedChain(
         problem.step, problem.M, plan=plan, grad_steps=grad_steps, verify=verify, **options
