@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from chainograd import CheckpointedChain, meter
 from chainograd.plans.planners import PlanName
 
-BLOCKS, M, WIDTH, TOKENS, BATCH, PAIRS = 12, 20, 256, 512, 2, 5
+BLOCKS, M, WIDTH, TOKENS, BATCH, PAIRS = 12, 20, 256, 256, 1, 5
 WAYS: dict[str, tuple[PlanName, bool]] = {  # the plan, and whether its store is a folder
     "nodes": ("nodes", False),
     "nodes+attention": ("nodes+attention", False),
