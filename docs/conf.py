@@ -87,6 +87,7 @@ for name in (
     "largest_batch",
     "paper_scale",
     "long_chain",
+    "what_fits",
     "loss_head",
     "run_all",
 ):
