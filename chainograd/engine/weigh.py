@@ -45,6 +45,8 @@ from chainograd.tensors.parts import tensor_bytes
 from chainograd.torch_internals.modes import is_fake
 from chainograd.torch_internals.tensors import storage_id
 
+TOO_LARGE = 4  # times the budget: graphs of blocks that need not be tried together
+
 _logger = logging.getLogger(__name__)
 
 
@@ -223,7 +225,9 @@ class TrialRuns(NamedTuple):
     def whole(self, cotangents: Cotangents, cost: StepCost) -> GoneBack | None:
         """Return what the step's whole graph takes; None if there is no room for it."""
         limit = self.trial.limit
-        if cost.graphs and limit is not None and bytes_of_blocks(cost) > limit:
+        # Blocks share some of what they save, so a whole graph may be smaller than they are
+        # together. If it does not fit into the device either, that is seen below.
+        if cost.graphs and limit is not None and bytes_of_blocks(cost) > TOO_LARGE * limit:
             return None
         try:
             return self.gone_back(cotangents, None)

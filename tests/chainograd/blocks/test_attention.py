@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from chainograd import ReplayError
 from chainograd.blocks.attention import keeping, replaying
 from chainograd.frozen.layers import FrozenLayers
+from chainograd.replay.verify import Verifier
 from chainograd.torch_internals.attention import FUSED_KERNELS
 from chainograd.torch_internals.modes import dispatch_modes
 from tests.problems import leaf
@@ -558,3 +559,14 @@ def test_an_error_of_the_block_itself_is_not_hidden():
 
     with pytest.raises(ZeroDivisionError), replaying(outputs):
         _ = 1 / 0
+
+
+@pytest.mark.parametrize("changed", range(3), ids=["q", "k", "v"])
+def test_a_rerun_that_gives_attention_other_values_is_refused(changed):
+    given = [torch.randn(1, 2, 8, 4) for _ in range(3)]
+    with keeping(Verifier("exact")) as outputs:
+        F.scaled_dot_product_attention(*given)
+    given[changed] = given[changed] + 1e-3
+
+    with pytest.raises(ReplayError, match="q, k and v"), replaying(outputs):
+        F.scaled_dot_product_attention(*given)
