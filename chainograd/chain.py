@@ -321,7 +321,8 @@ class CheckpointedChain:
             raise ChainError(
                 "There is nothing to report: call the chain with gradients enabled first."
             )
-        return self._log.report(self._ran, self._first_calls.last_costs)
+        costs = self._first_calls.last_costs
+        return self._log.report(self.num_steps, costs, self._ran)
 
     def __str__(self) -> str:
         """Return what the chain does: its steps, its plan, and the blocks that it can cut."""

@@ -11,7 +11,6 @@ import torch
 from torch import Generator, Tensor
 
 from chainograd.blocks.choice import Blocks
-from chainograd.blocks.find import FoundBlocks
 from chainograd.captured.find import Captured, find_captured
 from chainograd.captured.generators import UnlistedGenerators
 from chainograd.captured.stand_ins import current_stand_ins
@@ -85,16 +84,10 @@ class Preparation:
             refuse_cuda_graphs()
         step = self._step(shared, x_T, captured, kind)
         surroundings = self._surroundings(shared, captured, devices)
-        return Run(
-            step, self.plan, x_T, self.options, kind, surroundings, partial(self._blocks, captured)
-        )
-
-    def _blocks(self, captured: Captured) -> FoundBlocks:
-        """Return the blocks of the modules that the steps reach."""
-        if captured.sharded:  # FSDP2 gathers parameters by itself, once for each pass of a step
-            return FoundBlocks()
-        modules = [module for module, _ in captured.modes]
-        return self.first_calls.blocks(modules, self.blocks)
+        # Not of `captured`, which holds tensors of earlier calls and so their graphs.
+        modules = [] if captured.sharded else [module for module, _ in captured.modes]
+        found = partial(self.first_calls.blocks, modules, self.blocks)
+        return Run(step, self.plan, x_T, self.options, kind, surroundings, found)
 
     def _step(
         self, shared: SharedTensors, x_T: State, captured: Captured, kind: StepKind

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from chainograd.plans.levels import level_name
 from chainograd.plans.plan import BlockCost, Level, Plan, StepCost
 from chainograd.report.steps import Report, StepReport
 from chainograd.state import Cotangents, State
@@ -108,14 +109,18 @@ class Log:
             finally:
                 self.bar = None
 
-    def report(self, plan: Plan, costs: tuple[StepCost, ...] | None) -> Report:
+    def report(
+        self, num_steps: int, costs: tuple[StepCost, ...] | None, plan: Plan | None = None
+    ) -> Report:
         """Return the report; on an accelerator this waits for the device.
 
         Args:
-            plan: What the run did.
+            num_steps: M.
             costs: The cost of each step, if it was measured.
+            plan: What the run did; by default nothing is said of levels.
         """
-        levels, kept = plan.program.levels, plan.program.recorded_first
+        levels = bytes(num_steps) if plan is None else plan.program.levels
+        kept = [False] * num_steps if plan is None else plan.program.recorded_first.tolist()
         seconds: dict[tuple[Phase, int], float] = defaultdict(float)
         reruns: dict[int, int] = defaultdict(int)
         for phase, i, began, ended in self.times:
@@ -132,16 +137,16 @@ class Log:
                 node_bytes=self.node_bytes.get(i, 0),
                 graph_bytes=graph_bytes(i),
                 cotangent_norm=_norm(self.norms.get(i, [])),
-                level=plan.levels[i],
+                level=level_name(Level(levels[i]), kept=kept[i]),
             )
 
         def graph_bytes(i: int) -> int | None:
             level = Level(levels[i])
             if costs is None or level not in costs[i].levels:
                 return None if costs is None else costs[i].graph_bytes
-            return costs[i].graph(level, kept=bool(kept[i])).graph_bytes
+            return costs[i].graph(level, kept=kept[i]).graph_bytes
 
-        return Report(tuple(map(of_step, range(plan.num_steps))), _blocks(levels, costs))
+        return Report(tuple(map(of_step, range(num_steps))), _blocks(levels, costs))
 
 
 def _blocks(levels: bytes, costs: tuple[StepCost, ...] | None) -> tuple[BlockCost, ...]:

@@ -57,8 +57,13 @@ class Report(NamedTuple):
         return len(self.steps) + sum(step.reruns for step in self.steps)
 
     def __str__(self) -> str:
-        """Return a table with a row for each step, and one with a row for each block."""
-        tables = [_table(_HEAD, map(_row, self.steps))]
+        """Return a table with a row for each step, and one with a row for each block.
+
+        Levels are shown if one of them is not that of a whole step.
+        """
+        cut = any(step.level not in ("graph", "node") for step in self.steps)
+        rows = [(row[0], *row[1 if cut else 2 :]) for row in (_HEAD, *map(_row, self.steps))]
+        tables = [_table(rows[0], rows[1:])]
         if self.blocks:
             tables.append(_table(_BLOCK_HEAD, map(_block_row, self.blocks)))
         return "\n\n".join(tables)

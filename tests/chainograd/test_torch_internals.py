@@ -593,3 +593,13 @@ def test_a_tree_is_flattened_and_put_together():
     assert pytree.tree_map_only(float, lambda x: 0, tree) == {"a": [1, 2], "b": (0,)}
     paths, _ = pytree.tree_flatten_with_path(tree)
     assert [pytree.keystr(path) for path, _ in paths] == ["['a'][0]", "['a'][1]", "['b'][0]"]
+
+
+def test_nodes_of_a_graph_are_numbered_in_the_order_in_which_they_are_made():
+    x = torch.ones(1, requires_grad=True)
+    first = x * 2
+    between = autograd.next_sequence_number()
+    second = first * 2
+
+    assert autograd.sequence_number(first.grad_fn) < between
+    assert autograd.sequence_number(second.grad_fn) >= between

@@ -203,6 +203,8 @@ def test_fake_tensors_in_a_store_weigh_as_real_ones_do(tmp_path):
     with FakeTensorMode():
         fake = kept(CheckpointedChain(step(), 1, store=tmp_path, frozen="off").measure(state()))
 
-    for one, other in zip(real, fake, strict=True):
-        assert other == pytest.approx(one, rel=0.02)
-        assert one[2] > 0
+    one_tensor = 2 * TOKENS * WIDTH * 4  # which the thread of a real folder may still hold
+    for (held, most, stored), (fake_held, fake_most, fake_stored) in zip(real, fake, strict=True):
+        assert stored == fake_stored > 0
+        assert abs(held - fake_held) <= 1000  # digests
+        assert abs(most - fake_most) <= 2 * one_tensor + 1000
