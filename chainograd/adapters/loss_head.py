@@ -30,14 +30,9 @@ def in_slices(
     there, each slice runs again with its graph, which is freed before the next slice runs. So the
     loss may see the whole batch.
 
-    The graph that is held, and the time, where F is a forward pass and B a backward pass:
-
-    micro_batch   blocks   graph                             time
-    n             None     of n samples                      2F + B
-    None          given    of one call of one block          2F + B
-    n             given    of one call of one block, for     3F + B
-                           n samples
-    None          None     of the whole batch                F + B
+    With ``micro_batch=n`` the graph of n samples is held, with ``blocks`` that of one call of one
+    block: 2F + B, where F is the time of a forward pass and B of a backward pass. With both it is
+    that of a block's call for n samples: 3F + B. With neither it is that of the whole batch: F + B.
 
     A block call's inputs, and what operations between blocks save, are held as well. The first call
     with tensors of given shapes also runs two slices, apart and together, to see that samples do

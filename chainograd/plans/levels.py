@@ -9,11 +9,10 @@ from enum import IntFlag
 class Level(IntFlag):
     """How the graph of one step is made; the flags combine.
 
-    level                 a recorded graph holds                   on the way back
-    WHOLE                 what all of its operations save          nothing runs again
-    BLOCKS                the inputs of its blocks, and what       each block runs once more,
-                          operations between the blocks save       with its graph
-    ... | ATTENTION       also the outputs of attention            attention does not run again
+    ``WHOLE``: a recorded graph holds what all of its operations save, and nothing runs again on the
+    way back. ``BLOCKS``: it holds the inputs of the step's blocks, and what operations between the
+    blocks save; on the way back each block runs once more, with its graph. With ``ATTENTION`` it
+    holds the outputs of attention too, and attention does not run again.
 
     A step with ATTENTION and without BLOCKS keeps attention's outputs in the forward pass, so its
     rerun does without them.

@@ -43,9 +43,8 @@ class StepReport:
 class Report(NamedTuple):
     """What each step took in the last run of a chain. Printed, it is a table.
 
-    Attributes:
-        steps: One row a step.
-        blocks: What each block of a step holds, if steps were cut into blocks and measured.
+    ``steps`` has one row a step. ``blocks`` says what each block of a step holds, if steps were cut
+    into blocks and measured.
     """
 
     steps: tuple[StepReport, ...]
