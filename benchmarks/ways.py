@@ -93,7 +93,8 @@ def chained(**options: Any) -> Callable[[Workload], Run]:
             key: value(w) if callable(value) else value for key, value in options.items()
         }
         own.setdefault("frozen", "off")  # only methods named "frozen" use frozen layers
-        chain = CheckpointedChain(w.step, w.M, **own)
+        # Whole steps, which is what these figures compare; `what_fits.py` is about levels.
+        chain = CheckpointedChain(w.step, w.M, blocks=None, **own)
         if "micro_batch" in own:  # outside the measurement: it compares slices with the batch
             chain(w.x_T, *w.args)
 
@@ -127,7 +128,8 @@ def costs(w: Workload, **options: Any) -> tuple[StepCost, ...]:
     """
     x_T = w.x_T.detach().requires_grad_(w.x_T.requires_grad)
     options = {"frozen": "off", **options}
-    measured = CheckpointedChain(w.step, w.M, **options).measure(x_T, *w.args, kind=w.kind)
+    chain = CheckpointedChain(w.step, w.M, blocks=None, **options)
+    measured = chain.measure(x_T, *w.args, kind=w.kind)
     works: dict[Any, tuple[int, int]] = {}
     for i in range(w.M):
         if w.kind(i) not in works:
