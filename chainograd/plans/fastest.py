@@ -46,7 +46,8 @@ class Weighed:
         """Return a plan with the fastest levels that fit, or None."""
         if self.prices.levels == (Level.WHOLE,):
             return plan if self.fits(plan) else None
-        cut = next(level for level in self.prices.levels if Level.BLOCKS in level)
+        levels = (level for level in self.prices.levels if Level.BLOCKS in level)
+        cut = next(levels, Level.WHOLE)
         kept = np.full(self.num_steps, int(cut), dtype=np.uint8)
         limit = self.limits.device
         program = with_levels(plan.program, kept, self.prices, limit, attention=False)
