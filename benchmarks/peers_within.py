@@ -21,9 +21,10 @@ from peer_host import Host
 from peer_ways import WAYS, Way, prepared
 from published_models import Model, Training
 from torch._subclasses.fake_tensor import FakeTensorMode
-from working import ALL, working
+from working import working
 
 from chainograd import meter
+from chainograd.tensors.flops import FORMULAS
 
 STEPS = (20, 50)
 
@@ -97,7 +98,7 @@ def reading(built: Built, way: Way, calls: list[BlockCall], M: int = 2) -> Readi
         live.append(metered.live_bytes)
         away.append(host.live_bytes)
 
-    with working(ALL) as work, meter("cpu") as metered:
+    with working(FORMULAS) as work, meter("cpu") as metered:
         run(x, M, note_live)
     kept, sent = live[-1] - live[-2], away[-1] - away[-2]
     return Reading(M, metered.peak_bytes, kept, work.flops, host.peak_bytes, sent)

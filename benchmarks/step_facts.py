@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from working import ALL, working
+from working import working
 
+from chainograd.tensors.flops import FORMULAS
 from chainograd.torch_internals.tensors import storage_id
 
 aten = torch.ops.aten
@@ -63,7 +64,7 @@ def facts(net: Any, step: Callable[[], Tensor], given: Iterable[Tensor]) -> Fact
         given: Tensors that were there before it; the network's weights are taken to be.
     """
     before = _sizes([*net.parameters(), *net.buffers(), *given])
-    with working(ALL) as work:
+    with working(FORMULAS) as work:
         with _watching(net, before) as seen, _Attention() as attention:
             y = step()
         F, shares = work.flops, sum(work.by_operation[op] for op in ATTENTION)

@@ -7,22 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-aten = torch.ops.aten
 Formulas = Mapping[Any, Callable[..., int]]
-# Torch counts attention's kernels for CUDA and not the one for CPUs, which has the same arguments.
-ATTENTION: Formulas = {
-    aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
-        aten._scaled_dot_product_flash_attention
-    ],
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
-        aten._scaled_dot_product_flash_attention_backward
-    ],
-}
-ALL: Formulas = {**flop_registry, **ATTENTION}
 
 
 class Work(TorchDispatchMode):
@@ -56,6 +44,6 @@ class Work(TorchDispatchMode):
 
 @contextmanager
 def working(formulas: Formulas = flop_registry) -> Iterator[Work]:
-    """Count the work of a block; with `ALL` formulas, that of attention on a CPU too."""
+    """Count the work of a block; with chainograd's `FORMULAS`, that of attention on a CPU too."""
     with Work(formulas) as work:
         yield work

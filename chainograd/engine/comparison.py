@@ -93,11 +93,7 @@ class Comparison:
             ChangedTensorError: If that is because a tensor has changed.
         """
         verifier, changes = self.verifier, self.changes
-        if changes.changed:
-            # A changed tensor that needs a gradient matters if the step's graph leads to it. A
-            # change of any other tensor shows in the values, if they are compared bit for bit.
-            inside, certain = self.shared.ids(result.used), verifier.exact
-            changes.refuse_changes(i, lambda t: id(t) in inside or not (certain or t.requires_grad))
+        self._refuse_changes(i, result.used)
         # To bring a state back from elsewhere takes longer than to compare its digest.
         far = verifier.exact and not isinstance(node, DeviceState)
         first = None if node is None or far else lambda: node.load().leaves
@@ -109,6 +105,16 @@ class Comparison:
         except ReplayError:
             changes.refuse_changes(i, lambda t: True)
             raise
+
+    def _refuse_changes(self, i: int, used: set[int]) -> None:
+        """Check that no tensor has changed that a graph of step i uses, by the tensors' places."""
+        if self.changes.changed:
+            # A changed tensor that needs a gradient matters if the graph leads to it. A change of
+            # any other tensor shows in the values, if they are compared bit for bit.
+            inside, certain = self.shared.ids(used), self.verifier.exact
+            self.changes.refuse_changes(
+                i, lambda t: id(t) in inside or not (certain or t.requires_grad)
+            )
 
     def of_values(self) -> Verifier:
         """Return what compares values inside steps."""
@@ -139,13 +145,9 @@ class Comparison:
             ReplayError: If it did not; on an accelerator `settle` raises it.
             ChangedTensorError: If that is because a tensor has changed.
         """
-        if self.changes.changed:
-            places = self.shared.places
-            used = {places[id(use[0])] for use in run.uses if id(use[0]) in places}
-            inside, certain = self.shared.ids(used), self.verifier.exact
-            self.changes.refuse_changes(
-                block.step, lambda t: id(t) in inside or not (certain or t.requires_grad)
-            )
+        places = self.shared.places
+        used = {places[id(use[0])] for use in run.uses if id(use[0]) in places}
+        self._refuse_changes(block.step, used)
         words = f"ran its block `{block.name}` again, which returned something else than at first"
         error = refused(block.step, words)
         counts = [len(uses) for uses in run.in_order(first.uses)]

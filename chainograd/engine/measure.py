@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 
 from chainograd.engine.run import Run
+from chainograd.engine.trial import Trial, TrialRuns
 from chainograd.engine.vjp import Vjp
-from chainograd.engine.weigh import Trial, TrialRuns
+from chainograd.engine.weigh import StepWeighing
 from chainograd.plans.plan import StepCost
 from chainograd.replay.buffers import buffer_copies
 
@@ -48,9 +49,9 @@ def measure(
         with buffer_copies(run.surroundings.buffers.beforehand()):
             whole = runs._replace(wanted=needed)
             if not seen and not trial.fake:
-                whole.cost()
+                StepWeighing(whole).cost()
             if key not in seen:
-                seen[key] = whole.cost()
+                seen[key] = StepWeighing(whole).cost()
             if run.options.grad_steps is not None:
                 needed = whole.forward().wanted
         result.append(seen[key])

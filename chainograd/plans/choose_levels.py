@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from chainograd.plans.costs import Bytes, PriceList
 from chainograd.plans.holding import holding
-from chainograd.plans.levels import Level, encoded_levels
+from chainograd.plans.levels import Level
 from chainograd.plans.program import BACKPROP, RECORD, Codes, Program, indices_of, kinds_of
 
 # Note [Levels of reruns]
@@ -23,7 +23,9 @@ from chainograd.plans.program import BACKPROP, RECORD, Codes, Program, indices_o
 def with_levels(
     program: Program, kept: NDArray[np.uint8], prices: PriceList, limit: int, *, attention: bool
 ) -> Program | None:
-    """Return a program with the fastest levels that fit into a budget, or None.
+    """Return a program whose reruns are at the fastest levels that fit, or None if one has none.
+
+    What the program holds at other times may still exceed the budget.
 
     Args:
         program: The program.
@@ -40,24 +42,14 @@ def with_levels(
     chosen = np.full(program.num_steps, 255, dtype=np.uint8)
     for level in _slowest_first(choices, prices):
         levels[steps] = level
-        held = holding_at(replace(program, levels=levels.tobytes()), prices)
+        trial = replace(program, levels=levels.tobytes())
+        held = holding(trial, prices.of(trial)).bytes
         most = _most(held, begins, ends)
         chosen[steps[most <= limit]] = level
     if (chosen[steps] == 255).any():
         return None
     levels[steps] = chosen[steps]
-    found = replace(program, levels=levels.tobytes())
-    return found if holding_at(found, prices).max() <= limit else None
-
-
-def holding_at(program: Program, prices: PriceList) -> Bytes:
-    """Return the bytes that are held on the device during each action."""
-    return holding(program, prices.of(program)).bytes
-
-
-def uniform(num_steps: int, level: Level) -> bytes:
-    """Return the same level for every step."""
-    return encoded_levels([level] * num_steps)
+    return replace(program, levels=levels.tobytes())
 
 
 def _slowest_first(choices: list[Level], prices: PriceList) -> list[Level]:

@@ -9,7 +9,7 @@ import numpy as np
 from chainograd.plans.choose_levels import with_levels
 from chainograd.plans.costs import PriceList, StepCost
 from chainograd.plans.fastest_levels import Limits, fastest_levels
-from chainograd.plans.holding import most_stored, peak, seconds
+from chainograd.plans.holding import peak, seconds
 from chainograd.plans.levels import Level
 from chainograd.plans.plan import Plan
 from chainograd.plans.planners import keep_graphs, keep_last
@@ -37,10 +37,7 @@ class Weighed:
 
     def fits(self, plan: Plan) -> bool:
         """Return whether a plan is within the budget."""
-        prices, stored = self.prices.of(plan.program), self.limits.stored
-        if stored is not None and most_stored(plan.program, prices) > stored:
-            return False
-        return peak(plan.program, prices) <= self.limits.device
+        return self.limits.hold(plan.program, self.prices)
 
     def levelled(self, plan: Plan) -> Plan | None:
         """Return a plan with the fastest levels that fit, or None."""
@@ -51,7 +48,8 @@ class Weighed:
         kept = np.full(self.num_steps, int(cut), dtype=np.uint8)
         limit = self.limits.device
         program = with_levels(plan.program, kept, self.prices, limit, attention=False)
-        return Plan.of(program) if program is not None and self.fits(Plan.of(program)) else None
+        found = None if program is None else Plan.of(program)
+        return found if found is not None and self.fits(found) else None
 
     def cost(self, plan: Plan) -> tuple[float, int]:
         """Return seconds and bytes: the fastest plan is best, and of equal plans the smallest."""

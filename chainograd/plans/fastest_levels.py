@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from chainograd.plans.choose_levels import with_levels
 from chainograd.plans.costs import PriceList
-from chainograd.plans.holding import most_stored, peak, seconds
+from chainograd.plans.holding import holding, peak, seconds
 from chainograd.plans.levels import Level
 from chainograd.plans.plan import Plan
 from chainograd.plans.planners import keep_last
@@ -36,6 +36,15 @@ class Limits(NamedTuple):
 
     device: int
     stored: int | None = None
+
+    def allow(self, device: int, stored: int) -> bool:
+        """Return whether so many bytes are within the limits."""
+        return device <= self.device and (self.stored is None or stored <= self.stored)
+
+    def hold(self, program: Program, prices: PriceList) -> bool:
+        """Return whether a program is within the limits."""
+        held = holding(program, prices.of(program))
+        return self.allow(int(held.bytes.max()), int(held.stored.max()))
 
 
 class Candidate(NamedTuple):
@@ -98,9 +107,7 @@ class _Programs:
         kept = _kept_levels(program.num_steps, candidate)
         attention = candidate.attention
         found = with_levels(program, kept, self.prices, limits.device, attention=attention)
-        if found is None or limits.stored is None:
-            return found
-        return found if most_stored(found, self.prices.of(found)) <= limits.stored else None
+        return found if found is not None and limits.hold(found, self.prices) else None
 
 
 def _kept_levels(num_steps: int, candidate: Candidate) -> NDArray[np.uint8]:
@@ -124,9 +131,7 @@ def _candidates(prices: PriceList, limits: Limits, programs: _Programs) -> Itera
                     found = Candidate(0.0, whole, more, level, attention)
                     kept = programs.keeping(whole + more).recorded_first
                     bound = _bound(found, kept, prices)
-                    if bound.device <= limits.device and bound.stored <= (
-                        limits.stored or bound.stored
-                    ):
+                    if limits.allow(bound.device, bound.stored):
                         yield found._replace(least_seconds=bound.seconds)
 
 
@@ -134,10 +139,6 @@ class _Bound(NamedTuple):
     seconds: float
     device: int
     stored: int
-
-    def fits(self, limits: Limits) -> bool:
-        stored = limits.stored is None or self.stored <= limits.stored
-        return stored and self.device <= limits.device
 
 
 def _bound(candidate: Candidate, kept: NDArray[np.bool_], prices: PriceList) -> _Bound:

@@ -21,7 +21,13 @@ class KeptTensors(Protocol):
 
 
 class Keeper(Protocol):
-    """Keeps tensors."""
+    """Keeps tensors.
+
+    Attributes:
+        stored_bytes: The bytes of all tensors that were put into a store outside the device.
+    """
+
+    stored_bytes: int
 
     def keep(self, tensors: Sequence[Tensor]) -> KeptTensors:
         """Keep tensors until what is returned is freed."""
@@ -59,6 +65,8 @@ class KeptInPlace:
 
 class InPlace:
     """Keeps tensors as they are."""
+
+    stored_bytes = 0
 
     def keep(self, tensors: Sequence[Tensor]) -> KeptInPlace:
         """Keep tensors."""

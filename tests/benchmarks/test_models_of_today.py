@@ -20,8 +20,9 @@ import models_of_today
 from forward_inputs import Of, Size, full_config, inputs
 from models_of_today import build, facts_of
 from published_models import MODELS, Model, named
-from working import ALL, working
+from working import working
 
+from chainograd.tensors.flops import FORMULAS
 from tests.benchmarks.tiny_models import TINY
 
 
@@ -123,7 +124,7 @@ def test_attention_on_a_cpu_is_counted_as_that_of_cuda_is():
     q, k, v = (torch.randn(2, 3, n, 16, requires_grad=True) for n in (8, 12, 12))
     aten = torch.ops.aten
 
-    with working(ALL) as work:
+    with working(FORMULAS) as work:
         out = F.scaled_dot_product_attention(q, k, v)
         forward = work.flops
         out.sum().backward()

@@ -148,3 +148,13 @@ def test_attention_that_is_kept_counts_until_its_step_has_passed():
 
     assert plan.peak_bytes == 3 * 7 + 100
     assert plan.seconds == replace(plan, costs=(cost,) * 4).seconds
+
+
+def test_a_budget_below_all_nodes_needs_no_blocks_where_attention_could_be_kept():
+    graph = GraphCost(Level.ATTENTION, False, 10, 10, 10, 0.5, attention_bytes=7)
+    cost = StepCost(10, 10, 10, 10, 10, 10, graphs=(graph,))
+
+    plan = within(75, (cost,) * 8)
+
+    assert plan.nodes < 8
+    assert plan.peak_bytes <= 75
