@@ -90,8 +90,42 @@ def qwen():
 def test_a_model_that_is_cut_has_the_gradients_of_the_plain_loop(make, plan, tmp_path):
     net, shape, predict, conditions = make()
     x = leaf(*shape)
-    inputs = (x, *conditions, *net.parameters())
 
+    assert_cut_as_the_loop(predict, x, (x, *conditions, *net.parameters()), plan, tmp_path)
+
+
+@pytest.mark.parametrize("plan", ["skeleton", "blocks+attention", "nodes+attention"])
+@pytest.mark.parametrize("make", [unet, flux, wan])
+def test_adapters_inside_blocks_have_the_gradients_of_the_plain_loop(make, plan, tmp_path):
+    peft = pytest.importorskip("peft")
+    net, shape, predict, _ = make()
+    net.requires_grad_(False)
+    config = peft.LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v"], init_lora_weights=False)
+    peft.inject_adapter_in_model(config, net)
+    adapters = [p for p in net.parameters() if p.requires_grad]
+    x = leaf(*shape)
+
+    assert adapters
+    assert_cut_as_the_loop(predict, x, (x, *adapters), plan, tmp_path)
+
+
+def test_a_model_of_transformers_is_cut_into_its_layers(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=8, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2,
+    )  # fmt: skip
+    net = transformers.LlamaModel(config).requires_grad_(False)
+    x = leaf(2, 6, 16)
+
+    def predict(x, i):
+        return net(inputs_embeds=x, use_cache=False).last_hidden_state
+
+    assert "2 LlamaDecoderLayer" in str(CheckpointedChain(predict, M))
+    assert_cut_as_the_loop(predict, x, (x,), "skeleton", tmp_path)
+
+
+def assert_cut_as_the_loop(predict, x, inputs, plan, store):
     def step(x, i):
         return x - 0.3 * predict(x, i)
 
@@ -99,7 +133,7 @@ def test_a_model_that_is_cut_has_the_gradients_of_the_plain_loop(make, plan, tmp
         return torch.autograd.grad(run(x).square().sum(), inputs, allow_unused=True)
 
     expected = gradients(lambda x: plain(step, M, x))
-    got = gradients(CheckpointedChain(step, M, plan=plan, store=tmp_path))
+    got = gradients(CheckpointedChain(step, M, plan=plan, store=store))
 
     assert all(e is None or torch.equal(g, e) for g, e in zip(got, expected, strict=True))
     assert expected[0].abs().max() > 0
