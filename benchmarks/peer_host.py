@@ -17,7 +17,7 @@ class Host:
     """Bytes that lie on the host.
 
     Attributes:
-        live_bytes: Those of now.
+        live_bytes: The bytes that are on the host now.
         peak_bytes: The most at once.
     """
 

@@ -53,8 +53,9 @@ PUBLISHED = [
 # Note [Two steps tell of many]
 # Steps are alike: the first state wants a gradient as all others do, and the gradients of what is
 # trained are there before the run. So each further step keeps the same bytes on the way forward,
-# and the peak comes while all steps but one are kept. That of M steps is that of two, and M - 2
-# times what the second step kept. What the first keeps may differ: its state is the caller's.
+# and the peak comes while all steps but one are kept. The peak of M steps is the peak of two,
+# and M - 2 times what the second step kept. What the first step keeps may differ: its state is the
+# caller's.
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def rows_of(model: Model, training: Training, steps: tuple[int, ...]) -> list[di
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return a Markdown table; work is that of the plain loop."""
+    """Return a Markdown table; work is relative to the plain loop."""
     plain = {(r["model"], r["training"], r["M"]): r["flops"] for r in rows if r["way"] == "plain"}
     lines = [
         "| model | training | way | M | GiB | work | host GiB |",
